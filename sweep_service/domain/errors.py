@@ -1,0 +1,85 @@
+"""Every error that the service raises on purpose, named after the fact.
+
+SweepServiceError
+├── InvalidSpecError        the spec is wrong; carries one finding per wrong field
+├── NotFoundError           no row of that id
+│   ├── SweepNotFoundError
+│   └── TrialNotFoundError
+├── IllegalMoveError        the state table forbids it; carries what is allowed
+├── LeaseLostError          somebody else owns the sweep now: drop the result, write nothing more
+├── CatalogMissingError     no dispatcher has published what can be trained; try again later
+├── StoreUnavailableError   the database does not answer; try again later
+├── SchemaOutdatedError     the database has not been migrated
+└── TrackingUnavailableError    the tracking server does not answer; deliver again later
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SweepServiceError(Exception):
+    """Root of the tree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing wrong with a document: where, what kind, and how to mend it."""
+
+    pointer: str  # JSON pointer into the document, such as "/space/alpha/low"
+    code: str  # stable, snake_case
+    detail: str
+
+
+class InvalidSpecError(SweepServiceError):
+    """A spec that cannot be run; all that is wrong with it at once."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in self.findings))
+
+
+class NotFoundError(SweepServiceError):
+    """No row of that id."""
+
+
+class SweepNotFoundError(NotFoundError):
+    def __init__(self, sweep_id: str) -> None:
+        self.sweep_id = sweep_id
+        super().__init__(f"There is no sweep {sweep_id!r}.")
+
+
+class TrialNotFoundError(NotFoundError):
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+        super().__init__(f"There is no trial {trial_id!r}.")
+
+
+class IllegalMoveError(SweepServiceError):
+    """A move that the table of states forbids."""
+
+    def __init__(self, *, current: str, target: str, allowed: Sequence[str]) -> None:
+        self.current, self.target, self.allowed = str(current), str(target), tuple(str(a) for a in allowed)
+        choices = ", ".join(self.allowed) or "none"
+        super().__init__(f"{self.current} cannot become {self.target}; allowed from here: {choices}.")
+
+
+class LeaseLostError(SweepServiceError):
+    """The write was fenced off: its lease has expired or belongs to somebody else."""
+
+
+class CatalogMissingError(SweepServiceError):
+    """Nobody has published what can be trained yet."""
+
+
+class StoreUnavailableError(SweepServiceError):
+    """The database does not answer."""
+
+
+class SchemaOutdatedError(SweepServiceError):
+    """The database's schema is not the one that this code was written for."""
+
+
+class TrackingUnavailableError(SweepServiceError):
+    """The tracking server does not answer, or refuses for now."""

@@ -1,0 +1,109 @@
+"""The search space: what may be drawn for each searched parameter."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+Scalar: TypeAlias = bool | int | float | str
+
+
+class _Range(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FloatRange(_Range):
+    """Real numbers from low to high, both included; evenly in the logarithm with ``log``; on a grid with ``step``."""
+
+    type: Literal["float"]
+    low: FiniteFloat
+    high: FiniteFloat
+    log: bool = False
+    step: Annotated[FiniteFloat, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_range(self.low, self.high, log=self.log, has_step=self.step is not None, smallest_log_low=None)
+        return self
+
+    def draw(self, generator: random.Random) -> float:
+        """A uniform draw (uniform in the logarithm with ``log``)."""
+        if self.log:
+            drawn = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+            return min(max(drawn, self.low), self.high)  # exp(log(x)) can leave the range by one rounding
+        if self.step is None:
+            return generator.uniform(self.low, self.high)
+        steps = math.floor((self.high - self.low) / self.step + 1e-9)  # 1e-9: 0.3 / 0.1 is just below 3
+        return self.low + self.step * generator.randint(0, steps)
+
+    def contains(self, value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class IntRange(_Range):
+    """Whole numbers from low to high, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_range(self.low, self.high, log=self.log, has_step=self.step != 1, smallest_log_low=1)
+        return self
+
+    def draw(self, generator: random.Random) -> int:
+        """A uniform draw (uniform in the logarithm with ``log``)."""
+        if self.log:
+            drawn = round(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
+            return min(max(drawn, self.low), self.high)
+        return self.low + self.step * generator.randint(0, (self.high - self.low) // self.step)
+
+    def contains(self, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Choice(_Range):
+    """One of the listed values, each as likely."""
+
+    type: Literal["categorical"]
+    choices: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000, strict=False)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError("choices holds a value twice; list each once")
+        return self
+
+    def draw(self, generator: random.Random) -> Scalar:
+        """A uniform draw."""
+        return generator.choice(self.choices)
+
+    def contains(self, value: object) -> bool:
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
+
+Dimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+Space: TypeAlias = Mapping[str, Dimension]
+
+
+def draw_uniform(space: Space, *, seed: int) -> dict[str, Scalar]:
+    """One configuration drawn uniformly from the space; the same seed gives the same one."""
+    generator = random.Random(seed)
+    return {name: dimension.draw(generator) for name, dimension in space.items()}
+
+
+def _check_range(low: float, high: float, *, log: bool, has_step: bool, smallest_log_low: int | None) -> None:
+    if low > high:
+        raise ValueError(f"low ({low}) is above high ({high}); swap them")
+    if log and low <= 0:
+        bound = "above 0" if smallest_log_low is None else f"at least {smallest_log_low}"
+        raise ValueError(f"low ({low}) must be {bound} with log: true; raise low or drop log")
+    if log and has_step:
+        raise ValueError("log and step exclude each other; drop one")

@@ -1,0 +1,149 @@
+"""The sweep spec: what a user submits. Strict: an unknown key or a wrong type is an error, never a guess.
+
+The shape is checked here, by pydantic. What depends on the catalogue (does the trainable exist, does it report that
+metric) is checked in :mod:`sweep_service.domain.spec_check`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from sweep_service.domain.space import Dimension
+
+_LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _check_param(value: Any) -> Any:
+    """One message for all that a parameter cannot be, instead of one for each type that it is not."""
+    if isinstance(value, list):
+        if len(value) <= 1000 and all(type(item) is int for item in value):
+            return value
+        raise ValueError("a list may hold at most 1000 whole numbers and nothing else")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if isinstance(value, str) and len(value) > 10_000:
+        raise ValueError("a text may have at most 10000 characters")
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be true or false, a number, a text or a list of whole numbers")
+    return value
+
+
+# Which type each one must have is the catalogue's to say.
+ParamValue = Annotated[
+    Any,
+    AfterValidator(_check_param),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": t} for t in ("boolean", "number", "string")]
+            + [{"type": "array", "items": {"type": "integer"}}]
+        }
+    ),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Objective(_Strict):
+    """The number that the search drives."""
+
+    metric: Name = Field(default="val/normalized_loss", examples=["val/normalized_loss", "val/auc/income"])
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether ``value`` is strictly better."""
+        return value < than if self.direction == "minimize" else value > than
+
+
+class Search(_Strict):
+    """How new trials are chosen."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Budget(_Strict):
+    """When the search is over: at the first bound that is reached."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="Search trials that ended, cancelled ones not counted."
+    )
+
+
+class Resources(_Strict):
+    """What one pack takes of a node, and how many packs run at once."""
+
+    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = 1.0
+    gpus: Annotated[FiniteFloat, Field(ge=0, le=64)] = 0.0
+    parallel: Annotated[int, Field(ge=1, le=1000)] = 1
+    lanes: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Trials that one pack trains.")
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError("gpus above 1 must be a whole number; a fraction shares one GPU")
+        return self
+
+
+class Confirm(_Strict):
+    """The best trial and each baseline again, with fresh seeds, judged on the test split."""
+
+    seeds: Annotated[int, Field(ge=2, le=100)] = 5
+    margin: Annotated[FiniteFloat, Field(gt=0)] = Field(
+        default=0.01, description="Differences whose interval lies inside ± margin count as equivalent."
+    )
+
+
+class Tracking(_Strict):
+    """Where the results are kept."""
+
+    experiment: Name | None = Field(default=None, description="MLflow experiment; the trainable's name if not given.")
+
+
+Baseline = Literal["equal", "inverse_initial_loss", "single_task"]
+
+
+class SweepSpec(_Strict):
+    """One search: a problem, a space, an objective, a budget."""
+
+    name: Name
+    trainable: Name
+    params: dict[Identifier, ParamValue] = Field(default_factory=dict, max_length=200)
+    space: dict[Identifier, Dimension] = Field(min_length=1, max_length=100)
+    objective: Objective = Objective()
+    search: Search = Search()
+    budget: Budget
+    resources: Resources = Resources()
+    baselines: tuple[Baseline, ...] = Field(default=(), strict=False, max_length=10)
+    confirm: Confirm | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    tracking: Tracking = Tracking()
+    labels: dict[
+        Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[str, StringConstraints(pattern=_LABEL)]
+    ] = Field(default_factory=dict, max_length=50)
+
+    @property
+    def experiment(self) -> str:
+        """The tracking experiment's name."""
+        return self.tracking.experiment or self.trainable
+
+    def canonical(self) -> dict[str, Any]:
+        """The spec as JSON-compatible values, every default filled in."""
+        return self.model_dump(mode="json")

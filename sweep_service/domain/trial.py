@@ -1,0 +1,138 @@
+"""Sweeps, trials, attempts, reports and leases as values: what the store keeps and hands out.
+
+All times are aware and in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState
+
+
+class Role(StrEnum):
+    """Why a trial exists."""
+
+    SEARCH = "search"  # asked of the sampler; the only role that counts in budget.trials
+    BASELINE = "baseline"
+    CONFIRM = "confirm"  # the best trial or a baseline again, with a fresh seed, measured on the test split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One search and where it stands."""
+
+    id: str
+    project: str
+    created_by: str
+    spec: SweepSpec
+    state: SweepState
+    reason: SweepReason | None = None
+    message: str = ""  # one sentence for people; empty where the state says it all
+    generation: int = 0  # how many conductors have been started for it
+    best_trial_id: str | None = None
+    tracking_ref: str | None = None  # the parent run's id
+    results: Mapping[str, Any] | None = None  # leaderboard and verdict, once the sweep has ended
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None  # first moment in RUNNING
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One hyperparameter set, trained once to a result."""
+
+    id: str
+    sweep_id: str
+    number: int  # 0, 1, 2, … in the order of making, over all roles
+    role: Role
+    balancer: str
+    params: Mapping[str, Any]  # complete: fixed, searched and default ones
+    searched: Mapping[str, Any]  # the part that the sampler chose; empty for what was not asked of it
+    seed: int
+    confirms: str | None = None  # for role CONFIRM: the trial that it repeats
+    state: TrialState
+    ending: TrialEnding | None = None
+    message: str = ""
+    traceback: str = ""
+    objective: float | None = None  # the objective at the last step; only of completed trials
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last report
+    last_step: int = 0  # of the last report
+    checkpoint: str | None = None  # of the last report that had one: the only resumable one
+    tracking_ref: str | None = None  # its run's id, stored before its first metric
+    search_state: Mapping[str, Any] = field(default_factory=dict)  # the sampler's own attributes of this trial
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # code version, data hash, package versions
+    num_attempts: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try at a trial."""
+
+    id: str
+    trial_id: str
+    sweep_id: str
+    number: int  # 0, 1, 2, … within the trial
+    state: AttemptState
+    generation: int  # of the conductor that started it
+    node: str = ""  # where it ran
+    resumed_from: str | None = None  # checkpoint
+    message: str = ""
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What an attempt said at a step; also a row of the outbox to the tracking server."""
+
+    sweep_id: str
+    trial_id: str
+    attempt_id: str
+    step: int  # optimiser steps done
+    metrics: Mapping[str, float]
+    objective: float | None  # the intermediate value at this step
+    checkpoint: str | None = None
+    reported_at: datetime  # goes along to the tracking server, so that a repeated delivery changes nothing
+    seq: int = 0  # given by the store: position in the outbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The time-limited right to run a sweep. Every write of a conductor carries its token."""
+
+    sweep_id: str
+    token: str
+    owner: str
+    generation: int
+    expires_at: datetime  # by the database's clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeResources:
+    """What one node of the cluster has in all, busy or not."""
+
+    node: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The cluster's nodes when the dispatcher last looked."""
+
+    nodes: tuple[NodeResources, ...]
+    seen_at: datetime
+
+    def can_ever_hold(self, *, cpus: float, gpus: float) -> bool:
+        """Whether some node, when idle, has room for that much."""
+        return any(node.cpus >= cpus and node.gpus >= gpus for node in self.nodes)

@@ -1,0 +1,265 @@
+"""The doors between the service and the outside: what each must do, and what it raises.
+
+Implementations live in ``storage``, ``search`` and ``tracking``; the fakes of the tests are implementations too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweep_service.domain.events import Event
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, Verb
+from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
+from trainables.catalog import Trainable
+
+
+class Clock(Protocol):
+    """The time of this process. Leases are judged by the store's own clock instead."""
+
+    def now(self) -> datetime:
+        """Aware, in UTC."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnd:
+    """The end of a trial, with its last attempt's where one is running."""
+
+    trial_id: str
+    ending: TrialEnding
+    objective: float | None = None  # set exactly when the ending is COMPLETED
+    message: str = ""
+    traceback: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # empty: leave what is there
+
+
+class SweepStore(Protocol):
+    """The only truth: sweeps, trials, attempts, reports, events, leases.
+
+    Laws, for every implementation:
+
+    - each method is one transaction: all of it happens or nothing does;
+    - every move of a state obeys the tables of ``domain.states`` and writes one event in the same transaction;
+    - methods that take a lease change nothing and raise LeaseLostError unless that lease's token is the sweep's
+      current one
+      and has not expired by the store's clock;
+    - events of a sweep have seq 1, 2, 3, … without gaps; reports have a seq that rises in the order of their recording;
+    - any method may raise StoreUnavailableError, after which nothing has happened.
+    """
+
+    # --- anybody ------------------------------------------------------------------------------------------------------
+
+    def check_ready(self) -> None:
+        """Raise StoreUnavailableError or SchemaOutdatedError unless the store can serve."""
+        ...
+
+    def add_sweep(self, sweep: Sweep) -> None:
+        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED)."""
+        ...
+
+    def get_sweep(self, sweep_id: str) -> Sweep:
+        """Raises SweepNotFoundError."""
+        ...
+
+    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
+        """Newest first; only those with an id below ``before``."""
+        ...
+
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+        """Move the sweep where the verb takes it, reason USER; unchanged (no event) where the verb is in effect
+        already.
+
+        Ending a sweep here (it was queued) cancels its trials that have not ended.
+
+        Raises:
+            SweepNotFoundError, IllegalMoveError.
+        """
+        ...
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """Raises TrialNotFoundError."""
+        ...
+
+    def list_trials(self, sweep_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[Trial]:
+        """By number, only those above ``after``. Raises SweepNotFoundError."""
+        ...
+
+    def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
+        """By number. Raises TrialNotFoundError."""
+        ...
+
+    def list_reports(self, trial_id: str) -> Sequence[Report]:
+        """By step. Raises TrialNotFoundError."""
+        ...
+
+    def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
+        """By seq, only those above ``after``. Raises SweepNotFoundError."""
+        ...
+
+    def publish_catalog(self, trainables: Sequence[Trainable]) -> None:
+        """Replace the catalogue."""
+        ...
+
+    def read_catalog(self) -> Mapping[str, Trainable]:
+        """By name. Raises CatalogMissingError if none was ever published."""
+        ...
+
+    def publish_cluster(self, cluster: Cluster) -> None:
+        """Replace what is known of the cluster."""
+        ...
+
+    def read_cluster(self) -> Cluster | None:
+        """None: no dispatcher has looked yet."""
+        ...
+
+    # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        """Take the oldest sweep that waits: QUEUED, or with work left and no live lease (its conductor died).
+
+        A queued one moves to STARTING, the others keep their state; the generation goes up by one (event:
+        SWEEP_CLAIMED).
+        Two callers never get the same sweep. None: nothing waits.
+        """
+        ...
+
+    def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
+        """The same lease, valid for another ``ttl`` from now. Raises LeaseLostError."""
+        ...
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give it up; nothing if it is lost already."""
+        ...
+
+    # --- the conductor ------------------------------------------------------------------------------------------------
+
+    def move_sweep(
+        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+    ) -> Sweep:
+        """Raises LeaseLostError, IllegalMoveError. Moving to the state that it is in changes nothing."""
+        ...
+
+    def add_notice(self, lease: Lease, message: str, *, trial_id: str | None = None) -> None:
+        """An event SWEEP_NOTICE. Raises LeaseLostError."""
+        ...
+
+    def set_best(self, lease: Lease, trial_id: str) -> None:
+        """Record the best search trial so far (event: TRIAL_BEST). Raises LeaseLostError."""
+        ...
+
+    def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
+        """Record leaderboard and verdict (event: SWEEP_VERDICT, whose data is results["verdict"]). Raises
+        LeaseLostError.
+        """
+        ...
+
+    def set_tracking_ref(self, lease: Lease, ref: str, *, trial_id: str | None = None) -> None:
+        """Record the tracking run of the trial, or of the sweep if no trial is given. Raises LeaseLostError."""
+        ...
+
+    def add_trials(self, lease: Lease, trials: Sequence[Trial]) -> None:
+        """Store new trials, all PENDING (an event TRIAL_CREATED each). Raises LeaseLostError."""
+        ...
+
+    def start_attempt(self, lease: Lease, attempt: Attempt) -> Trial:
+        """Store a RUNNING attempt and move its trial to RUNNING, if it is not there yet (event: ATTEMPT_STARTED,
+        TRIAL_MOVED).
+
+        Raises:
+            LeaseLostError; IllegalMoveError: the trial has ended, or another attempt of it is running.
+        """
+        ...
+
+    def end_attempt(self, lease: Lease, attempt_id: str, state: AttemptState, *, message: str = "") -> None:
+        """End an attempt and leave its trial RUNNING, for the next one (event: ATTEMPT_ENDED).
+
+        Raises:
+            LeaseLostError; IllegalMoveError: the attempt has ended.
+        """
+        ...
+
+    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
+        """Record reports, then ends of trials, in one transaction.
+
+        A report updates its trial's metrics, last_step and, if it has one, checkpoint. A step that the trial has
+        reported
+        before (an attempt that resumed behind it) is not recorded again; its checkpoint still is. An end moves the
+        trial
+        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED).
+
+        Raises:
+            LeaseLostError; IllegalMoveError: a trial or the report's attempt has ended already.
+        """
+        ...
+
+    def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
+        """The outbox: reports not delivered to the tracking server yet, by seq."""
+        ...
+
+    def mark_delivered(self, lease: Lease, *, up_to: int) -> None:
+        """Every report of the lease's sweep with seq ≤ ``up_to`` has been delivered. Raises LeaseLostError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What a sampler chose for a trial."""
+
+    params: Mapping[str, Any]  # one value for each name of the space
+    state: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # JSON; goes to Trial.search_state and comes back when rebuilt
+
+
+class Search(Protocol):
+    """A sampler with what it knows. Built from the stored trials, so that it can be rebuilt at any time.
+
+    Law: built from the same trials and asked for the same number, it draws the same point; for another number, another
+    stream of random numbers.
+    """
+
+    def ask(self, number: int) -> Draw:
+        """Choose the parameters of the search trial of that number, which is then pending."""
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Take note of how a trial ended. Telling the same trial twice changes nothing."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where people look at results. Every method may be repeated without harm, and may raise
+    TrackingUnavailableError.
+    """
+
+    def open_sweep(self, sweep: Sweep) -> str:
+        """The sweep's parent run, found by its tag or made."""
+        ...
+
+    def open_trial(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str:
+        """The trial's run under the parent, found by its tag or made, with its parameters and tags."""
+        ...
+
+    def log_reports(self, refs: Mapping[str, str], reports: Sequence[Report]) -> None:
+        """Write the metrics of the reports; ``refs`` maps trial ids to their runs."""
+        ...
+
+    def close_trial(self, ref: str, trial: Trial) -> None:
+        """End the trial's run as the trial's state says; only after its last report has been logged."""
+        ...
+
+    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+        """Write the sweep's results (leaderboard, verdict, plots from ``best_reports``) and end the parent run as its
+        state says.
+
+        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete.
+        """
+        ...
+
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+        """Store the trial's model under the sweep's run, so that it loads without this service."""
+        ...

@@ -1,0 +1,63 @@
+"""Everything that is set from outside, read once from ``SWEEP_*`` environment variables and passed on as a value."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The settings of every process; each reads those that it needs. Relative paths are made absolute."""
+
+    model_config = SettingsConfigDict(env_prefix="SWEEP_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".sweep"), description="Folder of everything that the one-machine stack keeps.")
+    database_url: str = Field(default="", description="SQLAlchemy URL of the store; a SQLite file under home if empty.")
+    mlflow_tracking_uri: str = Field(default="", description="MLflow's URI; a SQLite file under home if empty.")
+    mlflow_artifacts: str = Field(
+        default="",
+        description="Where new experiments keep artifacts: a folder under home if empty and MLflow is SQLite.",
+    )
+    checkpoints: Path | None = Field(default=None, description="Folder shared by all nodes; under home if not given.")
+    ray_address: str = Field(default="auto", description="host:port of the Ray head, or auto.")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allowed_hosts: tuple[str, ...] = Field(
+        default=("127.0.0.1", "localhost", "[::1]"), description="Values of the Host header that are answered."
+    )
+    max_body_bytes: int = Field(default=1_000_000, description="Largest request body.")
+    project: str = "default"
+    lease_ttl: timedelta = Field(default=timedelta(seconds=15), description="A dead conductor is replaced after this.")
+    poll_interval: timedelta = Field(default=timedelta(seconds=0.5), description="Pause between looks into the store.")
+    max_running_sweeps: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="Sweeps that one dispatcher runs at once; each holds about 0.5 GB."
+    )
+    log_level: str = "INFO"
+
+    @property
+    def root(self) -> Path:
+        """``home``, absolute."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def store_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.root / 'sweeps.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Artifact root for new experiments; None leaves it to the MLflow server."""
+        if self.mlflow_artifacts:
+            return self.mlflow_artifacts
+        return (self.root / "mlflow-artifacts").as_uri() if self.tracking_uri.startswith("sqlite:") else None
+
+    @property
+    def checkpoint_root(self) -> Path:
+        return (self.checkpoints or self.root / "checkpoints").expanduser().resolve()

@@ -1,0 +1,71 @@
+"""What a balancer is.
+
+Shapes: T tasks. A balancer's state is a flat dict of tensors, all of it on the lane's device: plain enough to be saved,
+loaded with ``weights_only=True`` and stacked over lanes. Its update is a pure function: it returns a new state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from trainables.protocol import MultiTaskModel, Problem, SeparateModels
+
+State = Mapping[str, Tensor]
+
+WEIGHTS = "weights_T"  # in every state: the weights that the next step will use, as far as they are known before it
+INITIAL_LOSSES = "initial_losses_T"  # in the state of the balancers that use L(0)
+
+
+class Needs(IntEnum):
+    """What a balancer wants to know of the gradients at the shared layer, the cheapest first."""
+
+    NOTHING = 0
+    NORMS = 1
+    GRAMIAN = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientInfo:
+    """The task gradients at the shared layer as far as the balancer needs them; unweighted, float32 or better."""
+
+    norms_T: Tensor | None = None
+    gramian_TT: Tensor | None = None
+
+
+class Balancer:
+    """The rule that sets the task weights. A subclass gives ``name``, ``needs``, ``initial_state`` and ``weigh``."""
+
+    name: str
+    needs: Needs = Needs.NOTHING
+    uses_after_step: bool = False  # True costs one forward pass more a step
+
+    def build_model(self, problem: Problem) -> MultiTaskModel | SeparateModels:
+        """The network to train. Draws from torch's global generators."""
+        return problem.build_model()
+
+    def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def weigh(
+        self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        """The weights for this step, and the state after it. Never waits for the device."""
+        raise NotImplementedError
+
+    def after_step(self, losses_T: Tensor, state: State) -> State:
+        """The state after the network's step; gets the same batch's losses as they are now (``uses_after_step``)."""
+        raise NotImplementedError
+
+    def check(self, state: State, task_names: Sequence[str]) -> None:
+        """Refuse a state that cannot be trained on. Waits for the device: called after the first step, not at each."""
+
+
+def ones(num_tasks: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights of 1: what every balancer starts from, and the scale (Σ_i w_i = T) that all of them keep."""
+    return torch.ones(num_tasks, device=device, dtype=dtype)

@@ -1,0 +1,117 @@
+"""GradNorm (Chen, Badrinarayanan, Lee, Rabinovich: ICML 2018, arXiv 1711.02257).
+
+Shapes: T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, Needs, State, ones
+from trainables.balancers.initial_loss import InitialLoss, check_initial_losses, read_initial_loss
+from trainables.protocol import Task
+
+SMALLEST_WEIGHT = 1e-4  # a weight at 0 could not come back: its task's G would be 0 whatever its gradient is
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants (Kingma & Ba, 2015), for the weights' own Adam
+ADAM_MEAN, ADAM_SQUARE, ADAM_STEPS = "adam_mean_T", "adam_square_T", "adam_steps"
+
+
+def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
+    r"""Relative inverse training rates r_i = L̃_i / mean_j L̃_j with L̃_i = L_i(t) / L_i(0) (paper §3.1).
+
+    r_i > 1 means that task i has come less far than the average task.
+    """
+    ratios_T = losses_T / initial_losses_T
+    return ratios_T / ratios_T.mean()
+
+
+def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: float | Tensor) -> Tensor:
+    r"""∂L_grad/∂w in closed form (paper eq. 2), shape (T,).
+
+        G_i = w_i n_i,   Ḡ = mean_i G_i,   c_i = Ḡ r_i^α (a constant),   L_grad = Σ_i |G_i − c_i|
+        ∂L_grad/∂w_i = sign(G_i − c_i) n_i
+
+    exactly what automatic differentiation of L_grad by w alone gives, since n_i does not depend on w. ``alpha`` > 0 asks
+    for larger gradients of the tasks that lag (r_i > 1), ``alpha`` = 0 for equal ones. The gradient is 0 where G_i = c_i.
+    """
+    scaled_T = weights_T * norms_T
+    targets_T = scaled_T.mean() * rates_T**alpha
+    return torch.sign(scaled_T - targets_T) * norms_T
+
+
+def guarded(weights_T: Tensor) -> Tensor:
+    """Weights made positive, then scaled to Σ_i w_i = T, in that order (paper, Algorithm 1, "renormalize")."""
+    positive_T = weights_T.clamp(min=SMALLEST_WEIGHT)
+    return positive_T * (positive_T.numel() / positive_T.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradNorm(Balancer):
+    r"""Weights that drive the gradient norms of the tasks at the shared layer towards Ḡ r_i^α.
+
+    One step, with n_i = ‖∇_W L_i‖₂: the network moves by the weights w as they are; then w moves by Adam with
+    ``weight_lr`` along :func:`weight_gradient`, and is :func:`guarded`. Adam's moments are left alone by the guard, on
+    which the paper says nothing. Nothing of L_grad reaches the network: n_i and r_i are numbers here, not graphs.
+    """
+
+    alpha: float
+    weight_lr: float
+    initial_loss: InitialLoss
+
+    name = "gradnorm"
+    needs = Needs.NORMS
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, object], tasks: Sequence[Task]) -> GradNorm:
+        return cls(
+            alpha=float(str(params["alpha"])),
+            weight_lr=float(str(params["weight_lr"])),
+            initial_loss=read_initial_loss(params, tasks),
+        )
+
+    def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
+        weights_T = ones(num_tasks, device, dtype)
+        return {
+            WEIGHTS: weights_T,
+            ADAM_MEAN: torch.zeros_like(weights_T),
+            ADAM_SQUARE: torch.zeros_like(weights_T),
+            ADAM_STEPS: torch.zeros((), device=device, dtype=torch.float64),
+            **self.initial_loss.initial_state(device=device, dtype=dtype),
+        }
+
+    def weigh(
+        self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        if gradients.norms_T is None:
+            raise ValueError("GradNorm needs the gradient norms at the shared layer")
+        initial = self.initial_loss.update(losses_T, state)
+        weights_T = state[WEIGHTS]
+        rates_T = relative_rates(losses_T, initial[INITIAL_LOSSES])
+        gradient_T = weight_gradient(gradients.norms_T, weights_T, rates_T, self.alpha)
+        moved_T, adam = adam_step(weights_T, gradient_T, state, self.weight_lr)
+        return weights_T, {WEIGHTS: guarded(moved_T), **adam, **initial}
+
+    def check(self, state: State, task_names: Sequence[str]) -> None:
+        check_initial_losses(state, task_names)
+
+
+def adam_step(
+    weights_T: Tensor, gradient_T: Tensor, state: State, learning_rate: float | Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step of Adam, as a pure function of tensors.
+
+    ``torch.optim.Adam`` would do the same on one lane. Written out, the step can be taken for many lanes at once, each
+    with its own learning rate, and its state is three tensors of a checkpoint.
+    """
+    steps = state[ADAM_STEPS] + 1  # float64: 1 − β₂ᵗ loses all its digits in float32 at the first steps
+    mean_T = state[ADAM_MEAN].lerp(gradient_T, 1 - BETA_1)
+    square_T = state[ADAM_SQUARE] * BETA_2 + (1 - BETA_2) * gradient_T.square()
+    unbiased_mean_T = mean_T / (1 - BETA_1**steps)
+    unbiased_square_T = square_T / (1 - BETA_2**steps)
+    moved_T = weights_T - learning_rate * unbiased_mean_T / (unbiased_square_T.sqrt() + EPSILON)
+    return moved_T, {ADAM_MEAN: mean_T, ADAM_SQUARE: square_T, ADAM_STEPS: steps}

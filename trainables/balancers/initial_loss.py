@@ -1,0 +1,98 @@
+"""L_i(0), the loss that a task's progress is measured against.
+
+Shapes: T tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from trainables.balancers.base import INITIAL_LOSSES, State
+from trainables.protocol import Task
+
+BATCHES_SEEN = "initial_loss_batches_seen"
+
+
+class InitialLossError(ValueError):
+    """A task's initial loss is not positive, so its progress cannot be told as a ratio."""
+
+
+class InitialLossSource(StrEnum):
+    """Where L_i(0) comes from."""
+
+    FIRST_BATCH = "first_batch"
+    MEAN_OF_BATCHES = "mean_of_batches"
+    LOG_CLASSES = "log_classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialLoss:
+    """The rule that finds L_i(0): given beforehand, or the mean of the task's first batches.
+
+    While those batches last, L_i(0) is the mean of the ones seen so far, this step's included; afterwards it is constant.
+    With one batch it is the loss of the first step, as in the paper.
+    """
+
+    given: Sequence[float | None]  # per task; None: measure it
+    num_batches: int = 1
+
+    def __post_init__(self) -> None:
+        for value in self.given:
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InitialLossError(f"a given initial loss must be positive and finite, not {value}")
+        if self.num_batches < 1:
+            raise ValueError(f"the initial loss needs at least one batch, not {self.num_batches}")
+
+    @classmethod
+    def from_source(cls, source: InitialLossSource, tasks: Sequence[Task], num_batches: int) -> InitialLoss:
+        """The rule by name. ``log_classes`` is log C for a classification task: the loss of a uniform guess."""
+        measured: list[float | None] = [None] * len(tasks)
+        if source is InitialLossSource.MEAN_OF_BATCHES:
+            return cls(given=measured, num_batches=num_batches)
+        if source is InitialLossSource.LOG_CLASSES:
+            return cls(given=[math.log(task.num_classes) if task.num_classes > 1 else None for task in tasks])
+        return cls(given=measured)
+
+    def initial_state(self, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The part of a balancer's state that this rule keeps. L(0) is 0 where nothing has been measured yet."""
+        values = [0.0 if value is None else value for value in self.given]
+        return {
+            INITIAL_LOSSES: torch.tensor(values, device=device, dtype=dtype),
+            BATCHES_SEEN: torch.zeros((), device=device, dtype=torch.float64),
+        }
+
+    def update(self, losses_T: Tensor, state: State) -> dict[str, Tensor]:
+        """That part of the state once this step's losses are known."""
+        seen, known_T = state[BATCHES_SEEN], state[INITIAL_LOSSES]
+        mean_T = known_T + (losses_T - known_T) / (seen + 1)
+        # A plain bool a task, so no tensor is asked for its value; the device decides whether batches are still counted.
+        counting = seen < self.num_batches
+        measured = torch.tensor([value is None for value in self.given], device=losses_T.device)
+        return {INITIAL_LOSSES: torch.where(measured & counting, mean_T, known_T), BATCHES_SEEN: seen + 1}
+
+
+def check_initial_losses(state: State, task_names: Sequence[str]) -> None:
+    """Refuse an initial loss that is not positive.
+
+    Raises:
+        InitialLossError: names the first such task. NaN passes: a loss that is not a number is told as such elsewhere.
+    """
+    for name, value in zip(task_names, state[INITIAL_LOSSES].tolist(), strict=True):
+        if value <= 0:
+            raise InitialLossError(
+                f"task {name!r}: the initial loss L(0) is {value:g}, but L(t)/L(0) needs a loss that is always positive; "
+                f"shift the loss by a constant, or use the deviance in place of a log-likelihood without its constant"
+            )
+
+
+def read_initial_loss(params: Mapping[str, object], tasks: Sequence[Task]) -> InitialLoss:
+    """The rule that a lane's parameters name."""
+    return InitialLoss.from_source(
+        InitialLossSource(str(params["initial_loss"])), tasks, int(str(params["initial_loss_batches"]))
+    )

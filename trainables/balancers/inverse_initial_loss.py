@@ -1,0 +1,47 @@
+"""Weights by the scale of the losses at the start.
+
+Shapes: T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, State, ones
+from trainables.balancers.initial_loss import InitialLoss, check_initial_losses, read_initial_loss
+from trainables.protocol import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseInitialLoss(Balancer):
+    """w_i = T · (1/L_i(0)) / Σ_j (1/L_j(0)), constant as soon as L(0) is known.
+
+    The weighted losses all start at the same value. What is left for a method that adapts is what happens afterwards.
+    """
+
+    initial_loss: InitialLoss
+
+    name = "inverse_initial_loss"
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, object], tasks: Sequence[Task]) -> InverseInitialLoss:
+        return cls(initial_loss=read_initial_loss(params, tasks))
+
+    def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
+        initial = self.initial_loss.initial_state(device=device, dtype=dtype)
+        return {WEIGHTS: ones(num_tasks, device, dtype), **initial}
+
+    def weigh(
+        self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        initial = self.initial_loss.update(losses_T, state)
+        inverse_T = initial[INITIAL_LOSSES].reciprocal()
+        weights_T = inverse_T * (inverse_T.numel() / inverse_T.sum())
+        return weights_T, {WEIGHTS: weights_T, **initial}
+
+    def check(self, state: State, task_names: Sequence[str]) -> None:
+        check_initial_losses(state, task_names)

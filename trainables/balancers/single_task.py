@@ -1,0 +1,36 @@
+"""One network a task: what each task reaches when it shares nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainables.balancers.equal import Equal
+from trainables.protocol import MultiTaskModel, Problem, SeparateModels
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleTask(Equal):
+    """T networks with one head each, trained side by side on the plain sum of their losses.
+
+    Their parameters are disjoint and Adam treats each parameter alone, so the one optimiser over all of them *is*
+    training each network by itself, on the same batches.
+    """
+
+    name = "single_task"
+
+    def build_model(self, problem: Problem) -> SeparateModels:
+        """Every network starts from the same draw, so its trunk and head equal those of the shared network of that seed."""
+        start = torch.get_rng_state()
+        models = {}
+        for task in problem.tasks:
+            torch.set_rng_state(start)
+            models[task.name] = _only_head(problem.build_model(), task.name)
+        return SeparateModels(models)
+
+
+def _only_head(model: MultiTaskModel, task_name: str) -> MultiTaskModel:
+    model.heads = nn.ModuleDict({task_name: model.heads[task_name]})
+    return model

@@ -1,0 +1,123 @@
+"""The catalogue: which problems can be trained, and what may be set on each.
+
+This module imports no torch, so that a process that only *describes* problems (the API) stays light. A problem's code is
+imported by :func:`load_problem` alone, in the process that trains it.
+
+A package adds its own problems through the entry point group ``sweep_service.trainables``: each entry point names a
+:class:`Trainable` (not the problem itself), in a module that should import no torch either.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from enum import StrEnum
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from trainables.protocol import Problem
+
+ENTRY_POINT_GROUP = "sweep_service.trainables"
+
+ParameterValue: TypeAlias = bool | int | float | str | list[int]
+
+
+class TaskKind(StrEnum):
+    """What a task predicts; decides its loss and its metrics."""
+
+    BINARY = "binary"  # one logit, binary cross-entropy
+    MULTICLASS = "multiclass"  # one logit per class, cross-entropy
+    REGRESSION = "regression"  # mean squared error
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parameter(_Frozen):
+    """One parameter of a trainable: what may be fixed in ``params`` and, if searchable, searched in ``space``."""
+
+    name: str
+    type: Literal["float", "int", "bool", "categorical", "int_list"]
+    default: ParameterValue
+    description: str
+    low: float | None = None  # smallest value allowed, inclusive unless exclusive_low; of each element for int_list
+    high: float | None = None  # largest value allowed, inclusive
+    exclusive_low: bool = False
+    choices: tuple[str, ...] = ()  # what a categorical accepts; empty for the other types
+    searchable: bool = True
+    scalar: bool = False  # may differ between the lanes of one pack (a learning rate may, a layer size may not)
+    used_by: tuple[str, ...] | None = None  # the balancers that read it; None: all of them
+
+
+class TaskInfo(_Frozen):
+    """What can be said of a task without its data."""
+
+    name: str
+    kind: TaskKind
+    metrics: tuple[str, ...] = ()  # reported as val/<metric>/<task>
+
+
+class Trainable(_Frozen):
+    """A problem as the catalogue lists it."""
+
+    name: str
+    summary: str
+    factory: str  # "package.module:callable"; called with the problem's own parameters by name
+    tasks: Annotated[tuple[TaskInfo, ...], Field(min_length=1)]
+    parameters: tuple[Parameter, ...]  # the problem's own and the training loop's
+    problem_parameters: tuple[str, ...]  # the names among them that the factory takes
+    default_objective: str = "val/normalized_loss"
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The parameter of that name, or None."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric key that a trial of this problem reports on the validation split."""
+        per_task = [f"val/loss/{task.name}" for task in self.tasks]
+        per_task += [f"val/{metric}/{task.name}" for task in self.tasks for metric in task.metrics]
+        return (*per_task, "val/normalized_loss")
+
+    def defaults(self) -> dict[str, ParameterValue]:
+        """Each parameter's default, by name."""
+        return {p.name: p.default for p in self.parameters}
+
+
+BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "inverse_initial_loss", "single_task")
+
+TRAINING_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(name="steps", type="int", default=1500, low=1, high=10_000_000, searchable=False,
+              description="Optimiser steps of a trial."),
+    Parameter(name="batch_size", type="int", default=256, low=1, high=1_000_000,
+              description="Rows of a training batch."),
+    Parameter(name="lr", type="float", default=1e-3, low=0.0, exclusive_low=True, high=100.0, scalar=True,
+              description="Learning rate of the network's Adam."),
+    Parameter(name="weight_decay", type="float", default=0.0, low=0.0, high=10.0, scalar=True,
+              description="Decoupled weight decay of the network (AdamW); 0 is plain Adam."),
+    Parameter(name="balancer", type="categorical", default="gradnorm", choices=BALANCERS, searchable=False, scalar=True,
+              description="The rule that sets the task weights of the search trials."),
+    Parameter(name="alpha", type="float", default=1.5, low=-10.0, high=10.0, scalar=True, used_by=("gradnorm",),
+              description="GradNorm's asymmetry: how strongly a task that trains slowly is pulled back."),
+    Parameter(name="weight_lr", type="float", default=0.025, low=0.0, exclusive_low=True, high=10.0, scalar=True,
+              used_by=("gradnorm",), description="Learning rate of the task weights' own Adam (the paper uses 0.025)."),
+    Parameter(name="initial_loss", type="categorical", default="first_batch", searchable=False,
+              choices=("first_batch", "mean_of_batches", "log_classes"), used_by=("gradnorm", "inverse_initial_loss"),
+              description="Where L_i(0) comes from: the first batch, the mean of the first initial_loss_batches, or "
+                          "log C of a C-class cross-entropy (regression tasks then take the first batch)."),
+    Parameter(name="initial_loss_batches", type="int", default=10, low=1, high=100_000, searchable=False,
+              used_by=("gradnorm", "inverse_initial_loss"),
+              description="Batches that L_i(0) is the mean of, with initial_loss: mean_of_batches."),
+    Parameter(name="seed", type="int", default=0, low=0, high=2**31 - 1, scalar=True,
+              description="Seed of the initial weights and of the order of the data."),
+    Parameter(name="report_every", type="int", default=0, low=0, high=10_000_000, searchable=False,
+              description="Steps between reports; 0: a twenty-fifth of steps."),
+    Parameter(name="checkpoint_every", type="int", default=0, low=0, high=10_000_000, searchable=False,
+              description="Steps between checkpoints, rounded up to a report; 0: a fifth of steps. The last step always has one."),
+    Parameter(name="dtype", type="categorical", default="float32", choices=("float32", "float64"), searchable=False,
+              description="Floating-point type of data and network."),
+)  # fmt: skip

@@ -1,0 +1,209 @@
+"""Per-task gradients at the shared layer, and the network's gradient for any weights, at the price of one backward pass.
+
+Shapes: B rows of a batch, T tasks, D parameters of the shared layer W (flattened and joined), H width of h.
+
+The network is cut at h, the input of the shared layer. With h' = a detached copy of h,
+
+    trunk                         h = trunk(x)                           once
+    task i, down to the cut       (∂L_i/∂W, ∂L_i/∂h', ∂L_i/∂θ_i)         once each; θ_i is its own head
+    trunk                         h ← Σ_i w_i ∂L_i/∂h'                   once
+
+so neither the heads nor the trunk are ever walked twice, whatever the weights are and however they follow from the
+gradients. Everything below the cut is a first-order gradient: no graph of a gradient is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainables.protocol import MultiTaskModel, SeparateModels, Task
+
+Targets = Mapping[str, Tensor]
+
+
+class WeighableLosses(Protocol):
+    """The losses of one batch, ready to be turned into the network's gradient once their weights are known."""
+
+    @property
+    def losses_T(self) -> Tensor:
+        """The losses, detached."""
+        ...
+
+    def backward(self, weights_T: Tensor) -> None:
+        """Set every parameter's ``grad`` to that of Σ_i w_i L_i, the weights taken as constants. May be called once."""
+        ...
+
+
+class TaskGradients(WeighableLosses, Protocol):
+    """Losses whose gradients at the shared layer are known one by one."""
+
+    @property
+    def norms_T(self) -> Tensor:
+        """n_i = ‖∇_W L_i‖₂, unweighted, in float32 or better."""
+        ...
+
+    @property
+    def gramian_TT(self) -> Tensor:
+        """⟨∇_W L_i, ∇_W L_j⟩, unweighted, in float32 or better."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainLosses:
+    """Losses whose gradients nobody asks for: one ordinary backward pass of the weighted sum."""
+
+    attached_losses_T: Tensor  # with their graph
+
+    @property
+    def losses_T(self) -> Tensor:
+        return self.attached_losses_T.detach()
+
+    def backward(self, weights_T: Tensor) -> None:
+        torch.autograd.backward(self.attached_losses_T, weights_T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTaskGradients:
+    """The gradients of T tasks that share one trunk and one shared layer."""
+
+    losses_T: Tensor
+    gradients_TD: Tensor  # ∇_W L_i, one row a task
+    shared_parameters: Sequence[nn.Parameter]  # W, in the order in which a row of gradients_TD joins them
+    head_parameters: Sequence[Sequence[nn.Parameter]]  # per task
+    head_gradients: Sequence[Sequence[Tensor | None]]  # per task; None: the task does not use that parameter
+    trunk_output: Tensor  # h, with the trunk's graph
+    trunk_gradients: Sequence[Tensor | None]  # ∂L_i/∂h per task
+
+    @property
+    def norms_T(self) -> Tensor:
+        return torch.linalg.vector_norm(_at_least_float32(self.gradients_TD), dim=1)
+
+    @property
+    def gramian_TT(self) -> Tensor:
+        rows_TD = _at_least_float32(self.gradients_TD)
+        return rows_TD @ rows_TD.mT
+
+    def backward(self, weights_T: Tensor) -> None:
+        weights_T = weights_T.to(self.gradients_TD.dtype)
+        sizes = [parameter.numel() for parameter in self.shared_parameters]
+        combined_D = weights_T @ self.gradients_TD
+        for parameter, gradient in zip(self.shared_parameters, combined_D.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        weights = weights_T.unbind()
+        for weight, parameters, gradients in zip(weights, self.head_parameters, self.head_gradients, strict=True):
+            _add_gradients(parameters, gradients, weight)
+        if self.trunk_output.requires_grad:
+            parts = [w * g for w, g in zip(weights, self.trunk_gradients, strict=True) if g is not None]
+            if parts:
+                self.trunk_output.backward(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparateTaskGradients:
+    """The gradients of T tasks, each with a network of its own: nothing is shared, so the Gramian is diagonal."""
+
+    parts: Sequence[SharedTaskGradients]  # one task each
+
+    @property
+    def losses_T(self) -> Tensor:
+        return torch.cat([part.losses_T for part in self.parts])
+
+    @property
+    def norms_T(self) -> Tensor:
+        return torch.cat([part.norms_T for part in self.parts])
+
+    @property
+    def gramian_TT(self) -> Tensor:
+        return torch.diag(self.norms_T.square())
+
+    def backward(self, weights_T: Tensor) -> None:
+        for index, part in enumerate(self.parts):
+            part.backward(weights_T[index : index + 1])
+
+
+def plain_losses(
+    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
+) -> PlainLosses:
+    """The losses of a batch with their graph, for the balancers that need no gradients."""
+    outputs = model(*inputs)
+    return PlainLosses(attached_losses_T=torch.stack([task.loss(outputs[task.name], targets[task.name]) for task in tasks]))
+
+
+def task_gradients(
+    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
+) -> TaskGradients:
+    """Differentiate each task down to the shared layer's input.
+
+    Raises:
+        ValueError: the shared layer has no parameter that is trained.
+    """
+    if isinstance(model, SeparateModels):
+        return SeparateTaskGradients(
+            parts=[_shared_task_gradients(model.models[task.name], [task], inputs, targets) for task in tasks]
+        )
+    return _shared_task_gradients(model, tasks, inputs, targets)
+
+
+def _shared_task_gradients(
+    model: MultiTaskModel, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
+) -> SharedTaskGradients:
+    shared_parameters = _trained(model.shared_layer)
+    if not shared_parameters:
+        raise ValueError("the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients")
+    trunk_output = model.trunk(*inputs)
+    cut = trunk_output.detach().requires_grad_()
+    shared_output = model.shared_layer(cut)
+
+    losses, rows, trunk_gradients, head_parameters, head_gradients = [], [], [], [], []
+    for index, task in enumerate(tasks):
+        head = model.heads[task.name]
+        own_parameters = _trained(head)
+        loss = task.loss(head(shared_output), targets[task.name])
+        down_to = [*shared_parameters, cut, *own_parameters]
+        gradients = torch.autograd.grad(loss, down_to, retain_graph=index < len(tasks) - 1, allow_unused=True)
+        num_shared = len(shared_parameters)
+        losses.append(loss.detach())
+        rows.append(_joined(gradients[:num_shared], shared_parameters))
+        trunk_gradients.append(gradients[num_shared])
+        head_parameters.append(own_parameters)
+        head_gradients.append(gradients[num_shared + 1 :])
+    return SharedTaskGradients(
+        losses_T=torch.stack(losses),
+        gradients_TD=torch.stack(rows),
+        shared_parameters=shared_parameters,
+        head_parameters=head_parameters,
+        head_gradients=head_gradients,
+        trunk_output=trunk_output,
+        trunk_gradients=trunk_gradients,
+    )
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+    """One row of gradients_TD; a parameter that a task does not use counts as zero."""
+    return torch.cat(
+        [
+            (torch.zeros_like(parameter) if gradient is None else gradient).flatten()
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+        ]
+    )
+
+
+def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], weight: Tensor) -> None:
+    """Add w_i times a task's gradients to its head. Adds, because two heads may share a parameter."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            weighted = weight * gradient
+            parameter.grad = weighted if parameter.grad is None else parameter.grad + weighted
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

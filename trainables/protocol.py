@@ -1,0 +1,162 @@
+"""What a problem is, and what a training run may say while it goes on.
+
+Shapes, used in the names of tensors throughout ``trainables``: B rows of a batch, T tasks, N lanes, D parameters of the
+shared layer, F features, C classes. ``losses_T`` has shape (T,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainables.catalog import ParameterValue, TaskKind
+
+if TYPE_CHECKING:
+    from trainables.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One loss of a problem.
+
+    ``loss`` maps (output, target) to the mean loss over the batch, a scalar, always > 0 before training is perfect.
+    ``metrics`` map (output, target) to a scalar. ``constant`` gives the output of the best constant predictor, fitted to
+    the targets of the training split (one row, to be repeated): its loss on a split is the unit of ``normalized_loss``.
+    Without it the kind decides: the logit of the base rate, the log class frequencies, the mean.
+    """
+
+    name: str
+    kind: TaskKind
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    num_classes: int = 0  # 0: not a classification task
+    constant: Callable[[Tensor], Tensor] | None = None  # training targets (rows, ...) -> output of one row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A part of the data, whole in memory: what a model takes and, for each task, what it should answer."""
+
+    inputs: tuple[Tensor, ...]  # each (rows, ...); passed to the model's trunk in this order
+    targets: Mapping[str, Tensor]  # task name -> (rows, ...)
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Split:
+        """The same rows on that device, floating-point tensors in that type, the others as they are."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype) if tensor.is_floating_point() else tensor.to(device=device)
+
+        return Split(
+            inputs=tuple(moved(tensor) for tensor in self.inputs),
+            targets={name: moved(tensor) for name, tensor in self.targets.items()},
+        )
+
+
+class MultiTaskModel(nn.Module):
+    """A trunk, the last layer that all tasks share, and one head a task.
+
+    ``shared_layer`` is W in the GradNorm paper: its parameters are where the gradients of the tasks are compared. The trunk
+    ends at h, the shared layer's input, so that each task is backpropagated only down to (W, h, its own head).
+    """
+
+    def __init__(self, *, trunk: nn.Module, shared_layer: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.shared_layer = shared_layer
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Outputs by task name, each as the task's loss expects it."""
+        shared = self.shared_layer(self.trunk(*inputs))
+        return {name: head(shared) for name, head in self.heads.items()}
+
+
+class SeparateModels(nn.Module):
+    """One network a task, sharing nothing: the single-task baseline. Each is a :class:`MultiTaskModel` with one head."""
+
+    def __init__(self, models: Mapping[str, MultiTaskModel]) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict(models)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Outputs by task name, each from the task's own network."""
+        return {name: model(*inputs)[name] for name, model in self.models.items()}
+
+
+class Problem(Protocol):
+    """Data, model and tasks to train. What a spec names as ``trainable`` is a factory of these."""
+
+    @property
+    def tasks(self) -> Sequence[Task]: ...
+
+    @property
+    def train(self) -> Split: ...
+
+    @property
+    def validation(self) -> Split: ...
+
+    @property
+    def test(self) -> Split: ...
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the data and its splits: two trials with the same one saw the same rows."""
+        ...
+
+    def build_model(self) -> MultiTaskModel:
+        """A new model. Draws its initial weights from torch's global generator, which the caller has seeded."""
+        ...
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> Problem:
+        """The same problem with its splits on that device, floating-point tensors in that type."""
+        ...
+
+
+class LaneEnding(StrEnum):
+    """Why a lane trains no further; the reason is recorded, the trial's state follows from it."""
+
+    COMPLETED = "completed"  # trained to its last step
+    STOPPED = "stopped"  # the receiver of its report asked for it
+    NON_FINITE = "non_finite"  # a loss or a metric became NaN or infinite
+    OUT_OF_MEMORY = "out_of_memory"
+    ERROR = "error"  # the user's code raised; traceback kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """One trial as the engine sees it."""
+
+    key: str  # opaque, unique in the pack; reports carry it
+    balancer: str
+    params: Mapping[str, ParameterValue]  # the training loop's parameters and the problem's, complete with defaults
+    evaluate_test: bool = False  # measure the test split after the last step (only the comparison of seeds does)
+    resume_from: Checkpoint | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneReport:
+    """What a lane has to say at a step.
+
+    ``metrics`` holds finite numbers only, with keys as MLflow shows them (``train/loss/<task>`` is the mean since the last
+    report, ``weight/<task>`` the weight that the next step will use). ``ending`` is set on a lane's last report alone.
+    """
+
+    lane: str
+    step: int  # optimiser steps done
+    metrics: Mapping[str, float]
+    checkpoint: Checkpoint | None = None
+    ending: LaneEnding | None = None
+    message: str = ""  # one line on the ending: names the task and the step where there is one
+    traceback: str = ""
+
+
+# Receives the reports of a pack at a step, answers with the keys of the lanes that are to stop now.
+Reporter = Callable[[Sequence[LaneReport]], Collection[str]]
