@@ -263,3 +263,19 @@ class Tracker(Protocol):
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
         """Store the trial's model under the sweep's run, so that it loads without this service."""
         ...
+
+
+class Conductors(Protocol):
+    """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
+
+    def start(self, lease: Lease) -> None:
+        """Start a conductor for the sweep of that lease; returns before it runs."""
+        ...
+
+    def num_running(self) -> int:
+        """Conductors alive, whoever started them."""
+        ...
+
+    def cluster(self) -> Cluster:
+        """What the cluster has."""
+        ...

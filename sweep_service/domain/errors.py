@@ -10,7 +10,8 @@ SweepServiceError
 ├── CatalogMissingError     no dispatcher has published what can be trained; try again later
 ├── StoreUnavailableError   the database does not answer; try again later
 ├── SchemaOutdatedError     the database has not been migrated
-└── TrackingUnavailableError    the tracking server does not answer; deliver again later
+├── TrackingUnavailableError    the tracking server does not answer; deliver again later
+└── ClusterLostError        the Ray cluster is gone; connect anew
 """
 
 from __future__ import annotations
@@ -83,3 +84,7 @@ class SchemaOutdatedError(SweepServiceError):
 
 class TrackingUnavailableError(SweepServiceError):
     """The tracking server does not answer, or refuses for now."""
+
+
+class ClusterLostError(SweepServiceError):
+    """The cluster that runs the trials does not answer."""

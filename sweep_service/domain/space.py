@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -37,8 +38,21 @@ class FloatRange(_Range):
             return min(max(drawn, self.low), self.high)  # exp(log(x)) can leave the range by one rounding
         if self.step is None:
             return generator.uniform(self.low, self.high)
-        steps = math.floor((self.high - self.low) / self.step + 1e-9)  # 1e-9: 0.3 / 0.1 is just below 3
-        return self.low + self.step * generator.randint(0, steps)
+        return self._point(generator.randint(0, self._num_steps))
+
+    @property
+    def last(self) -> float:
+        """The largest value that can be drawn: ``high``, or the last point of the grid below it."""
+        return self.high if self.step is None else self._point(self._num_steps)
+
+    # The grid is computed in decimal, as it was written: in binary 3 × 0.3 falls short of 0.9, and 0.3 / 0.1 of 3.
+
+    @property
+    def _num_steps(self) -> int:
+        return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step)))
+
+    def _point(self, index: int) -> float:
+        return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
     def contains(self, value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
@@ -64,6 +78,11 @@ class IntRange(_Range):
             drawn = round(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
             return min(max(drawn, self.low), self.high)
         return self.low + self.step * generator.randint(0, (self.high - self.low) // self.step)
+
+    @property
+    def last(self) -> int:
+        """The largest value that can be drawn: ``high``, or the last point of the grid below it."""
+        return self.low + self.step * ((self.high - self.low) // self.step)
 
     def contains(self, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high

@@ -1,0 +1,92 @@
+"""Where a conductor process is put together.
+
+The settings come from the environment of the node that it runs on, never through Ray: the store's and the tracking
+server's credentials are in them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ray.actor import exit_actor
+
+from sweep_service.clock import SystemClock
+from sweep_service.domain.space import Space
+from sweep_service.domain.trial import Lease, Sweep, Trial
+from sweep_service.ports import Search
+from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.plan import OpenSearch
+from sweep_service.settings import Settings
+
+# Each pack calls twice at most at once; more callers wait for a free thread, which is harmless.
+MAX_CONCURRENT_CALLS = 32
+
+
+class ConductorActor:
+    """A conductor in a process of its own. The methods are those of
+    :class:`~sweep_service.execution.conductor.Conductor`.
+    """
+
+    def __init__(self, name: str, lease: Lease) -> None:
+        _quieten_tune()
+        # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
+        from sweep_service.execution.conductor import Conductor
+        from sweep_service.storage.sql import open_sql_store
+        from sweep_service.tracking.mlflow_tracker import MlflowTracker
+
+        settings = Settings()
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._conductor = Conductor(
+            name=name,
+            lease=lease,
+            settings=settings,
+            store=open_sql_store(settings.store_url),
+            tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
+            open_search=open_optuna_search,
+            clock=SystemClock(),
+        )
+
+    def run(self) -> None:
+        """Run the sweep to its end, then leave: a process per sweep, and none after it."""
+        self._conductor.run()
+        exit_actor()
+
+    def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
+        return self._conductor.begin(pack, node, worker)
+
+    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
+        return self._conductor.report(pack, messages)
+
+
+def open_optuna_search(sweep: Sweep) -> OpenSearch:
+    """Samplers for the lines of that sweep."""
+    from sweep_service.search.optuna_search import OptunaSearch
+
+    def open_search(space: Space, seed: int, budget: int, history: Sequence[Trial]) -> Search:
+        return OptunaSearch(
+            space=space,
+            objective=sweep.spec.objective,
+            sampler=sweep.spec.search.sampler,
+            seed=seed,
+            budget=budget,
+            history=history,
+        )
+
+    return open_search
+
+
+def _quieten_tune() -> None:
+    """Tune's own loggers, snapshots and warnings serve nobody here: the store is the only truth."""
+    os.environ.update(
+        {
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "TUNE_DISABLE_SIGINT_HANDLER": "1",
+            "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+            "TUNE_WARN_THRESHOLD_S": "30",
+            "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+            "RAY_AIR_NEW_OUTPUT": "0",
+        }
+    )

@@ -1,0 +1,70 @@
+"""The dispatcher's side of Ray: connects to a cluster, looks at it, starts conductors in it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from sweep_service.domain.errors import ClusterLostError
+from sweep_service.domain.trial import Cluster, Lease
+from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
+from sweep_service.execution.nodes import look_at_cluster
+from sweep_service.execution.packs import NAMESPACE
+from sweep_service.ports import Clock
+
+logger = logging.getLogger(__name__)
+
+_NAME_PREFIX = "conductor-"
+
+
+class RayConductors:
+    """Conductors as detached actors of a Ray cluster. Implements :class:`sweep_service.ports.Conductors`."""
+
+    def __init__(self, *, address: str, clock: Clock) -> None:
+        """Connect to a running cluster; never starts one.
+
+        Raises:
+            ClusterLostError: nothing answers there, or it refuses the token.
+        """
+        self._clock = clock
+        try:
+            # Not to_driver: each conductor's lines would be printed by whichever dispatcher started it, and by none
+            # after that one's end. They are in the logs of the node, as all of Ray's.
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterLostError(f"No Ray cluster at {address!r}: {error}") from error
+
+    def start(self, lease: Lease) -> None:
+        """Start a conductor for the sweep of that lease. It goes on without this process."""
+        name = f"{_NAME_PREFIX}{lease.sweep_id}-{lease.generation}"
+        actor: Any = ray.remote(ConductorActor).options(
+            name=name, lifetime="detached", num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, max_restarts=0
+        )
+        try:
+            handle = actor.remote(name, lease)
+            handle.run.remote()
+        except RayError as error:
+            raise ClusterLostError(str(error)) from error
+        logger.info("%s started.", name)
+
+    def num_running(self) -> int:
+        """Conductors alive in the cluster, whoever started them."""
+        try:
+            names = ray.util.list_named_actors()
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterLostError(str(error)) from error
+        return sum(1 for name in names if str(name).startswith(_NAME_PREFIX))
+
+    def cluster(self) -> Cluster:
+        """The live nodes."""
+        try:
+            return look_at_cluster(self._clock)
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterLostError(str(error)) from error
+
+    def close(self) -> None:
+        """Disconnect. Conductors go on."""
+        ray.shutdown()

@@ -1,0 +1,175 @@
+"""The worker's side of a pack: a Tune trainable that trains the trials it is given and reports to the conductor.
+
+Tune gives the worker its place on a node and restarts nothing; what the trials say goes to the conductor's actor
+directly.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.tune
+
+from sweep_service.domain.states import TrialEnding
+from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+
+if TYPE_CHECKING:
+    from trainables.protocol import LaneReport, Problem
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "sweeps"
+_ENDINGS: Mapping[str, TrialEnding] = {
+    "completed": TrialEnding.COMPLETED,
+    "non_finite": TrialEnding.NON_FINITE,
+    "out_of_memory": TrialEnding.OUT_OF_MEMORY,
+    "error": TrialEnding.ERROR,
+}  # a lane that was STOPPED has nothing to add: who stopped it knows why
+
+
+def run_pack(config: Mapping[str, Any]) -> None:
+    """Train one pack. What Tune calls, with the conductor's name in ``config``.
+
+    Returns when every lane has ended. Raises only when the conductor is gone or refuses a report: a fault of a trial
+    is that trial's ending.
+    """
+    link = _ConductorLink(config["conductor"], ray.tune.get_context().get_trial_id() or "")
+    order = link.begin()
+    if order.lanes:
+        _train(order, link)
+    ray.tune.report({"lanes": len(order.lanes)})
+
+
+class _ConductorLink:
+    """Calls from this worker to its conductor."""
+
+    def __init__(self, conductor: str, pack: str) -> None:
+        self._actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
+        self._pack = pack
+
+    def begin(self) -> PackOrder:
+        # The handle lets the conductor kill this worker when a user cancels: a step that hangs never comes to report.
+        worker = ray.get_runtime_context().current_actor
+        return ray.get(self._actor.begin.remote(self._pack, socket.gethostname(), worker))
+
+    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        return ray.get(self._actor.report.remote(self._pack, list(messages)))
+
+
+def _train(order: PackOrder, link: _ConductorLink) -> None:
+    # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
+    import torch
+
+    from trainables.training import train
+
+    torch.set_num_threads(order.num_threads)
+    reporter = _LaneReporter(order, link)
+    try:
+        problem = _load_problem(order)
+        lanes = [_lane(lane_order) for lane_order in order.lanes]
+    except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
+        reporter.fail_all(error)
+        return
+    reporter.data_hash = problem.data_hash
+    train(problem, lanes, reporter)
+
+
+def _load_problem(order: PackOrder) -> Problem:
+    from trainables.catalog import load_problem
+
+    return load_problem(order.trainable, order.lanes[0].params)
+
+
+def _lane(order: LaneOrder) -> Any:
+    from trainables.checkpoint import Checkpoint
+    from trainables.protocol import Lane
+
+    resume_from = Checkpoint.load(Path(order.resume_from)) if order.resume_from else None
+    return Lane(
+        key=order.trial_id,
+        balancer=order.balancer,
+        params=order.params,
+        evaluate_test=order.evaluate_test,
+        resume_from=resume_from,
+    )
+
+
+class _LaneReporter:
+    """Writes the checkpoints of reports and passes the rest on."""
+
+    def __init__(self, order: PackOrder, link: _ConductorLink) -> None:
+        self._orders = {lane.trial_id: lane for lane in order.lanes}
+        self._link = link
+        self._last_checkpoint: dict[str, Path] = {}
+        self.data_hash = ""
+
+    def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
+        written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
+        messages = [self._message(report, written.get(report.lane)) for report in reports]
+        stopped = self._link.report(messages)
+        # Only now that the store names the new ones may their predecessors go.
+        for trial_id, path in written.items():
+            predecessor = self._last_checkpoint.get(trial_id)
+            self._last_checkpoint[trial_id] = path
+            if predecessor is not None and predecessor != path:
+                predecessor.unlink(missing_ok=True)
+        return stopped
+
+    def fail_all(self, error: Exception) -> None:
+        """The problem could not even be loaded."""
+        import traceback
+
+        text = "".join(traceback.format_exception(error))
+        message = f"{type(error).__name__}: {error}"
+        self._link.report(
+            [
+                LaneMessage(
+                    trial_id=trial_id, step=0, metrics={}, ending=TrialEnding.ERROR, message=message, traceback=text
+                )
+                for trial_id in self._orders
+            ]
+        )
+
+    def _write_checkpoint(self, report: LaneReport) -> Path | None:
+        if report.checkpoint is None:
+            return None
+        path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
+        report.checkpoint.save(path)
+        return path
+
+    def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:
+        ending = _ENDINGS.get(report.ending) if report.ending is not None else None
+        return LaneMessage(
+            trial_id=report.lane,
+            step=report.step,
+            metrics=dict(report.metrics),
+            checkpoint=str(checkpoint) if checkpoint is not None else None,
+            ending=ending,
+            message=report.message,
+            traceback=report.traceback,
+            provenance=_provenance(self.data_hash) if ending is not None else {},
+        )
+
+
+def _provenance(data_hash: str) -> dict[str, str]:
+    """What a result depends on beside its parameters."""
+    packages = {"code_version": "gradnorm-sweeps", "torch": "torch", "numpy": "numpy", "ray": "ray"}
+    return {
+        "data_hash": data_hash,
+        "python": platform.python_version(),
+        **{key: _version(package) for key, package in packages.items()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"

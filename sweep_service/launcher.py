@@ -1,0 +1,205 @@
+"""The whole service on one machine: Ray, the dispatcher, the API and MLflow's page as children of this process.
+
+Everything listens on loopback only, everything that is kept lies under one folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from sweep_service.settings import Settings
+from sweep_service.storage.schema import migrate
+from sweep_service.supervisor import Child, Supervisor
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+TEND_INTERVAL_S = 0.5
+
+
+class LaunchError(Exception):
+    """The stack cannot start; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """Where the stack lives and what it may use."""
+
+    home: Path
+    port: int = 8000  # of the API; 0: any free one
+    mlflow_port: int = 5000  # of MLflow's page; 0: any free one
+    num_cpus: int | None = None  # that Ray hands out; None: all of the machine
+    num_gpus: int | None = None  # that Ray hands out; None: those it finds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A running stack."""
+
+    api_url: str
+    mlflow_url: str
+    settings: Settings
+    supervisor: Supervisor
+
+    def tend(self) -> None:
+        """Restart what has died."""
+        self.supervisor.tend()
+
+
+@contextlib.contextmanager
+def running_stack(options: StackOptions) -> Iterator[Stack]:
+    """A stack that is up and ready, for the time of the block. Must be entered from the main thread.
+
+    Raises:
+        LaunchError: another stack uses the folder, or a port is taken.
+        ChildFailedError: a part did not come up.
+    """
+    home = options.home.expanduser().resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    with _sole_owner(home), tempfile.TemporaryDirectory(prefix="sweep-", dir=_short_tmp()) as ray_tmp:
+        port = _port(options.port, "--port")
+        mlflow_port = _port(options.mlflow_port, "--mlflow-port")
+        ray_port = _port(0, "")
+        env = _environment(home, port=port, ray_port=ray_port)
+        settings = Settings(home=home)
+        migrate(settings.store_url)
+        with Supervisor(log_dir=home / "logs") as supervisor:
+            api = _api(port, env)
+            mlflow = _mlflow(mlflow_port, settings, env)
+            ray = _ray(ray_port, Path(ray_tmp), options, env)
+            supervisor.start(api, ray, mlflow)
+            supervisor.start(_dispatcher(port, env))
+            yield Stack(
+                api_url=f"http://{LOOPBACK}:{port}",
+                mlflow_url=f"http://{LOOPBACK}:{mlflow_port}",
+                settings=settings,
+                supervisor=supervisor,
+            )
+
+
+def up(options: StackOptions) -> int:
+    """Run the stack until Ctrl-C or SIGTERM, which end all of it."""
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    started = time.monotonic()
+    with running_stack(options) as stack:
+        lines = (
+            f"The service is up ({time.monotonic() - started:.0f} s).",
+            f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
+            f"  MLflow  {stack.mlflow_url}",
+            f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
+            "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
+        )
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+        while not ended.wait(TEND_INTERVAL_S):
+            stack.tend()
+        sys.stdout.write("Ending.\n")
+    return 0
+
+
+def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
+    return {
+        "SWEEP_HOME": str(home),
+        "SWEEP_HOST": LOOPBACK,
+        "SWEEP_PORT": str(port),
+        "SWEEP_RAY_ADDRESS": f"{LOOPBACK}:{ray_port}",
+        # Whoever reaches Ray runs code as this user; loopback is shared by all users of a machine.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a local cluster on loopback
+        "RAY_LOG_TO_STDERR": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _api(port: int, env: Mapping[str, str]) -> Child:
+    url = f"http://{LOOPBACK}:{port}/readyz"
+    return Child(name="api", argv=(sys.executable, "-m", "api"), env=env, is_ready=lambda: _answers(url))
+
+
+def _dispatcher(port: int, env: Mapping[str, str]) -> Child:
+    url = f"http://{LOOPBACK}:{port}/api/v1/trainables"  # answers once the dispatcher has published the catalogue
+    argv = (sys.executable, "-m", "sweep_service.worker")
+    return Child(name="dispatcher", argv=argv, env=env, is_ready=lambda: _answers(url))
+
+
+def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
+    # One worker and no job execution: two processes instead of fifteen. The page only reads; conductors write directly.
+    argv = (sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1")
+    argv += ("--backend-store-uri", settings.tracking_uri)
+    if settings.artifact_location is not None:
+        argv += ("--default-artifact-root", settings.artifact_location)
+    return Child(
+        name="mlflow",
+        argv=argv,
+        env={**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        is_ready=lambda: _answers(f"http://{LOOPBACK}:{port}/health"),
+        ready_within_s=120.0,
+    )
+
+
+def _ray(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
+    argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    argv += [f"--port={port}", f"--node-ip-address={LOOPBACK}", "--include-dashboard=false", f"--temp-dir={tmp}"]
+    argv += [f"--num-cpus={options.num_cpus or os.cpu_count() or 1}"]
+    if options.num_gpus is not None:
+        argv += [f"--num-gpus={options.num_gpus}"]
+    return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _port(wanted: int, option: str) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError as error:
+            raise LaunchError(f"Port {wanted} is taken: choose another one with {option}, or 0 for any.") from error
+        return probe.getsockname()[1]
+
+
+def _short_tmp() -> str:
+    """Ray's sockets have long names, and a socket's path at most 107 characters: a deep TMPDIR would not do."""
+    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a private folder is made in it
+
+
+@contextlib.contextmanager
+def _sole_owner(home: Path) -> Iterator[None]:
+    with (home / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LaunchError(f"Another stack runs on {home}: end it first, or choose another --home.") from error
+        yield

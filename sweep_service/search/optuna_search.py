@@ -1,0 +1,117 @@
+"""Search by Optuna: our space as its distributions, its samplers by name, ask and tell.
+
+The study lives in memory and is rebuilt from the stored trials; Optuna's own storage is not used. Each ask gets a
+sampler of its own, seeded from (sweep seed, trial number): a rebuilt study then draws what the lost one would have
+drawn, and never the points it has drawn before, which one generator restarted from the sweep's seed does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from sweep_service.domain.space import Choice, Dimension, FloatRange, Space
+from sweep_service.domain.spec import Objective
+from sweep_service.domain.states import TrialState
+from sweep_service.domain.trial import Trial
+from sweep_service.ports import Draw
+
+_OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
+    TrialState.PENDING: OptunaState.RUNNING,
+    TrialState.RUNNING: OptunaState.RUNNING,
+    TrialState.RESTING: OptunaState.RUNNING,
+    TrialState.COMPLETED: OptunaState.COMPLETE,
+    TrialState.EARLY_STOPPED: OptunaState.PRUNED,
+    TrialState.INFEASIBLE: OptunaState.FAIL,
+    TrialState.FAILED: OptunaState.FAIL,
+    TrialState.CANCELLED: OptunaState.FAIL,
+}
+
+
+def _tpe(seed: int, budget: int) -> BaseSampler:
+    # TPE draws at random until it has seen enough. Optuna's ten would leave a small sweep almost nothing to learn from,
+    # so that a quarter of the budget is taken where that is less, and never fewer than four.
+    startup = min(10, max(4, budget // 4))
+    # constant_liar: trials that still run count as bad, so that packs in parallel do not crowd on one point.
+    return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+
+
+def _random(seed: int, budget: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+_SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {"tpe": _tpe, "random": _random}
+
+
+class OptunaSearch:
+    """One study over one space. Implements :class:`sweep_service.ports.Search`.
+
+    ``history`` holds the trials of this search made before, in any order and state; each is told as what it is, the
+    ones that still run as pending. ``budget`` is the number of trials that the search will be asked for in all.
+    """
+
+    def __init__(
+        self, *, space: Space, objective: Objective, sampler: str, seed: int, budget: int, history: Sequence[Trial] = ()
+    ) -> None:
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
+        self._new_sampler = _SAMPLERS[sampler]
+        self._seed = seed
+        self._budget = budget
+        self._study = optuna.create_study(direction=objective.direction)
+        self._optuna_numbers: dict[int, int] = {}  # our trial number -> the study's
+        for trial in sorted(history, key=lambda trial: trial.number):
+            self._study.add_trial(self._frozen(trial))
+            self._optuna_numbers[trial.number] = len(self._optuna_numbers)
+
+    def ask(self, number: int) -> Draw:
+        """Choose the parameters of the trial of that number."""
+        self._study.sampler = self._new_sampler(derive_seed(self._seed, number), self._budget)
+        asked = self._study.ask(self._distributions)
+        self._optuna_numbers[number] = asked.number
+        return Draw(params=dict(asked.params), state=dict(self._study.trials[asked.number].system_attrs))
+
+    def tell(self, trial: Trial) -> None:
+        """Take note of how a trial ended."""
+        number = self._optuna_numbers[trial.number]
+        if self._study.trials[number].state.is_finished():
+            return
+        state = _OPTUNA_STATES[trial.state]
+        value = trial.objective if state is OptunaState.COMPLETE else None
+        self._study.tell(number, value, state=state)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        state = _OPTUNA_STATES[trial.state]
+        return create_trial(
+            state=state,
+            value=trial.objective if state is OptunaState.COMPLETE else None,
+            params=dict(trial.searched),
+            distributions=self._distributions,
+            system_attrs=dict(trial.search_state),
+        )
+
+
+def derive_seed(seed: int, number: int) -> int:
+    """A seed below 2³¹ for the ask of that number. Hashed, since neighbouring seeds give related streams."""
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Choice):
+        return CategoricalDistribution(dimension.choices)
+    if isinstance(dimension, FloatRange):
+        return FloatDistribution(dimension.low, dimension.last, log=dimension.log, step=dimension.step)
+    return IntDistribution(dimension.low, dimension.last, log=dimension.log, step=dimension.step)

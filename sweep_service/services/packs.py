@@ -1,0 +1,44 @@
+"""What a conductor and the worker that trains a pack say to each other. Plain values: they travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweep_service.domain.states import TrialEnding
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneOrder:
+    """One trial to train, or to go on training."""
+
+    trial_id: str
+    balancer: str
+    params: Mapping[str, Any]  # complete, the problem's and the training loop's
+    evaluate_test: bool  # measure the test split at the end
+    checkpoint_dir: str  # this attempt's own: nothing else ever writes there
+    resume_from: str | None  # checkpoint to go on from
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOrder:
+    """The trials that one worker trains together."""
+
+    trainable: str
+    lanes: tuple[LaneOrder, ...]  # empty: nothing to do any more
+    num_threads: int  # of the CPU, for torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneMessage:
+    """What a lane says at a step."""
+
+    trial_id: str
+    step: int
+    metrics: Mapping[str, float]
+    checkpoint: str | None = None  # written and complete before it is named here
+    ending: TrialEnding | None = None  # set on the last message alone
+    message: str = ""
+    traceback: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # with the last message

@@ -1,0 +1,193 @@
+"""Which trial comes next: the search, the baselines, then the comparison of seeds.
+
+A plan is a pure function of the stored trials, so that any conductor generation goes on where the last one fell. It is
+made of *lines*: the search is one, each baseline is one, with a sampler of its own over those parameters of the space
+that the baseline reads. A baseline gets as many trials as the search, or one if it reads none of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.space import Space
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import TrialState
+from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.ports import Draw, Search
+from sweep_service.services.results import best_baseline, best_trial
+from trainables.catalog import Trainable
+
+# After so many search trials without a single completed one the fault is in the problem or the space, not in the draws.
+HOPELESS_AFTER = 5
+
+# (space, seed, budget, history) -> a sampler that knows the history
+OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search]
+
+
+class _Line:
+    """One sampler, its quota, and the trials that it has been asked for."""
+
+    def __init__(
+        self, *, role: Role, balancer: str, space: Space, quota: int, search: Search | None, trials: Sequence[Trial]
+    ) -> None:
+        self.role = role
+        self.balancer = balancer
+        self.space = space
+        self._quota = quota
+        self._search = search  # None: nothing to search, every trial would be the same
+        self._trials = {trial.id: trial for trial in trials}
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return list(self._trials.values())
+
+    @property
+    def wants_more(self) -> bool:
+        kept = sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget)
+        return kept < self._quota
+
+    @property
+    def is_hopeless(self) -> bool:
+        states = [t.state for t in self._trials.values() if t.state.is_ended and t.state.counts_in_budget]
+        return len(states) >= min(HOPELESS_AFTER, self._quota) and TrialState.COMPLETED not in states
+
+    def ask(self, number: int) -> Draw:
+        return self._search.ask(number) if self._search is not None else Draw(params={})
+
+    def take(self, trial: Trial) -> None:
+        """Note a new trial, or what has become of a known one."""
+        self._trials[trial.id] = trial
+        if self._search is not None and trial.state.is_ended:
+            self._search.tell(trial)
+
+
+class Plan:
+    """The trials of a sweep, and the rule that makes the next one."""
+
+    def __init__(self, *, sweep: Sweep, trainable: Trainable, trials: Sequence[Trial], open_search: OpenSearch) -> None:
+        self._sweep = sweep
+        self._spec = sweep.spec
+        self._trainable = trainable
+        self._trials = {trial.id: trial for trial in trials}
+        self._lines = list(self._open_lines(open_search))
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """Every trial as last heard of, by number."""
+        return sorted(self._trials.values(), key=lambda trial: trial.number)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the search has failed so often, and only failed, that going on is a waste."""
+        return self._search_line.is_hopeless
+
+    def take(self, trial: Trial) -> None:
+        """Note what has become of a trial."""
+        self._trials[trial.id] = trial
+        for line in self._lines:
+            if line.role is trial.role and line.balancer == trial.balancer:
+                line.take(trial)
+
+    def next_trials(self, now: datetime) -> Sequence[Trial]:
+        """New trials to store and start: one of a line, or the whole comparison once every line is through.
+
+        Empty: wait for what runs; or, if nothing does, the sweep is done.
+        """
+        if self.is_hopeless:
+            return ()
+        # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
+        # end.
+        for line in reversed(self._lines):
+            if line.wants_more:
+                return (self._new_line_trial(line, now),)
+        if any(not trial.state.is_ended for trial in self._trials.values()):
+            return ()
+        return list(self._missing_confirm_trials(now))
+
+    @property
+    def _search_line(self) -> _Line:
+        return self._lines[0]
+
+    @property
+    def _next_number(self) -> int:
+        return 1 + max((trial.number for trial in self._trials.values()), default=-1)
+
+    def _open_lines(self, open_search: OpenSearch) -> Iterator[_Line]:
+        spec = self._spec
+        balancer = str(self._fixed_params()["balancer"])
+        roles = [(Role.SEARCH, balancer), *((Role.BASELINE, baseline) for baseline in spec.baselines)]
+        for index, (role, name) in enumerate(roles):
+            space = self._space_of(name)
+            quota = spec.budget.trials if space else 1
+            history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
+            # Each line draws from a stream of its own; the search's is the sweep's.
+            search = open_search(space, spec.search.seed + index, quota, history) if space else None
+            yield _Line(role=role, balancer=name, space=space, quota=quota, search=search, trials=history)
+
+    def _space_of(self, balancer: str) -> Space:
+        def reads(name: str) -> bool:
+            parameter = self._trainable.parameter(name)
+            return parameter is not None and (parameter.used_by is None or balancer in parameter.used_by)
+
+        return {name: dimension for name, dimension in self._spec.space.items() if reads(name)}
+
+    def _fixed_params(self) -> dict[str, Any]:
+        return {**self._trainable.defaults(), "seed": self._spec.search.seed, **self._spec.params}
+
+    def _new_line_trial(self, line: _Line, now: datetime) -> Trial:
+        number = self._next_number
+        draw = line.ask(number)
+        params = {**self._fixed_params(), **draw.params, "balancer": line.balancer}
+        return self._new_trial(
+            number=number,
+            role=line.role,
+            params=params,
+            now=now,
+            searched=dict(draw.params),
+            search_state=dict(draw.state),
+        )
+
+    def _missing_confirm_trials(self, now: datetime) -> Iterator[Trial]:
+        if self._spec.confirm is None:
+            return
+        candidates = [best_trial(self._spec, self.trials)]
+        candidates += [best_baseline(self._spec, self.trials, name) for name in self._spec.baselines]
+        made = {(t.confirms, t.seed) for t in self._trials.values() if t.role is Role.CONFIRM}
+        number = self._next_number
+        for seed in confirm_seeds(self._spec):
+            for source in candidates:
+                if source is None or (source.id, seed) in made:
+                    continue
+                params = {**source.params, "seed": seed}
+                yield self._new_trial(number=number, role=Role.CONFIRM, params=params, now=now, confirms=source.id)
+                number += 1
+
+    def _new_trial(self, *, number: int, role: Role, params: Mapping[str, Any], now: datetime, **more: Any) -> Trial:
+        return Trial(
+            id=new_id(IdPrefix.TRIAL, now=now),
+            sweep_id=self._sweep.id,
+            number=number,
+            role=role,
+            balancer=str(params["balancer"]),
+            params=params,
+            seed=int(params["seed"]),
+            state=TrialState.PENDING,
+            created_at=now,
+            **{"searched": {}, **more},
+        )
+
+
+def confirm_seeds(spec: SweepSpec) -> Sequence[int]:
+    """The fresh seeds of the comparison: the same for the best trial and every baseline, and none that the search
+    used.
+    """
+    if spec.confirm is None:
+        return ()
+    generator = random.Random(f"confirm {spec.search.seed}")
+    used = {spec.search.seed, spec.params.get("seed")}
+    fresh = [seed for seed in generator.sample(range(2**31), spec.confirm.seeds + len(used)) if seed not in used]
+    return fresh[: spec.confirm.seeds]

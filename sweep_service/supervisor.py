@@ -1,0 +1,192 @@
+"""Keeps child processes running, and ends all of them with itself.
+
+Linux does the hard parts where it can: children get SIGTERM when this process dies, however it dies, and their orphaned
+descendants become this process's children, so that none is overlooked at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+TERM_GRACE_S = 15.0
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+_STEADY_AFTER_S = 30.0  # a child that ran for so long did not fail at its start
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class ChildFailedError(Exception):
+    """A child did not come up; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A process to keep running."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    is_ready: Callable[[], bool]
+    ready_within_s: float = 60.0
+
+
+@dataclass(kw_only=True)
+class _Running:
+    child: Child
+    process: subprocess.Popen[bytes]
+    started: float
+    pause_s: float = _SHORTEST_PAUSE_S
+    restart_at: float | None = None
+    family: list[psutil.Process] = field(default_factory=list)
+
+
+class Supervisor:
+    """Starts children in order, restarts those that die, ends them in reverse order. A context manager.
+
+    To be used from the main thread only: on Linux a child gets its SIGTERM when the thread that started it ends.
+    """
+
+    def __init__(self, *, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._running: list[_Running] = []
+
+    def __enter__(self) -> Supervisor:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, *children: Child) -> None:
+        """Start the children and return once all of them are ready.
+
+        Raises:
+            ChildFailedError: one ended, or was not ready in its time.
+        """
+        started = [_Running(child=child, process=self._spawn(child), started=time.monotonic()) for child in children]
+        self._running += started
+        for running in started:
+            self._await_ready(running)
+
+    def tend(self) -> None:
+        """Restart what has died. To be called about every half second."""
+        now = time.monotonic()
+        for running in self._running:
+            if running.process.poll() is None:
+                continue
+            if running.restart_at is None:
+                steady = now - running.started > _STEADY_AFTER_S
+                running.pause_s = _SHORTEST_PAUSE_S if steady else min(2 * running.pause_s, _LONGEST_PAUSE_S)
+                running.restart_at = now + running.pause_s
+                status = running.process.returncode
+                logger.warning(
+                    "%s ended (status %d); restarting in %.1f s.", running.child.name, status, running.pause_s
+                )
+            elif now >= running.restart_at:
+                running.restart_at = None
+                running.process, running.started = self._spawn(running.child), now
+
+    def pid(self, name: str) -> int:
+        """The process id of a child."""
+        return next(running.process.pid for running in self._running if running.child.name == name)
+
+    def log_tail(self, name: str, *, lines: int = 20) -> str:
+        """The end of a child's log."""
+        with contextlib.suppress(OSError):
+            text = (self._log_dir / f"{name}.log").read_text(errors="replace")
+            return "\n".join(text.splitlines()[-lines:])
+        return ""
+
+    def close(self) -> None:
+        """End every child and all that they have started: SIGTERM, some patience, SIGKILL."""
+        for running in reversed(self._running):
+            _end(running.process)
+        self._running.clear()
+        _end_orphans()
+
+    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
+        with (self._log_dir / f"{child.name}.log").open("ab") as log:
+            return subprocess.Popen(
+                list(child.argv),
+                env={**os.environ, **child.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which ends the others in order
+                preexec_fn=_die_with_parent,  # safe: this process has one thread when it starts children
+            )
+
+    def _await_ready(self, running: _Running) -> None:
+        child = running.child
+        deadline = time.monotonic() + child.ready_within_s
+        while not child.is_ready():
+            status = running.process.poll()
+            if status is not None or time.monotonic() > deadline:
+                fact = (
+                    f"ended (status {status})" if status is not None else f"not ready in {child.ready_within_s:.0f} s"
+                )
+                raise ChildFailedError(f"{child.name}: {fact}. The end of its log:\n{self.log_tail(child.name)}")
+            time.sleep(0.05)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = _family(process.pid)
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(TERM_GRACE_S)
+    _kill(family)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(TERM_GRACE_S)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _end_orphans() -> None:
+    """What the children left behind has become ours; nothing else has a reason to be a child of this process now."""
+    for _ in range(10):  # one that dies may leave children of its own
+        orphans = psutil.Process().children(recursive=True)
+        if not orphans:
+            return
+        _kill(orphans)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(list(processes), timeout=5.0)
+
+
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _LIBC.prctl(option, value, 0, 0, 0)
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

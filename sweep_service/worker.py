@@ -1,0 +1,55 @@
+"""The dispatcher process: ``python -m sweep_service.worker``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import ClusterLostError
+from sweep_service.execution.cluster import RayConductors
+from sweep_service.services.dispatcher import Dispatcher
+from sweep_service.settings import Settings
+from sweep_service.storage.sql import open_sql_store
+from trainables.catalog import load_catalog
+
+logger = logging.getLogger(__name__)
+
+EXIT_CLUSTER_LOST = 75  # EX_TEMPFAIL: start me again
+
+
+def main() -> int:
+    """Dispatch until SIGTERM. Exits with EXIT_CLUSTER_LOST when Ray is gone, for a supervisor to start it again."""
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    store = open_sql_store(settings.store_url)
+    store.check_ready()
+    try:
+        conductors = RayConductors(address=settings.ray_address, clock=SystemClock())
+        dispatcher = Dispatcher(
+            store=store,
+            conductors=conductors,
+            trainables=list(load_catalog().values()),
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            lease_ttl=settings.lease_ttl,
+            poll_interval=settings.poll_interval,
+            max_running_sweeps=settings.max_running_sweeps,
+        )
+        logger.info("Dispatching.")
+        dispatcher.run(ended)
+        conductors.close()
+    except ClusterLostError as error:
+        logger.error("Ray is gone: %s", error)
+        return EXIT_CLUSTER_LOST
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
