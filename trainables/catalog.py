@@ -1,7 +1,7 @@
 """The catalogue: which problems can be trained, and what may be set on each.
 
-This module imports no torch, so that a process that only *describes* problems (the API) stays light. A problem's code is
-imported by :func:`load_problem` alone, in the process that trains it.
+This module imports no torch, so that a process that only *describes* problems (the API) stays light. A problem's code
+is imported by :func:`load_problem` alone, in the process that trains it.
 
 A package adds its own problems through the entry point group ``sweep_service.trainables``: each entry point names a
 :class:`Trainable` (not the problem itself), in a module that should import no torch either.
@@ -10,6 +10,7 @@ A package adds its own problems through the entry point group ``sweep_service.tr
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import entry_points
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from trainables.protocol import Problem
 
 ENTRY_POINT_GROUP = "sweep_service.trainables"
+
+logger = logging.getLogger(__name__)
 
 ParameterValue: TypeAlias = bool | int | float | str | list[int]
 
@@ -117,7 +120,104 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="report_every", type="int", default=0, low=0, high=10_000_000, searchable=False,
               description="Steps between reports; 0: a twenty-fifth of steps."),
     Parameter(name="checkpoint_every", type="int", default=0, low=0, high=10_000_000, searchable=False,
-              description="Steps between checkpoints, rounded up to a report; 0: a fifth of steps. The last step always has one."),
+              description="Steps between checkpoints, rounded up to a report; 0: a fifth of steps."
+                          " The last step always has one."),
     Parameter(name="dtype", type="categorical", default="float32", choices=("float32", "float64"), searchable=False,
               description="Floating-point type of data and network."),
 )  # fmt: skip
+
+
+def load_catalog() -> dict[str, Trainable]:
+    """Every trainable by name: the built-in ones, then those that installed packages name as entry points.
+
+    An entry point that cannot be loaded, is no :class:`Trainable` or takes a name that is taken already is left out,
+    and a warning names it: one broken package must not take the others' problems away.
+    """
+    catalog = {trainable.name: trainable for trainable in builtin_trainables()}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        try:
+            trainable = entry.load()
+        except Exception as error:  # noqa: BLE001  # it runs another package's code
+            logger.warning(
+                "entry point %s = %s cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error
+            )
+            continue
+        if not isinstance(trainable, Trainable):
+            logger.warning(
+                "entry point %s = %s is not a Trainable but %s", entry.name, entry.value, type(trainable).__name__
+            )
+        elif trainable.name in catalog:
+            logger.warning("entry point %s = %s: the name %r is taken", entry.name, entry.value, trainable.name)
+        else:
+            catalog[trainable.name] = trainable
+    return catalog
+
+
+def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue]) -> Problem:
+    """Import a problem's code and build it with its own parameters among ``params``; missing ones take their default.
+
+    Raises:
+        KeyError: there is no trainable of that name.
+        ImportError, AttributeError: the factory is not where the catalogue says.
+    """
+    if isinstance(trainable, str):
+        catalog = load_catalog()
+        if trainable not in catalog:
+            raise KeyError(f"unknown trainable {trainable!r}; there are {', '.join(sorted(catalog))}")
+        trainable = catalog[trainable]
+    module_name, _, attribute = trainable.factory.partition(":")
+    factory = getattr(importlib.import_module(module_name), attribute)
+    values = {**trainable.defaults(), **params}
+    return factory(**{name: values[name] for name in trainable.problem_parameters})
+
+
+def builtin_trainables() -> tuple[Trainable, ...]:
+    """The trainables that ship with the package."""
+    return (_census_income(), _digits())
+
+
+def _census_income() -> Trainable:
+    own = (
+        _hidden([128, 64]),
+        Parameter(name="embedding_dim", type="int", default=4, low=1, high=256,
+                  description="Width of each categorical column's embedding."),
+        _dropout(),
+    )  # fmt: skip
+    return Trainable(
+        name="census_income",
+        summary="Census-Income (KDD), 20,000 rows: income above 50k, never married, weeks worked (in weeks).",
+        factory="trainables.problems.census_income:census_income",
+        tasks=(
+            TaskInfo(name="income", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
+            TaskInfo(name="never_married", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
+            TaskInfo(name="weeks_worked", kind=TaskKind.REGRESSION, metrics=("rmse", "mae")),
+        ),
+        parameters=(*own, *TRAINING_PARAMETERS),
+        problem_parameters=tuple(parameter.name for parameter in own),
+    )
+
+
+def _digits() -> Trainable:
+    own = (_hidden([64, 32]), _dropout())
+    return Trainable(
+        name="digits",
+        summary="Handwritten digits from their upper halves, 1,797 rows: digit, lower half's pixels, odd or even.",
+        factory="trainables.problems.digits:digits",
+        tasks=(
+            TaskInfo(name="digit", kind=TaskKind.MULTICLASS, metrics=("accuracy",)),
+            TaskInfo(name="lower_half", kind=TaskKind.REGRESSION, metrics=("rmse",)),
+            TaskInfo(name="odd", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
+        ),
+        parameters=(*own, *TRAINING_PARAMETERS),
+        problem_parameters=tuple(parameter.name for parameter in own),
+    )
+
+
+def _hidden(default: list[int]) -> Parameter:
+    return Parameter(name="hidden", type="int_list", default=default, low=1, high=65_536, searchable=False,
+                     description="Widths of the shared layers; gradients are compared at the last.")  # fmt: skip
+
+
+def _dropout() -> Parameter:
+    return Parameter(name="dropout", type="float", default=0.0, low=0.0, high=0.95,
+                     description="Share of a layer's outputs set to 0 in training.")  # fmt: skip

@@ -1,4 +1,5 @@
-"""Per-task gradients at the shared layer, and the network's gradient for any weights, at the price of one backward pass.
+"""Per-task gradients at the shared layer, and the network's gradient for any weights, at the price of one backward
+pass.
 
 Shapes: B rows of a batch, T tasks, D parameters of the shared layer W (flattened and joined), H width of h.
 
@@ -126,61 +127,86 @@ class SeparateTaskGradients:
             part.backward(weights_T[index : index + 1])
 
 
-def plain_losses(
-    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
-) -> PlainLosses:
-    """The losses of a batch with their graph, for the balancers that need no gradients."""
-    outputs = model(*inputs)
-    return PlainLosses(attached_losses_T=torch.stack([task.loss(outputs[task.name], targets[task.name]) for task in tasks]))
+class Differentiator(Protocol):
+    """A network with its tasks, ready to turn batches into losses and gradients. Made once, used at every step."""
+
+    def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
+        """The losses of a batch with their graph, for the steps at which nobody asks for the tasks' gradients."""
+        ...
+
+    def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> TaskGradients:
+        """Each task differentiated down to the shared layer's input."""
+        ...
 
 
-def task_gradients(
-    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
-) -> TaskGradients:
-    """Differentiate each task down to the shared layer's input.
+def differentiator(model: MultiTaskModel | SeparateModels, tasks: Sequence[Task]) -> Differentiator:
+    """The differentiator that fits the network. The network must not gain or lose parameters afterwards.
 
     Raises:
-        ValueError: the shared layer has no parameter that is trained.
+        ValueError: a shared layer has no parameter that is trained.
     """
     if isinstance(model, SeparateModels):
-        return SeparateTaskGradients(
-            parts=[_shared_task_gradients(model.models[task.name], [task], inputs, targets) for task in tasks]
+        return SeparateDifferentiator(model, tasks)
+    return SharedDifferentiator(model, tasks)
+
+
+class SharedDifferentiator:
+    """T tasks on one trunk and one shared layer."""
+
+    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+        self._model = model
+        self._heads = [(task, model.heads[task.name]) for task in tasks]
+        # Listed once: walking the modules at every step costs as much as a small network's forward pass.
+        self._shared_parameters = _trained(model.shared_layer)
+        self._head_parameters = [_trained(head) for _, head in self._heads]
+        if not self._shared_parameters:
+            raise ValueError(
+                "the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients"
+            )
+
+    def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
+        shared_output = self._model.shared_layer(self._model.trunk(*inputs))
+        losses = [task.loss(head(shared_output), targets[task.name]) for task, head in self._heads]
+        return PlainLosses(attached_losses_T=torch.stack(losses))
+
+    def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
+        trunk_output = self._model.trunk(*inputs)
+        cut = trunk_output.detach().requires_grad_()
+        shared_output = self._model.shared_layer(cut)
+        num_shared, last = len(self._shared_parameters), len(self._heads) - 1
+
+        losses, rows, trunk_gradients, head_gradients = [], [], [], []
+        for index, (task, head) in enumerate(self._heads):
+            loss = task.loss(head(shared_output), targets[task.name])
+            down_to = [*self._shared_parameters, cut, *self._head_parameters[index]]
+            gradients = torch.autograd.grad(loss, down_to, retain_graph=index < last, allow_unused=True)
+            losses.append(loss.detach())
+            rows.append(_joined(gradients[:num_shared], self._shared_parameters))
+            trunk_gradients.append(gradients[num_shared])
+            head_gradients.append(gradients[num_shared + 1 :])
+        return SharedTaskGradients(
+            losses_T=torch.stack(losses),
+            gradients_TD=torch.stack(rows),
+            shared_parameters=self._shared_parameters,
+            head_parameters=self._head_parameters,
+            head_gradients=head_gradients,
+            trunk_output=trunk_output,
+            trunk_gradients=trunk_gradients,
         )
-    return _shared_task_gradients(model, tasks, inputs, targets)
 
 
-def _shared_task_gradients(
-    model: MultiTaskModel, tasks: Sequence[Task], inputs: Sequence[Tensor], targets: Targets
-) -> SharedTaskGradients:
-    shared_parameters = _trained(model.shared_layer)
-    if not shared_parameters:
-        raise ValueError("the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients")
-    trunk_output = model.trunk(*inputs)
-    cut = trunk_output.detach().requires_grad_()
-    shared_output = model.shared_layer(cut)
+class SeparateDifferentiator:
+    """T tasks with a network each."""
 
-    losses, rows, trunk_gradients, head_parameters, head_gradients = [], [], [], [], []
-    for index, task in enumerate(tasks):
-        head = model.heads[task.name]
-        own_parameters = _trained(head)
-        loss = task.loss(head(shared_output), targets[task.name])
-        down_to = [*shared_parameters, cut, *own_parameters]
-        gradients = torch.autograd.grad(loss, down_to, retain_graph=index < len(tasks) - 1, allow_unused=True)
-        num_shared = len(shared_parameters)
-        losses.append(loss.detach())
-        rows.append(_joined(gradients[:num_shared], shared_parameters))
-        trunk_gradients.append(gradients[num_shared])
-        head_parameters.append(own_parameters)
-        head_gradients.append(gradients[num_shared + 1 :])
-    return SharedTaskGradients(
-        losses_T=torch.stack(losses),
-        gradients_TD=torch.stack(rows),
-        shared_parameters=shared_parameters,
-        head_parameters=head_parameters,
-        head_gradients=head_gradients,
-        trunk_output=trunk_output,
-        trunk_gradients=trunk_gradients,
-    )
+    def __init__(self, model: SeparateModels, tasks: Sequence[Task]) -> None:
+        self._parts = [SharedDifferentiator(model.network(task.name), [task]) for task in tasks]
+
+    def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
+        parts = [part.plain_losses(inputs, targets).attached_losses_T for part in self._parts]
+        return PlainLosses(attached_losses_T=torch.cat(parts))
+
+    def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SeparateTaskGradients:
+        return SeparateTaskGradients(parts=[part.task_gradients(inputs, targets) for part in self._parts])
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -25,9 +25,9 @@ class Task:
     """One loss of a problem.
 
     ``loss`` maps (output, target) to the mean loss over the batch, a scalar, always > 0 before training is perfect.
-    ``metrics`` map (output, target) to a scalar. ``constant`` gives the output of the best constant predictor, fitted to
-    the targets of the training split (one row, to be repeated): its loss on a split is the unit of ``normalized_loss``.
-    Without it the kind decides: the logit of the base rate, the log class frequencies, the mean.
+    ``metrics`` map (output, target) to a scalar. ``constant`` gives the output of the best constant predictor, fitted
+    to the targets of the training split (one row, to be repeated): its loss on a split is the unit of
+    ``normalized_loss``. Without it the kind decides: the logit of the base rate, the log class frequencies, the mean.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Split:
 class MultiTaskModel(nn.Module):
     """A trunk, the last layer that all tasks share, and one head a task.
 
-    ``shared_layer`` is W in the GradNorm paper: its parameters are where the gradients of the tasks are compared. The trunk
-    ends at h, the shared layer's input, so that each task is backpropagated only down to (W, h, its own head).
+    ``shared_layer`` is W in the GradNorm paper: its parameters are where the gradients of the tasks are compared. The
+    trunk ends at h, the shared layer's input, so that each task is backpropagated only down to (W, h, its own head).
     """
 
     def __init__(self, *, trunk: nn.Module, shared_layer: nn.Module, heads: Mapping[str, nn.Module]) -> None:
@@ -80,7 +80,7 @@ class MultiTaskModel(nn.Module):
 
 
 class SeparateModels(nn.Module):
-    """One network a task, sharing nothing: the single-task baseline. Each is a :class:`MultiTaskModel` with one head."""
+    """One network a task, sharing nothing: the single-task baseline. Each has the head of its task alone."""
 
     def __init__(self, models: Mapping[str, MultiTaskModel]) -> None:
         super().__init__()
@@ -89,6 +89,12 @@ class SeparateModels(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Outputs by task name, each from the task's own network."""
         return {name: model(*inputs)[name] for name, model in self.models.items()}
+
+    def network(self, task: str) -> MultiTaskModel:
+        """The network of one task."""
+        model = self.models[task]
+        assert isinstance(model, MultiTaskModel)
+        return model
 
 
 class Problem(Protocol):
@@ -145,8 +151,9 @@ class Lane:
 class LaneReport:
     """What a lane has to say at a step.
 
-    ``metrics`` holds finite numbers only, with keys as MLflow shows them (``train/loss/<task>`` is the mean since the last
-    report, ``weight/<task>`` the weight that the next step will use). ``ending`` is set on a lane's last report alone.
+    ``metrics`` holds finite numbers only, with keys as MLflow shows them (``train/loss/<task>`` is the mean since the
+    last report, ``weight/<task>`` the weight that the next step will use). ``ending`` is set on a lane's last report
+    alone.
     """
 
     lane: str

@@ -10,6 +10,7 @@ from trainables.balancers.gradnorm import GradNorm
 from trainables.balancers.inverse_initial_loss import InverseInitialLoss
 from trainables.balancers.single_task import SingleTask
 from trainables.protocol import Task
+from trainables.settings import TrainingSettings
 
 __all__ = [
     "INITIAL_LOSSES",
@@ -21,20 +22,20 @@ __all__ = [
     "create_balancer",
 ]
 
-_FACTORIES: Mapping[str, Callable[[Mapping[str, object], Sequence[Task]], Balancer]] = {
-    "gradnorm": GradNorm.from_params,
-    "equal": Equal.from_params,
-    "inverse_initial_loss": InverseInitialLoss.from_params,
-    "single_task": SingleTask.from_params,
+_FACTORIES: Mapping[str, Callable[[TrainingSettings, Sequence[Task]], Balancer]] = {
+    "gradnorm": GradNorm.from_settings,
+    "equal": Equal.from_settings,
+    "inverse_initial_loss": InverseInitialLoss.from_settings,
+    "single_task": SingleTask.from_settings,
 }
 
 
-def create_balancer(name: str, params: Mapping[str, object], tasks: Sequence[Task]) -> Balancer:
-    """The balancer of that name with a lane's parameters (complete with defaults).
+def create_balancer(name: str, settings: TrainingSettings, tasks: Sequence[Task]) -> Balancer:
+    """The balancer of that name with a lane's settings.
 
     Raises:
         ValueError: there is none of that name.
     """
     if name not in _FACTORIES:
         raise ValueError(f"unknown balancer {name!r}; there are {', '.join(sorted(_FACTORIES))}")
-    return _FACTORIES[name](params, tasks)
+    return _FACTORIES[name](settings, tasks)

@@ -63,7 +63,7 @@ class Balancer:
         raise NotImplementedError
 
     def check(self, state: State, task_names: Sequence[str]) -> None:
-        """Refuse a state that cannot be trained on. Waits for the device: called after the first step, not at each."""
+        """Refuse a state that cannot be trained on. Waits for the device: called at reports only."""
 
 
 def ones(num_tasks: int, device: torch.device, dtype: torch.dtype) -> Tensor:

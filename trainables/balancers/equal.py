@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainables.balancers.base import WEIGHTS, Balancer, GradientInfo, State, ones
 from trainables.protocol import Task
+from trainables.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Equal(Balancer):
     name = "equal"
 
     @classmethod
-    def from_params(cls, params: Mapping[str, object], tasks: Sequence[Task]) -> Equal:
+    def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Equal:
         return cls()
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:

@@ -5,15 +5,16 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, Needs, State, ones
-from trainables.balancers.initial_loss import InitialLoss, check_initial_losses, read_initial_loss
+from trainables.balancers.initial_loss import InitialLoss, check_initial_losses
 from trainables.protocol import Task
+from trainables.settings import TrainingSettings
 
 SMALLEST_WEIGHT = 1e-4  # a weight at 0 could not come back: its task's G would be 0 whatever its gradient is
 
@@ -24,10 +25,12 @@ ADAM_MEAN, ADAM_SQUARE, ADAM_STEPS = "adam_mean_T", "adam_square_T", "adam_steps
 def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
     r"""Relative inverse training rates r_i = L̃_i / mean_j L̃_j with L̃_i = L_i(t) / L_i(0) (paper §3.1).
 
-    r_i > 1 means that task i has come less far than the average task.
+    r_i > 1 means that task i has come less far than the average task. Where every loss is 0, all tasks are level: r_i =
+    1.
     """
     ratios_T = losses_T / initial_losses_T
-    return ratios_T / ratios_T.mean()
+    mean = ratios_T.mean()
+    return torch.where(mean == 0, torch.ones_like(ratios_T), ratios_T / mean)
 
 
 def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: float | Tensor) -> Tensor:
@@ -36,8 +39,9 @@ def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: 
         G_i = w_i n_i,   Ḡ = mean_i G_i,   c_i = Ḡ r_i^α (a constant),   L_grad = Σ_i |G_i − c_i|
         ∂L_grad/∂w_i = sign(G_i − c_i) n_i
 
-    exactly what automatic differentiation of L_grad by w alone gives, since n_i does not depend on w. ``alpha`` > 0 asks
-    for larger gradients of the tasks that lag (r_i > 1), ``alpha`` = 0 for equal ones. The gradient is 0 where G_i = c_i.
+    exactly what automatic differentiation of L_grad by w alone gives, since n_i does not depend on w. ``alpha`` > 0
+    asks for larger gradients of the tasks that lag (r_i > 1), ``alpha`` = 0 for equal ones. The gradient is 0 where G_i
+    = c_i.
     """
     scaled_T = weights_T * norms_T
     targets_T = scaled_T.mean() * rates_T**alpha
@@ -67,11 +71,11 @@ class GradNorm(Balancer):
     needs = Needs.NORMS
 
     @classmethod
-    def from_params(cls, params: Mapping[str, object], tasks: Sequence[Task]) -> GradNorm:
+    def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> GradNorm:
         return cls(
-            alpha=float(str(params["alpha"])),
-            weight_lr=float(str(params["weight_lr"])),
-            initial_loss=read_initial_loss(params, tasks),
+            alpha=settings.alpha,
+            weight_lr=settings.weight_lr,
+            initial_loss=InitialLoss.from_settings(settings, tasks),
         )
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:

@@ -6,7 +6,7 @@ Shapes: T tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from trainables.balancers.base import INITIAL_LOSSES, State
 from trainables.protocol import Task
+from trainables.settings import TrainingSettings
 
 BATCHES_SEEN = "initial_loss_batches_seen"
+BATCHES_NEEDED = "initial_loss_batches_needed_T"  # 0 for a task whose L(0) is given
 
 
 class InitialLossError(ValueError):
@@ -35,8 +37,8 @@ class InitialLossSource(StrEnum):
 class InitialLoss:
     """The rule that finds L_i(0): given beforehand, or the mean of the task's first batches.
 
-    While those batches last, L_i(0) is the mean of the ones seen so far, this step's included; afterwards it is constant.
-    With one batch it is the loss of the first step, as in the paper.
+    While those batches last, L_i(0) is the mean of the ones seen so far, this step's included; afterwards it is
+    constant. With one batch it is the loss of the first step, as in the paper.
     """
 
     given: Sequence[float | None]  # per task; None: measure it
@@ -50,11 +52,12 @@ class InitialLoss:
             raise ValueError(f"the initial loss needs at least one batch, not {self.num_batches}")
 
     @classmethod
-    def from_source(cls, source: InitialLossSource, tasks: Sequence[Task], num_batches: int) -> InitialLoss:
-        """The rule by name. ``log_classes`` is log C for a classification task: the loss of a uniform guess."""
+    def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> InitialLoss:
+        """The rule that a lane's parameters name. ``log_classes``: the loss of a uniform guess."""
+        source = InitialLossSource(settings.initial_loss)
         measured: list[float | None] = [None] * len(tasks)
         if source is InitialLossSource.MEAN_OF_BATCHES:
-            return cls(given=measured, num_batches=num_batches)
+            return cls(given=measured, num_batches=settings.initial_loss_batches)
         if source is InitialLossSource.LOG_CLASSES:
             return cls(given=[math.log(task.num_classes) if task.num_classes > 1 else None for task in tasks])
         return cls(given=measured)
@@ -62,8 +65,10 @@ class InitialLoss:
     def initial_state(self, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """The part of a balancer's state that this rule keeps. L(0) is 0 where nothing has been measured yet."""
         values = [0.0 if value is None else value for value in self.given]
+        needed = [self.num_batches if value is None else 0 for value in self.given]
         return {
             INITIAL_LOSSES: torch.tensor(values, device=device, dtype=dtype),
+            BATCHES_NEEDED: torch.tensor(needed, device=device, dtype=torch.float64),
             BATCHES_SEEN: torch.zeros((), device=device, dtype=torch.float64),
         }
 
@@ -71,28 +76,23 @@ class InitialLoss:
         """That part of the state once this step's losses are known."""
         seen, known_T = state[BATCHES_SEEN], state[INITIAL_LOSSES]
         mean_T = known_T + (losses_T - known_T) / (seen + 1)
-        # A plain bool a task, so no tensor is asked for its value; the device decides whether batches are still counted.
-        counting = seen < self.num_batches
-        measured = torch.tensor([value is None for value in self.given], device=losses_T.device)
-        return {INITIAL_LOSSES: torch.where(measured & counting, mean_T, known_T), BATCHES_SEEN: seen + 1}
+        counting_T = seen < state[BATCHES_NEEDED]
+        return {
+            INITIAL_LOSSES: torch.where(counting_T, mean_T, known_T),
+            BATCHES_NEEDED: state[BATCHES_NEEDED],
+            BATCHES_SEEN: seen + 1,
+        }
 
 
 def check_initial_losses(state: State, task_names: Sequence[str]) -> None:
     """Refuse an initial loss that is not positive.
 
     Raises:
-        InitialLossError: names the first such task. NaN passes: a loss that is not a number is told as such elsewhere.
+        InitialLossError: names the first such task. One that is not finite passes: it is told as that elsewhere.
     """
     for name, value in zip(task_names, state[INITIAL_LOSSES].tolist(), strict=True):
-        if value <= 0:
+        if value <= 0 and math.isfinite(value):
             raise InitialLossError(
-                f"task {name!r}: the initial loss L(0) is {value:g}, but L(t)/L(0) needs a loss that is always positive; "
+                f"task {name!r}: the initial loss L(0) is {value:g}, but L(t)/L(0) needs a loss that is always > 0; "
                 f"shift the loss by a constant, or use the deviance in place of a log-likelihood without its constant"
             )
-
-
-def read_initial_loss(params: Mapping[str, object], tasks: Sequence[Task]) -> InitialLoss:
-    """The rule that a lane's parameters name."""
-    return InitialLoss.from_source(
-        InitialLossSource(str(params["initial_loss"])), tasks, int(str(params["initial_loss_batches"]))
-    )

@@ -5,15 +5,16 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, State, ones
-from trainables.balancers.initial_loss import InitialLoss, check_initial_losses, read_initial_loss
+from trainables.balancers.initial_loss import InitialLoss, check_initial_losses
 from trainables.protocol import Task
+from trainables.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class InverseInitialLoss(Balancer):
     name = "inverse_initial_loss"
 
     @classmethod
-    def from_params(cls, params: Mapping[str, object], tasks: Sequence[Task]) -> InverseInitialLoss:
-        return cls(initial_loss=read_initial_loss(params, tasks))
+    def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> InverseInitialLoss:
+        return cls(initial_loss=InitialLoss.from_settings(settings, tasks))
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
         initial = self.initial_loss.initial_state(device=device, dtype=dtype)

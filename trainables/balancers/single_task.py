@@ -22,7 +22,7 @@ class SingleTask(Equal):
     name = "single_task"
 
     def build_model(self, problem: Problem) -> SeparateModels:
-        """Every network starts from the same draw, so its trunk and head equal those of the shared network of that seed."""
+        """Every network starts from the same draw: as the shared network of that seed does."""
         start = torch.get_rng_state()
         models = {}
         for task in problem.tasks:

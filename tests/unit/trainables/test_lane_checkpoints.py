@@ -1,0 +1,185 @@
+"""A lane that is cut off goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainables.batches import Batches
+from trainables.checkpoint import Checkpoint, CheckpointError
+from trainables.export import export_model
+from trainables.protocol import Lane, LaneEnding
+from trainables.seeding import new_generator
+from trainables.testing import tiny_problem
+from trainables.training import train
+
+ALL_BALANCERS = ["gradnorm", "equal", "inverse_initial_loss", "single_task"]
+PARAMS = {"steps": 24, "report_every": 6, "checkpoint_every": 6, "batch_size": 13, "weight_lr": 0.1, "seed": 11}
+
+
+def run(balancer, resume_from=None, problem=None, **params):
+    reports = []
+    problem = problem or tiny_problem(num_tasks=3, dropout=0.3)
+    lane = Lane(key="a", balancer=balancer, params={**PARAMS, **params}, resume_from=resume_from)
+    train(problem, [lane], lambda new: reports.extend(new) or ())
+    return reports
+
+
+def assert_same(one, other, path="checkpoint"):
+    """Equal to the last bit, through dicts and lists."""
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, path
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}[{index}]")
+    else:
+        assert one == other, path
+
+
+@pytest.mark.parametrize(
+    ("balancer", "extra"),
+    [
+        *[(balancer, {}) for balancer in ALL_BALANCERS],
+        # The first report comes before L(0) is known in full.
+        *[
+            (b, {"initial_loss": "mean_of_batches", "initial_loss_batches": 9})
+            for b in ("gradnorm", "inverse_initial_loss")
+        ],
+    ],
+)
+def test_a_lane_resumed_at_any_report_continues_bit_identically(balancer, extra, tmp_path):
+    whole = run(balancer, **extra)
+    assert whole[-1].ending is LaneEnding.COMPLETED, whole[-1]
+    for index, report in enumerate(whole[:-1]):
+        path = tmp_path / f"{report.step}.pt"
+        report.checkpoint.save(path)
+        torch.randn(7)  # whatever the process did before must not matter
+        rest = run(balancer, resume_from=Checkpoint.load(path), **extra)
+        assert [later.step for later in rest] == [later.step for later in whole[index + 1 :]]
+        for mine, theirs in zip(rest, whole[index + 1 :], strict=True):
+            assert mine.metrics == theirs.metrics
+            assert_same(vars(mine.checkpoint), vars(theirs.checkpoint))
+
+
+def test_a_checkpoint_is_not_touched_by_the_training_that_goes_on_from_it():
+    middle = run("gradnorm")[2].checkpoint
+    once = run("gradnorm", resume_from=middle)
+    again = run("gradnorm", resume_from=middle)
+    assert once[-1].metrics == again[-1].metrics
+
+
+def test_a_lane_resumed_at_its_last_step_reports_it_again_and_is_completed():
+    whole = run("gradnorm")
+    (only,) = run("gradnorm", resume_from=whole[-1].checkpoint)
+    assert (only.step, only.ending) == (24, LaneEnding.COMPLETED)
+    assert only.metrics["val/normalized_loss"] == whole[-1].metrics["val/normalized_loss"]
+    assert_same(vars(only.checkpoint), vars(whole[-1].checkpoint))
+
+
+def test_more_steps_are_just_more_to_do():
+    longer = run("gradnorm", steps=32)
+    extended = run("gradnorm", resume_from=run("gradnorm")[-1].checkpoint, steps=32)
+    assert [report.step for report in extended] == [30, 32]
+    assert extended[-1].metrics == longer[-1].metrics
+
+
+def test_a_checkpoint_of_another_balancer_or_network_is_refused():
+    checkpoint = run("gradnorm")[0].checkpoint
+    (only,) = run("equal", resume_from=checkpoint)
+    assert only.ending is LaneEnding.ERROR
+    assert "CheckpointError" in only.message
+    (only,) = run("gradnorm", resume_from=checkpoint, problem=tiny_problem(num_tasks=3, hidden=(9, 6)))
+    assert "CheckpointError: the checkpoint does not fit" in only.message
+    (only,) = run("gradnorm", resume_from=checkpoint, problem=tiny_problem(num_tasks=2))
+    assert "CheckpointError" in only.message
+
+
+def test_a_file_holds_what_was_saved(tmp_path):
+    checkpoint = run("gradnorm")[1].checkpoint
+    checkpoint.save(tmp_path / "deep" / "file.pt")
+    assert_same(vars(Checkpoint.load(tmp_path / "deep" / "file.pt")), vars(checkpoint))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file.pt"]
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "file.pt"
+    checkpoint = run("gradnorm")[0].checkpoint
+    checkpoint.save(path)
+    before = path.read_bytes()
+    broken = Checkpoint(**{**vars(checkpoint), "progress": {"what": object()}})
+    with pytest.raises(TypeError):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pt"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "code"])
+def test_a_damaged_file_is_a_checkpoint_error(tmp_path, damage):
+    path = tmp_path / "file.pt"
+    run("gradnorm")[0].checkpoint.save(path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other":
+        torch.save({"step": 3}, path)
+    else:
+        torch.save({"format_version": 1, "step": tiny_problem}, path)
+    with pytest.raises(CheckpointError, match=r"file\.pt"):
+        Checkpoint.load(path)
+
+
+def test_a_file_that_is_not_there_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Checkpoint.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+def test_an_exported_model_answers_as_the_trained_one_did(balancer, dtype):
+    problem = tiny_problem(num_tasks=3, dropout=0.3)
+    last = run(balancer, dtype=dtype)[-1]
+    state = torch.get_rng_state()
+    model = export_model(last.checkpoint, problem)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+    inputs = [tensor.to(getattr(torch, dtype)) for tensor in problem.validation.inputs]
+    outputs = model(*inputs)
+    for task in problem.tasks:
+        loss = task.loss(outputs[task.name], problem.validation.targets[task.name].to(getattr(torch, dtype)))
+        assert loss.item() == pytest.approx(last.metrics[f"val/loss/{task.name}"], rel=1e-6)
+
+
+def test_a_checkpoint_of_another_problem_cannot_be_exported():
+    with pytest.raises(CheckpointError):
+        export_model(run("equal")[-1].checkpoint, tiny_problem(num_tasks=3, hidden=(4, 4)))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(10, 3), (10, 10), (10, 64), (12, 4)])
+def test_an_epoch_shows_no_row_twice_and_drops_only_what_fills_no_batch(rows, size):
+    split = tiny_problem().train
+    split = type(split)(inputs=(torch.arange(rows),), targets={})
+    batches = Batches(split, batch_size=size, generator=new_generator(0, 0))
+    per_epoch = max(1, rows // size)
+    for _ in range(3):
+        seen = torch.cat([batches.take()[0][0] for _ in range(per_epoch)]).tolist()
+        assert len(seen) == per_epoch * min(size, rows)
+        assert len(set(seen)) == len(seen)
+
+
+def test_batches_go_on_from_any_position():
+    split = tiny_problem().train
+    one = Batches(split, batch_size=13, generator=new_generator(5, 0))
+    for _ in range(20):
+        position = one.position
+        twin = Batches(split, batch_size=13, generator=new_generator(99, 0), position=position)
+        (mine,), _ = one.take()
+        (theirs,), _ = twin.take()
+        assert torch.equal(mine, theirs)

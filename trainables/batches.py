@@ -1,0 +1,63 @@
+"""The order in which a lane sees its training rows.
+
+Shapes: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.protocol import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPosition:
+    """Where in the data a lane is: enough to go on with exactly the batch that would have come next."""
+
+    epoch_rng: Tensor  # state of the generator before it drew the present epoch's order
+    batches_taken: int  # in the present epoch
+
+
+class Batches:
+    """Shuffled epochs without end.
+
+    An epoch is a permutation of the rows, drawn from the lane's own generator. What is left over at its end is dropped
+    when it does not fill a batch; a split smaller than one batch is one batch.
+    """
+
+    def __init__(
+        self, split: Split, *, batch_size: int, generator: torch.Generator, position: BatchPosition | None = None
+    ) -> None:
+        if len(split) == 0:
+            raise ValueError("the training split has no rows")
+        self._split = split
+        self._size = min(batch_size, len(split))
+        self._per_epoch = len(split) // self._size
+        self._generator = generator
+        if position is not None:
+            generator.set_state(position.epoch_rng.cpu())
+        self._start_epoch()
+        self._taken = position.batches_taken if position is not None else 0
+
+    def take(self) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The next batch: inputs in the split's order, targets by task name."""
+        if self._taken == self._per_epoch:
+            self._start_epoch()
+        rows_B = self._order[self._taken * self._size : (self._taken + 1) * self._size]
+        self._taken += 1
+        inputs = [tensor.index_select(0, rows_B) for tensor in self._split.inputs]
+        return inputs, {name: tensor.index_select(0, rows_B) for name, tensor in self._split.targets.items()}
+
+    @property
+    def position(self) -> BatchPosition:
+        """What a new instance needs to go on from here."""
+        return BatchPosition(epoch_rng=self._epoch_rng, batches_taken=self._taken)
+
+    def _start_epoch(self) -> None:
+        self._epoch_rng = self._generator.get_state()
+        order = torch.randperm(len(self._split), generator=self._generator)
+        self._order = order.to(self._split.inputs[0].device)
+        self._taken = 0

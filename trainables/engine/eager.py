@@ -1,0 +1,70 @@
+"""The engine that takes any module: lanes are trained one after another, each to its end."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Sequence
+
+import torch
+
+from trainables.engine.lane import LaneTraining
+from trainables.engine.watch import NonFiniteError
+from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
+
+
+def train_eagerly(problem: Problem, lanes: Sequence[Lane], report: Reporter, *, device: torch.device) -> None:
+    """Train each lane in turn. What goes wrong in one ends that one; what ``report`` raises ends them all."""
+    for lane in lanes:
+        _train_lane(problem, lane, report, device)
+        _release_memory()
+
+
+def _train_lane(problem: Problem, lane: Lane, report: Reporter, device: torch.device) -> None:
+    run: LaneTraining | None = None
+    while True:
+        # Only the lane's own work is guarded. A report that raises is not its fault.
+        try:
+            run = run if run is not None else LaneTraining(problem, lane, device)
+            lane_report = run.advance()
+        except Exception as error:  # noqa: BLE001  # the lane runs its author's code
+            lane_report = _failure(lane, run.step if run is not None else _first_step(lane), error)
+        asked_to_stop = lane.key in report([lane_report])
+        if lane_report.ending is not None:
+            return
+        if asked_to_stop:
+            report([LaneReport(lane=lane.key, step=lane_report.step, metrics={}, ending=LaneEnding.STOPPED)])
+            return
+
+
+def _failure(lane: Lane, step: int, error: Exception) -> LaneReport:
+    """The last report of a lane that raised."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, NonFiniteError):
+        ending, message, trace = LaneEnding.NON_FINITE, str(error), ""
+    elif is_out_of_memory(error):
+        ending, message, trace = LaneEnding.OUT_OF_MEMORY, f"out of memory at step {step}: {error}", ""
+    else:
+        ending, message, trace = LaneEnding.ERROR, text, "".join(traceback.format_exception(error))
+    one_line = " ".join(message.split())
+    return LaneReport(lane=lane.key, step=step, metrics={}, ending=ending, message=one_line, traceback=trace)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU allocator and a GPU's libraries raise a plain RuntimeError, so their text is all there is to go by.
+    texts = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def _first_step(lane: Lane) -> int:
+    return lane.resume_from.step if lane.resume_from is not None else 0
+
+
+def _release_memory() -> None:
+    """Leave the process as it was found: the next lane may need the memory that this one held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,206 @@
+"""One lane in training: built, moved from report to report, kept in checkpoints.
+
+Shapes: T tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo, Needs, create_balancer
+from trainables.balancers.gradnorm import relative_rates
+from trainables.batches import Batches, BatchPosition
+from trainables.checkpoint import Checkpoint, CheckpointError, plain
+from trainables.engine.watch import FiniteWatch, NonFiniteError
+from trainables.evaluation import constant_losses, evaluate, to_floats
+from trainables.gradients import WeighableLosses, differentiator
+from trainables.protocol import Lane, LaneEnding, LaneReport, Problem
+from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
+from trainables.settings import TrainingSettings
+
+DATA_STREAM, BALANCER_STREAM = 0, 1  # a lane's own generators
+
+
+class LaneTraining:
+    """The state of one lane, and the steps on it.
+
+    ``advance`` trains to the next report and returns it. Between two reports nothing waits for the device.
+    """
+
+    def __init__(self, problem: Problem, lane: Lane, device: torch.device) -> None:
+        """Seed this process for the lane and build it, or take it from its checkpoint.
+
+        Raises:
+            CheckpointError: ``lane.resume_from`` is of another balancer, other tasks or another network.
+        """
+        self._lane = lane
+        self._settings = settings = TrainingSettings.from_params(lane.params)
+        seed_globally(settings.seed)
+        self._problem = problem = problem.to(device=device, dtype=settings.torch_dtype)
+        self._tasks = list(problem.tasks)
+        self._names = [task.name for task in self._tasks]
+        self._balancer = create_balancer(lane.balancer, settings, self._tasks)
+        self._model = self._balancer.build_model(problem).to(device=device, dtype=settings.torch_dtype)
+        self._model.train()
+        self._differentiator = differentiator(self._model, self._tasks)
+        self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        # AdamW without decay is Adam. Fused: one call for all parameters, on the CPU too.
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        num_tasks = len(self._tasks)
+        self._state = self._balancer.initial_state(num_tasks=num_tasks, device=device, dtype=settings.torch_dtype)
+        self._generator = new_generator(settings.seed, BALANCER_STREAM)
+        self._first_losses_T = torch.zeros(num_tasks, device=device, dtype=settings.torch_dtype)
+        self._loss_sums_T = torch.zeros(num_tasks, device=device, dtype=torch.float64)
+        self._steps_summed = 0
+        self._watch = FiniteWatch(num_tasks, device)
+        self._constant_losses_T = constant_losses(problem, problem.validation)
+        self.step = 0
+        position = self._restore(lane.resume_from) if lane.resume_from is not None else None
+        data_generator = new_generator(settings.seed, DATA_STREAM)
+        self._batches = Batches(
+            problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
+        )
+
+    def advance(self) -> LaneReport:
+        """Train to the next report.
+
+        Raises:
+            NonFiniteError: a loss, gradient norm or metric is not finite.
+            InitialLossError: a task's initial loss is not positive.
+        """
+        settings = self._settings
+        target = settings.next_report(self.step)
+        metrics: dict[str, float] = {}
+        while self.step < target:
+            is_last = self.step + 1 == target
+            losses_T, norms_T = self._train_step(norms_wanted=is_last)
+            if is_last:
+                metrics = self._training_metrics(losses_T, norms_T)
+        metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
+        is_end = self.step >= settings.steps
+        if is_end and self._lane.evaluate_test:
+            unit_T = constant_losses(self._problem, self._problem.test)
+            metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
+        self._refuse_non_finite(metrics)
+        return LaneReport(
+            lane=self._lane.key,
+            step=self.step,
+            metrics=metrics,
+            checkpoint=self._checkpoint() if settings.is_checkpoint_due(self.step) else None,
+            ending=LaneEnding.COMPLETED if is_end else None,
+        )
+
+    def _train_step(self, *, norms_wanted: bool) -> tuple[Tensor, Tensor | None]:
+        inputs, targets = self._batches.take()
+        for parameter in self._parameters:
+            parameter.grad = None
+        batch: WeighableLosses
+        norms_T, gramian_TT = None, None
+        if norms_wanted or self._balancer.needs > Needs.NOTHING:
+            gradients = self._differentiator.task_gradients(inputs, targets)
+            batch, norms_T = gradients, gradients.norms_T
+            if self._balancer.needs >= Needs.GRAMIAN:
+                gramian_TT = gradients.gramian_TT
+        else:
+            batch = self._differentiator.plain_losses(inputs, targets)
+        losses_T = batch.losses_T
+        info = GradientInfo(norms_T=norms_T, gramian_TT=gramian_TT)
+        weights_T, self._state = self._balancer.weigh(losses_T, info, self._state, self._generator)
+        batch.backward(weights_T)
+        self._optimizer.step()
+        if self._balancer.uses_after_step:
+            with torch.no_grad():
+                after_T = self._differentiator.plain_losses(inputs, targets).losses_T
+            self._state = self._balancer.after_step(after_T, self._state)
+
+        self.step += 1
+        self._loss_sums_T += losses_T
+        self._steps_summed += 1
+        self._watch.see(self.step, losses_T, norms_T)
+        if self.step == 1:
+            self._first_losses_T = losses_T
+        return losses_T, norms_T
+
+    def _training_metrics(self, losses_T: Tensor, norms_T: Tensor | None) -> dict[str, float]:
+        """What training itself has to say at a report; starts the next mean."""
+        self._balancer.check(self._state, self._names)
+        self._watch.check(self._names)
+        initial_T = self._state.get(INITIAL_LOSSES, self._first_losses_T)
+        rows: dict[str, Tensor | None] = {
+            "train/loss": self._loss_sums_T / self._steps_summed,
+            "weight": self._state[WEIGHTS],
+            "grad_norm": norms_T,
+            "relative_rate": relative_rates(losses_T, initial_T),
+        }
+        self._loss_sums_T = torch.zeros_like(self._loss_sums_T)
+        self._steps_summed = 0
+        values = to_floats(
+            {
+                f"{key}/{name}": value
+                for key, values_T in rows.items()
+                if values_T is not None
+                for name, value in zip(self._names, values_T.unbind(), strict=True)
+            }
+        )
+        # A loss that starts at 0 has no rate; no fault of a lane whose balancer does not use the rates.
+        return {k: v for k, v in values.items() if math.isfinite(v) or not k.startswith("relative_rate/")}
+
+    def _refuse_non_finite(self, metrics: Mapping[str, float]) -> None:
+        for key, value in metrics.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(f"{key} is {value:g} at step {self.step}")
+
+    def _checkpoint(self) -> Checkpoint:
+        # Taken after the evaluation: a model that draws random numbers in it must find the same ones after a resume.
+        rng = capture_rng()
+        position = self._batches.position
+        content = {
+            "params": self._lane.params,
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "balancer_state": self._state,
+            "progress": {
+                "first_losses_T": self._first_losses_T,
+                "loss_sums_T": self._loss_sums_T,
+                "steps_summed": torch.tensor(self._steps_summed),
+            },
+            "rng": {
+                "torch_cpu": rng.cpu,
+                "torch_cuda": rng.cuda,
+                "data_epoch": position.epoch_rng,
+                "data_batches_taken": position.batches_taken,
+                "balancer": self._generator.get_state(),
+            },
+        }
+        return Checkpoint(step=self.step, balancer=self._lane.balancer, task_names=list(self._names), **plain(content))
+
+    def _restore(self, checkpoint: Checkpoint) -> BatchPosition:
+        if checkpoint.balancer != self._lane.balancer or list(checkpoint.task_names) != self._names:
+            raise CheckpointError(
+                f"the checkpoint is of balancer {checkpoint.balancer!r} and tasks {list(checkpoint.task_names)}, "
+                f"the lane of {self._lane.balancer!r} and {self._names}"
+            )
+        device = self._first_losses_T.device
+        try:
+            self._model.load_state_dict(checkpoint.model)
+            # A copy: the optimiser takes these very tensors over and steps on them.
+            self._optimizer.load_state_dict(plain(checkpoint.optimizer))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the lane's network: {error}") from error
+        for group in self._optimizer.param_groups:  # what the lane asks for now is what counts
+            group["lr"], group["weight_decay"] = self._settings.lr, self._settings.weight_decay
+        self._state = {name: tensor.to(device, copy=True) for name, tensor in checkpoint.balancer_state.items()}
+        self._first_losses_T = checkpoint.progress["first_losses_T"].to(device, copy=True)
+        self._loss_sums_T = checkpoint.progress["loss_sums_T"].to(device, copy=True)
+        self._steps_summed = int(checkpoint.progress["steps_summed"])
+        self.step = checkpoint.step
+        rng = checkpoint.rng
+        restore_rng(RngState(cpu=rng["torch_cpu"], cuda=rng["torch_cuda"]))
+        self._generator.set_state(rng["balancer"])
+        return BatchPosition(epoch_rng=rng["data_epoch"], batches_taken=rng["data_batches_taken"])

@@ -1,0 +1,62 @@
+"""A lane's parameters as the training loop reads them: typed, with the catalogue's defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from trainables.catalog import TRAINING_PARAMETERS, ParameterValue
+
+REPORTS_BY_DEFAULT = 25  # reports of a lane with report_every 0
+CHECKPOINTS_BY_DEFAULT = 5  # checkpoints of a lane with checkpoint_every 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The training loop's parameters (``TRAINING_PARAMETERS`` says what each means), ``report_every`` resolved."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    alpha: float
+    weight_lr: float
+    initial_loss: str
+    initial_loss_batches: int
+    seed: int
+    report_every: int
+    checkpoint_every: int
+    dtype: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, ParameterValue]) -> TrainingSettings:
+        """Read a lane's parameters; those of the problem are passed over, missing ones take their default."""
+        values: dict[str, Any] = {parameter.name: parameter.default for parameter in TRAINING_PARAMETERS}
+        values |= {name: value for name, value in params.items() if name in values}
+        values["report_every"] = values["report_every"] or max(1, math.ceil(values["steps"] / REPORTS_BY_DEFAULT))
+        values["checkpoint_every"] = values["checkpoint_every"] or math.ceil(values["steps"] / CHECKPOINTS_BY_DEFAULT)
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch names it."""
+        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+
+    def next_report(self, step: int) -> int:
+        """The step of the first report after ``step``: a multiple of report_every, or the last step."""
+        return min(self.steps, (step // self.report_every + 1) * self.report_every)
+
+    def is_checkpoint_due(self, step: int) -> bool:
+        """Whether the report at ``step`` carries a checkpoint: the first report at or after a multiple of
+        checkpoint_every.
+
+        A function of the step alone, so that a resumed lane keeps the same rhythm.
+        """
+        if step >= self.steps:
+            return True
+        previous_report = (step - 1) // self.report_every * self.report_every
+        return step // self.checkpoint_every > previous_report // self.checkpoint_every
