@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1_000_000, description="Largest request body.")
     project: str = "default"
     lease_ttl: timedelta = Field(default=timedelta(seconds=15), description="A dead conductor is replaced after this.")
+    start_grace: timedelta = Field(
+        default=timedelta(seconds=60), description="Time for a conductor to come up, until it renews its lease itself."
+    )
     poll_interval: timedelta = Field(default=timedelta(seconds=0.5), description="Pause between looks into the store.")
     max_running_sweeps: Annotated[int, Field(ge=1)] = Field(
         default=4, description="Sweeps that one dispatcher runs at once; each holds about 0.5 GB."

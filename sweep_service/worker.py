@@ -38,7 +38,7 @@ def main() -> int:
             conductors=conductors,
             trainables=list(load_catalog().values()),
             owner=f"{socket.gethostname()}:{os.getpid()}",
-            lease_ttl=settings.lease_ttl,
+            start_grace=settings.start_grace,
             poll_interval=settings.poll_interval,
             max_running_sweeps=settings.max_running_sweeps,
         )

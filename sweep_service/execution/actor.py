@@ -38,7 +38,7 @@ class ConductorActor:
         from sweep_service.tracking.mlflow_tracker import MlflowTracker
 
         settings = Settings()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        _log_to_file(settings)
         self._conductor = Conductor(
             name=name,
             lease=lease,
@@ -76,6 +76,21 @@ def open_optuna_search(sweep: Sweep) -> OpenSearch:
         )
 
     return open_search
+
+
+def _log_to_file(settings: Settings) -> None:
+    """One log for all conductors of the machine, beside those of the other processes; Ray's own hold much else."""
+    folder = settings.root / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "conductors.log")
+    logging.basicConfig(
+        level=settings.log_level,
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+        force=True,
+    )
+    # Tune warns of every result file that it did not write, as it was told.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
 def _quieten_tune() -> None:

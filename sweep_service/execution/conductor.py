@@ -88,6 +88,8 @@ class Conductor:
         """Run the sweep to its end, or until the lease is lost."""
         watch = threading.Thread(target=self._watch, name="watch", daemon=True)
         try:
+            # From here on the lease is short, and this process keeps it alive.
+            self._store.renew_lease(self._lease, ttl=self._settings.lease_ttl)
             sweep = self._store.get_sweep(self._lease.sweep_id)
             watch.start()
             self._conduct(sweep)

@@ -20,7 +20,8 @@ CLUSTER_INTERVAL_S = 5.0  # between looks at the cluster's nodes
 class Dispatcher:
     """Claims sweeps and starts a conductor for each. Several may run at once: the store gives a sweep to one of them.
 
-    A conductor that dies leaves a lease that runs out; the sweep can then be claimed again, by any dispatcher.
+    A conductor that dies leaves a lease that runs out; the sweep can then be claimed again, by any dispatcher. The first
+    lease is long enough for a process to start, load its libraries and renew it.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Dispatcher:
         conductors: Conductors,
         trainables: Sequence[Trainable],
         owner: str,
-        lease_ttl: timedelta,
+        start_grace: timedelta,
         poll_interval: timedelta,
         max_running_sweeps: int,
     ) -> None:
@@ -38,7 +39,7 @@ class Dispatcher:
         self._conductors = conductors
         self._trainables = trainables
         self._owner = owner
-        self._lease_ttl = lease_ttl
+        self._start_grace = start_grace
         self._poll_interval = poll_interval
         self._max_running = max_running_sweeps
         self._looked_at: float | None = None
@@ -66,7 +67,7 @@ class Dispatcher:
         """Claim one sweep and start its conductor; False if none waits, or no more may run."""
         if self._conductors.num_running() >= self._max_running:
             return False
-        lease = self._store.claim_sweep(owner=self._owner, ttl=self._lease_ttl)
+        lease = self._store.claim_sweep(owner=self._owner, ttl=self._start_grace)
         if lease is None:
             return False
         logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)

@@ -1,0 +1,49 @@
+# Everything creates what it needs: each target works in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo up test test-fast check format lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## Make .venv with everything in it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "Installing into $(VENV) (a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Start the service, sweep the census data over REST, print what came out
+	$(BIN)/sweep demo
+
+up: $(INSTALLED) ## Run the service on this machine until Ctrl-C
+	$(BIN)/sweep up
+
+test: $(INSTALLED) ## Run all tests, on real Ray, SQLite, PostgreSQL and MLflow
+	@sh tests/ensure_postgres.sh
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED) ## Run the tests that take seconds
+	@sh tests/ensure_postgres.sh
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(INSTALLED) ## Lint, check types and the rule of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(INSTALLED) ## Write constraints.txt from what is installed
+	sh deploy/lock.sh $(BIN)/python
+
+clean: ## Remove what the targets have made
+	rm -rf $(VENV) .sweep-demo demo-result.json .pytest_cache .ruff_cache .hypothesis *.egg-info

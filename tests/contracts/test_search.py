@@ -1,0 +1,145 @@
+"""Every sampler, held to the laws of the Search port."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from store_values import START
+
+from sweep_service.domain.space import Choice, FloatRange, IntRange, Space
+from sweep_service.domain.spec import Objective
+from sweep_service.domain.states import TrialState
+from sweep_service.domain.trial import Role, Trial
+from sweep_service.search.optuna_search import OptunaSearch
+
+SAMPLERS = ("tpe", "random")
+SPACE: Space = {
+    "alpha": FloatRange(type="float", low=-3, high=3),
+    "weight_lr": FloatRange(type="float", low=1e-4, high=1e-1, log=True),
+    "dropout": FloatRange(type="float", low=0.0, high=0.9, step=0.3),
+    "width": IntRange(type="int", low=8, high=64, step=8),
+    "batch": IntRange(type="int", low=1, high=512, log=True),
+    "kind": Choice(type="categorical", choices=("a", 2, 2.5, True)),
+}
+
+
+@pytest.fixture(params=SAMPLERS)
+def open_search(request: pytest.FixtureRequest) -> Callable[..., OptunaSearch]:
+    def open_one(history: Sequence[Trial] = (), *, seed: int = 3, direction: str = "minimize") -> OptunaSearch:
+        objective = Objective.model_validate({"direction": direction})
+        return OptunaSearch(
+            space=SPACE, objective=objective, sampler=request.param, seed=seed, budget=24, history=history
+        )
+
+    return open_one
+
+
+def trial_of(number: int, params: Mapping[str, Any], search_state: Mapping[str, Any], **changes: Any) -> Trial:
+    values: dict[str, Any] = {
+        "id": f"trl_{number}",
+        "sweep_id": "swp",
+        "number": number,
+        "role": Role.SEARCH,
+        "balancer": "gradnorm",
+        "params": params,
+        "searched": params,
+        "search_state": search_state,
+        "seed": 0,
+        "state": TrialState.COMPLETED,
+        "objective": (params["alpha"] - 1) ** 2 + abs(math.log10(params["weight_lr"]) + 2),
+        "created_at": START,
+    }
+    return Trial(**{**values, **changes})
+
+
+def ended(number: int, params: Mapping[str, Any], state: Mapping[str, Any]) -> Trial:
+    """Some go wrong, each in another way."""
+    wrong = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.CANCELLED)
+    if number % 6 != 4:
+        return trial_of(number, params, state)
+    return trial_of(number, params, state, state=wrong[number // 6 % 3], objective=None)
+
+
+def test_every_draw_lies_in_the_space(open_search: Callable[..., OptunaSearch]) -> None:
+    search = open_search()
+    for number in range(24):
+        draw = search.ask(number)
+        assert set(draw.params) == set(SPACE)
+        assert all(SPACE[name].contains(value) for name, value in draw.params.items())
+        assert any(math.isclose(draw.params["dropout"], point) for point in (0.0, 0.3, 0.6, 0.9))
+        assert draw.params["width"] % 8 == 0
+        search.tell(ended(number, draw.params, draw.state))
+
+
+def test_a_cut_after_every_trial_changes_nothing_and_repeats_nothing(open_search: Callable[..., OptunaSearch]) -> None:
+    def run(*, cut: bool) -> list[Mapping[str, Any]]:
+        history: list[Trial] = []
+        search = open_search()
+        for number in range(24):
+            if cut:
+                search = open_search(history)
+            draw = search.ask(2 * number)  # numbers of the sweep have gaps where baselines lie
+            trial = ended(2 * number, draw.params, draw.state)
+            search.tell(trial)
+            history.append(trial)
+        return [trial.searched for trial in history]
+
+    whole = run(cut=False)
+    assert run(cut=True) == whole
+    assert len({tuple(params.values()) for params in whole}) == len(whole)
+
+
+def test_pending_trials_are_known_after_a_cut(open_search: Callable[..., OptunaSearch]) -> None:
+    search = open_search()
+    history = []
+    for number in range(8):
+        draw = search.ask(number)
+        history.append(trial_of(number, draw.params, draw.state, state=TrialState.RUNNING, objective=None))
+    rebuilt = open_search(history)
+    assert search.ask(8).params == rebuilt.ask(8).params
+    for trial in history:
+        rebuilt.tell(trial_of(trial.number, trial.searched, trial.search_state))
+    assert rebuilt.ask(9).params != rebuilt.ask(10).params
+
+
+def test_telling_a_trial_twice_changes_nothing(open_search: Callable[..., OptunaSearch]) -> None:
+    once, twice = open_search(), open_search()
+    for number in range(12):
+        draw = once.ask(number)
+        assert twice.ask(number).params == draw.params
+        trial = ended(number, draw.params, draw.state)
+        once.tell(trial)
+        twice.tell(trial)
+        twice.tell(trial)
+    assert once.ask(12).params == twice.ask(12).params
+
+
+def test_another_seed_draws_other_points(open_search: Callable[..., OptunaSearch]) -> None:
+    assert open_search(seed=1).ask(0).params != open_search(seed=2).ask(0).params
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_tpe_learns_which_way_is_better(direction: str) -> None:
+    space: Space = {"x": FloatRange(type="float", low=0, high=1)}
+    objective = Objective.model_validate({"direction": direction})
+    search = OptunaSearch(space=space, objective=objective, sampler="tpe", seed=1, budget=60)
+    xs = []
+    for number in range(60):
+        draw = search.ask(number)
+        xs.append(draw.params["x"])
+        trial = trial_of(
+            number, {**draw.params, "alpha": 0.0, "weight_lr": 1.0}, draw.state, objective=draw.params["x"]
+        )
+        search.tell(trial)
+    late = sum(xs[-20:]) / 20
+    assert late < 0.25 if direction == "minimize" else late > 0.75
+
+
+def test_uniform_draws_cover_the_space() -> None:
+    generator = random.Random(0)
+    draws = [SPACE["dropout"].draw(generator) for _ in range(200)]
+    assert set(draws) == {0.0, 0.3, 0.6, 0.9}

@@ -1,0 +1,286 @@
+"""Whole sweeps, from HTTP to MLflow, on real Ray."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from mlflow import MlflowClient
+from stack_control import RunningStack, await_that, faulty_spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def mlflow_client(stack: RunningStack) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{stack.home / 'mlflow.db'}")
+
+
+def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:
+    sweep_id = stack.client.submit(spec)["id"]
+    return stack.client.wait(sweep_id, timeout=120)
+
+
+def runs_of(client: MlflowClient, experiment: str, sweep_id: str) -> tuple[Any, list[Any]]:
+    """The sweep's parent run and its child runs."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id], f"tags.sweep_id = '{sweep_id}'", max_results=1000)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert len(children) == len(runs) - 1
+    return parents[0], children
+
+
+def events_of(stack: RunningStack, sweep_id: str, kind: str) -> Iterator[dict[str, Any]]:
+    return (event for event in stack.client.events(sweep_id) if event["kind"] == kind)
+
+
+@pytest.fixture(scope="module")
+def digits_sweep(stack: RunningStack) -> dict[str, Any]:
+    """A small sweep with every role, over HTTP, to its end."""
+    spec = {
+        "name": "digits",
+        "trainable": "digits",
+        "params": {"steps": 100, "batch_size": 64},
+        "space": {
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "weight_lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
+        },
+        "budget": {"trials": 5},
+        "resources": {"cpus": 1, "parallel": 2},
+        "baselines": ["equal", "inverse_initial_loss", "single_task"],
+        "confirm": {"seeds": 2},
+    }
+    return run_sweep(stack, spec)
+
+
+def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
+    stack: RunningStack, digits_sweep: dict[str, Any]
+) -> None:
+    assert (digits_sweep["state"], digits_sweep["reason"]) == ("completed", "budget_trials")
+    trials = stack.client.trials(digits_sweep["id"])
+    assert Counter(trial["role"] for trial in trials) == {"search": 5, "baseline": 3, "confirm": 8}
+    assert {trial["state"] for trial in trials} == {"completed"}
+    assert [trial["number"] for trial in trials] == list(range(16))
+    searched = [tuple(trial["searched"].values()) for trial in trials if trial["role"] == "search"]
+    assert len(set(searched)) == 5
+    best = min((t for t in trials if t["role"] == "search"), key=lambda trial: trial["objective"])
+    assert digits_sweep["best_trial_id"] == best["id"]
+    verdict = digits_sweep["results"]["verdict"]
+    assert {row["baseline"] for row in verdict["against"]} == {"equal", "inverse_initial_loss", "single_task"}
+    for row in verdict["against"]:
+        assert row["num_pairs"] == 2
+        assert row["outcome"] in {"helped", "hurt", "equivalent", "inconclusive"}
+        assert row["interval"][0] <= row["mean_difference"] <= row["interval"][1]
+
+
+def test_the_comparison_uses_fresh_seeds_the_same_for_all_and_only_it_sees_the_test_split(
+    stack: RunningStack, digits_sweep: dict[str, Any]
+) -> None:
+    trials = stack.client.trials(digits_sweep["id"])
+    confirm = [trial for trial in trials if trial["role"] == "confirm"]
+    others = [trial for trial in trials if trial["role"] != "confirm"]
+    seeds_by_balancer = {
+        b: {t["seed"] for t in confirm if t["balancer"] == b} for b in {t["balancer"] for t in confirm}
+    }
+    assert len(seeds_by_balancer) == 4
+    assert len({frozenset(seeds) for seeds in seeds_by_balancer.values()}) == 1
+    assert not {trial["seed"] for trial in others} & {trial["seed"] for trial in confirm}
+    assert all("test/normalized_loss" in trial["metrics"] for trial in confirm)
+    assert not any(key.startswith("test/") for trial in others for key in trial["metrics"])
+
+
+def test_mlflow_holds_a_parent_and_a_finished_child_per_trial_with_whole_curves(
+    stack: RunningStack, digits_sweep: dict[str, Any], mlflow_client: MlflowClient
+) -> None:
+    parent, children = runs_of(mlflow_client, digits_sweep["experiment"], digits_sweep["id"])
+    trials = {trial["id"]: trial for trial in stack.client.trials(digits_sweep["id"])}
+    assert parent.info.status == "FINISHED"
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {run.data.tags["trial_id"] for run in children} == set(trials)
+    for run in children:
+        for task in ("digit", "lower_half", "odd"):
+            for key in ("weight", "grad_norm", "train/loss", "val/loss"):
+                history = mlflow_client.get_metric_history(run.info.run_id, f"{key}/{task}")
+                steps = [point.step for point in history]
+                assert len(steps) >= 15
+                assert len(steps) == len(set(steps))
+                assert max(steps) == 100
+                assert all(math.isfinite(point.value) for point in history)
+        assert run.info.run_id == trials[run.data.tags["trial_id"]]["tracking_ref"]
+    names = {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
+    assert {"leaderboard.csv", "model", "plots"} <= names
+
+
+def test_the_best_model_loads_and_predicts(
+    stack: RunningStack, digits_sweep: dict[str, Any], mlflow_client: MlflowClient
+) -> None:
+    import mlflow.pytorch
+    import torch
+
+    parent, _ = runs_of(mlflow_client, digits_sweep["experiment"], digits_sweep["id"])
+    root = parent.info.artifact_uri
+    model = mlflow.pytorch.load_model(f"{root}/model")
+    outputs = model(torch.rand(3, 32))
+    assert {name: tuple(output.shape)[:1] for name, output in outputs.items()} == {
+        "digit": (3,),
+        "lower_half": (3,),
+        "odd": (3,),
+    }
+
+
+def test_mlflows_page_answers_with_the_experiment(stack: RunningStack, digits_sweep: dict[str, Any]) -> None:
+    url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/get-by-name"
+    answer = httpx.get(url, params={"experiment_name": digits_sweep["experiment"]})
+    assert answer.status_code == 200
+
+
+def test_a_nan_trial_is_infeasible_and_a_crashing_one_failed_and_the_sweep_goes_on(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    fault = {"type": "categorical", "choices": ["none", "nan", "raise"]}
+    spec = faulty_spec("faults", space={"fault": fault}, budget={"trials": 12}, search={"sampler": "tpe", "seed": 3})
+    sweep = run_sweep(stack, spec)
+    assert sweep["state"] == "completed"
+    trials = stack.client.trials(sweep["id"])
+    assert len(trials) == 12
+    expected = {"none": ("completed", "completed"), "nan": ("infeasible", "non_finite"), "raise": ("failed", "error")}
+    seen = {trial["params"]["fault"] for trial in trials}
+    assert seen == set(expected), "choose another seed: this one does not draw every fault"
+    for trial in trials:
+        assert (trial["state"], trial["ending"]) == expected[trial["params"]["fault"]]
+        assert (trial["objective"] is not None) == (trial["state"] == "completed")
+        if trial["params"]["fault"] == "raise":
+            assert "ValueError: the trunk was told to raise" in trial["message"]
+            assert "faulty_problems.py" in trial["traceback"]
+            assert trial["num_attempts"] == 1, "an error of the user's code is not tried again"
+        if trial["params"]["fault"] == "nan":
+            assert "near" in trial["message"] or "far" in trial["message"]
+    _, children = runs_of(mlflow_client, "faults", sweep["id"])
+    statuses = {run.data.tags["trial_id"]: run.info.status for run in children}
+    by_state = {"completed": "FINISHED", "infeasible": "FAILED", "failed": "FAILED"}
+    assert statuses == {trial["id"]: by_state[trial["state"]] for trial in trials}
+
+
+def test_a_sweep_of_which_nothing_completes_fails_early_and_says_why(stack: RunningStack) -> None:
+    sweep = run_sweep(stack, faulty_spec("hopeless", params={"fault": "raise"}, budget={"trials": 50}))
+    assert (sweep["state"], sweep["reason"]) == ("failed", "too_many_failures")
+    assert "the trunk was told to raise" in sweep["message"]
+    assert len(stack.client.trials(sweep["id"])) <= 8
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_in_another_attempt(stack: RunningStack) -> None:
+    # Killed in the thirtieth pass of each process: the second starts at step 25 and has only 25 to go.
+    params = {"fault": "kill", "at_step": 30, "report_every": 5, "checkpoint_every": 5}
+    sweep = run_sweep(stack, faulty_spec("killed-once", params=params, budget={"trials": 2}))
+    assert sweep["state"] == "completed"
+    trials = stack.client.trials(sweep["id"])
+    assert [(trial["state"], trial["num_attempts"]) for trial in trials] == [("completed", 2)] * 2
+
+
+def test_a_trial_that_kills_its_worker_every_time_fails_after_its_retries(stack: RunningStack) -> None:
+    params = {"fault": "kill", "at_step": 5}
+    sweep = run_sweep(stack, faulty_spec("killer", params=params, budget={"trials": 2}, retries=1))
+    assert (sweep["state"], sweep["reason"]) == ("failed", "too_many_failures")
+    trials = stack.client.trials(sweep["id"])
+    assert [(trial["ending"], trial["num_attempts"]) for trial in trials] == [("worker_lost", 2)] * 2
+
+
+def test_stop_lets_running_trials_finish_and_starts_no_new_ones(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    spec = faulty_spec("stopped", params={"delay_ms": 40, "steps": 60}, budget={"trials": 50}, baselines=["equal"])
+    sweep_id = stack.client.submit({**spec, "confirm": {"seeds": 2}})["id"]
+    await_that(lambda: used(stack, sweep_id) >= 1, what="a first trial to end")
+    assert stack.client.stop(sweep_id)["state"] == "stopping"
+    assert stack.client.stop(sweep_id)["state"] in {"stopping", "stopped"}
+    sweep = stack.client.wait(sweep_id, timeout=120)
+    assert (sweep["state"], sweep["reason"]) == ("stopped", "user")
+    trials = stack.client.trials(sweep_id)
+    assert {trial["state"] for trial in trials if trial["num_attempts"]} == {"completed"}
+    assert {trial["role"] for trial in trials} <= {"search", "baseline"}
+    assert len(trials) < 12
+    _, children = runs_of(mlflow_client, "stopped", sweep_id)
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_client: MlflowClient) -> None:
+    # A step of ten seconds: only killing its worker ends it in time.
+    spec = faulty_spec("cancelled", params={"delay_ms": 10_000, "steps": 1000}, budget={"trials": 8})
+    sweep_id = stack.client.submit(spec)["id"]
+    await_that(lambda: running(stack, sweep_id) == 2, what="two running trials")
+    assert stack.client.cancel(sweep_id)["state"] == "cancelling"
+    sweep = stack.client.wait(sweep_id, timeout=20)
+    assert (sweep["state"], sweep["reason"]) == ("cancelled", "user")
+    trials = stack.client.trials(sweep_id)
+    assert {trial["state"] for trial in trials} == {"cancelled"}
+    parent, children = runs_of(mlflow_client, "cancelled", sweep_id)
+    assert {run.info.status for run in (parent, *children)} == {"KILLED"}
+
+
+def test_a_sweep_that_no_node_can_ever_hold_fails_with_that_reason(stack: RunningStack) -> None:
+    spec = faulty_spec("greedy", resources={"cpus": 1, "gpus": 8, "parallel": 1})
+    sweep = run_sweep(stack, spec)
+    assert (sweep["state"], sweep["reason"]) == ("failed", "unschedulable")
+    assert "8 GPUs" in sweep["message"]
+    assert "2 GPUs" in sweep["message"]
+    assert stack.client.trials(sweep["id"]) == []
+
+
+def test_half_a_gpu_puts_two_trials_on_one_and_they_train_without_cuda(stack: RunningStack) -> None:
+    # Slow enough that the first still trains when the process of the fourth has come up.
+    resources = {"cpus": 0.5, "gpus": 0.5, "parallel": 4}
+    spec = faulty_spec("half-gpus", resources=resources, params={"delay_ms": 200, "steps": 100})
+    sweep_id = stack.client.submit(spec)["id"]
+    await_that(lambda: running(stack, sweep_id) == 4, what="four trials at once on two logical GPUs")
+    await_that(lambda: all(t["last_step"] for t in stack.client.trials(sweep_id)), what="reports of all four")
+    stack.client.cancel(sweep_id)
+    assert stack.client.wait(sweep_id, timeout=60)["state"] == "cancelled"
+
+
+def test_a_conductor_that_is_killed_is_replaced_and_no_trial_is_lost_or_repeated(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    spec = faulty_spec(
+        "survivor", params={"delay_ms": 20, "checkpoint_every": 5, "report_every": 2}, budget={"trials": 8}
+    )
+    sweep_id = stack.client.submit(spec)["id"]
+    await_that(lambda: used(stack, sweep_id) >= 2, what="two ended trials")
+    psutil.Process(stack.pid("ConductorActor")).kill()
+    sweep = stack.client.wait(sweep_id, timeout=180)
+    assert (sweep["state"], sweep["generation"]) == ("completed", 2)
+    trials = stack.client.trials(sweep_id)
+    assert [trial["number"] for trial in trials] == list(range(8))
+    assert {trial["state"] for trial in trials} == {"completed"}
+    assert len({trial["searched"]["alpha"] for trial in trials}) == 8
+    parent, children = runs_of(mlflow_client, "survivor", sweep_id)
+    assert len(children) == 8
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    for run in children:
+        steps = [point.step for point in mlflow_client.get_metric_history(run.info.run_id, "val/normalized_loss")]
+        assert sorted(steps) == sorted(set(steps))
+        assert len(steps) == 25
+
+
+def test_no_run_is_left_running_and_no_log_holds_a_surprise(stack: RunningStack, mlflow_client: MlflowClient) -> None:
+    experiments = [experiment.experiment_id for experiment in mlflow_client.search_experiments()]
+    unfinished = mlflow_client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=100)
+    assert unfinished == []
+    for name in ("api", "dispatcher", "conductors"):
+        assert "Traceback" not in stack.log(name), f"{name}.log: {stack.log(name)[-3000:]}"
+
+
+def used(stack: RunningStack, sweep_id: str) -> int:
+    return stack.client.get(sweep_id)["progress"]["used_trials"]
+
+
+def running(stack: RunningStack, sweep_id: str) -> int:
+    by_role = stack.client.get(sweep_id)["progress"]["trials"]
+    return sum(states.get("running", 0) for states in by_role.values())

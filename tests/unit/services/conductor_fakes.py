@@ -1,0 +1,161 @@
+"""A generation over the in-memory store, driven as a conductor would, and fakes of the ports around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from store_values import FakeClock, new_sweep
+
+from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import SweepState, TrialEnding
+from sweep_service.domain.trial import Lease, Report, Sweep, Trial
+from sweep_service.execution.actor import open_optuna_search
+from sweep_service.services.generation import Generation, Pause
+from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.plan import Plan
+from sweep_service.storage.memory import MemorySweepStore
+from trainables.catalog import load_catalog
+
+TTL = timedelta(minutes=5)
+CATALOG = load_catalog()
+
+
+def small_spec(**changes: Any) -> SweepSpec:
+    document: dict[str, Any] = {
+        "name": "small",
+        "trainable": "digits",
+        "params": {"steps": 20},
+        "space": {
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "lr": {"type": "float", "low": 1e-4, "high": 1e-2},
+        },
+        "search": {"sampler": "tpe", "seed": 5},
+        "budget": {"trials": 6},
+        "resources": {"parallel": 2},
+    }
+    return SweepSpec.model_validate({**document, **changes})
+
+
+class Rig:
+    """A sweep in a store, and generations of it. ``objective`` gives a trial's result from its parameters."""
+
+    def __init__(self, spec: SweepSpec, objective: Callable[[Trial], float] | None = None) -> None:
+        self.clock = FakeClock()
+        self.store = MemorySweepStore(self.clock)
+        self.store.publish_catalog(list(CATALOG.values()))
+        self.store.add_sweep(new_sweep(spec=spec))
+        self.objective = objective or (lambda trial: float(trial.params["lr"]) + trial.seed % 7)
+        self.lease, self.generation = self.next_generation()
+        self._num_packs = 0
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.store.get_sweep(self.lease.sweep_id)
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return self.store.list_trials(self.lease.sweep_id)
+
+    def next_generation(self) -> tuple[Lease, Generation]:
+        """The sweep's next conductor, after the lease of the one before has run out."""
+        self.clock.advance(TTL + timedelta(seconds=1))
+        lease = self.store.claim_sweep(owner="test", ttl=TTL)
+        assert lease is not None
+        sweep = self.store.get_sweep(lease.sweep_id)
+        if sweep.state is SweepState.STARTING:
+            sweep = self.store.move_sweep(lease, SweepState.RUNNING)
+        plan = Plan(
+            sweep=sweep,
+            trainable=CATALOG[sweep.spec.trainable],
+            trials=self.store.list_trials(sweep.id),
+            open_search=open_optuna_search(sweep),
+        )
+        generation = Generation(
+            store=self.store,
+            lease=lease,
+            sweep=sweep,
+            plan=plan,
+            clock=self.clock,
+            checkpoint_root=Path("/checkpoints"),
+        )
+        generation.take_up()
+        self.lease, self.generation = lease, generation
+        return lease, generation
+
+    def start_pack(self) -> tuple[str, PackOrder] | Pause:
+        self._num_packs += 1
+        key = f"pack-{self._num_packs}"
+        pause = self.generation.next_pack(key)
+        return pause if pause is not None else (key, self.generation.begin(key, node="here"))
+
+    def train(self, key: str, order: PackOrder, **changes: Any) -> None:
+        """Report the lanes of a pack to their end, and the pack's end."""
+        self.generation.report(key, [self.last_message(lane.trial_id, **changes) for lane in order.lanes])
+        self.generation.pack_over(key, lost=False)
+
+    def last_message(self, trial_id: str, **changes: Any) -> LaneMessage:
+        trial = self.store.get_trial(trial_id)
+        value = self.objective(trial)
+        values: dict[str, Any] = {
+            "trial_id": trial_id,
+            "step": 20,
+            "metrics": {"val/normalized_loss": value, "test/normalized_loss": value},
+            "checkpoint": f"/checkpoints/{trial_id}/20.pt",
+            "ending": TrialEnding.COMPLETED,
+        }
+        return LaneMessage(**{**values, **changes})
+
+    def run_to_end(self, **changes: Any) -> None:
+        """One pack at a time until nothing is left; fails rather than go on for ever."""
+        for _ in range(1000):
+            started = self.start_pack()
+            if isinstance(started, Pause):
+                assert started is Pause.DONE, "nothing runs, so that there is nothing to wait for"
+                return
+            self.train(*started, **changes)
+        raise AssertionError("no end")
+
+
+class RecordingTracker:
+    """A Tracker that keeps what it is told, or is away."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.opened: list[str] = []
+        self.points: list[tuple[str, int, str]] = []  # (run, step, metric), in the order of delivery
+        self.closed: dict[str, str] = {}
+
+    def open_sweep(self, sweep: Sweep) -> str:
+        return self._open(f"run of {sweep.id}")
+
+    def open_trial(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str:
+        return self._open(f"run of {trial.id}")
+
+    def log_reports(self, refs: Mapping[str, str], reports: Sequence[Report]) -> None:
+        self._answer()
+        for report in reports:
+            self.points += [(refs[report.trial_id], report.step, key) for key in report.metrics]
+
+    def close_trial(self, ref: str, trial: Trial) -> None:
+        self._answer()
+        self.closed[ref] = trial.state
+
+    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+        self._answer()
+        self.closed[ref] = sweep.state
+
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+        self._answer()
+
+    def _open(self, ref: str) -> str:
+        self._answer()
+        self.opened.append(ref)
+        return ref
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise TrackingUnavailableError("away")
