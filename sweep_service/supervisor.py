@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -51,7 +51,6 @@ class _Running:
     started: float
     pause_s: float = _SHORTEST_PAUSE_S
     restart_at: float | None = None
-    family: list[psutil.Process] = field(default_factory=list)
 
 
 class Supervisor:
@@ -88,6 +87,7 @@ class Supervisor:
     def tend(self) -> None:
         """Restart what has died. To be called about every half second."""
         now = time.monotonic()
+        _reap_orphans(ours={running.process.pid for running in self._running})
         for running in self._running:
             if running.process.poll() is None:
                 continue
@@ -162,6 +162,14 @@ def _family(pid: int) -> list[psutil.Process]:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
+
+
+def _reap_orphans(*, ours: set[int]) -> None:
+    """Descendants of dead children have become ours, and stay zombies until somebody asks how they ended."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if process.pid not in ours and process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
 
 
 def _end_orphans() -> None:

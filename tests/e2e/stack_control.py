@@ -35,13 +35,17 @@ class RunningStack:
 
     def pid(self, *words: str) -> int:
         """The process below the stack whose command line holds all the words."""
-        found = [
-            process.pid
-            for process in psutil.Process(self.process.pid).children(recursive=True)
-            if all(word in " ".join(process.cmdline()) for word in words)
-        ]
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        found = [process.pid for process in family if all(word in _command(process) for word in words)]
         assert found, f"no process {words}"
         return min(found)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
 
 
 def start_stack(home: Path, *options: str) -> RunningStack:

@@ -1,0 +1,93 @@
+"""`sweep up` as a supervisor: what dies comes back, and nothing outlives it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from stack_control import RunningStack, await_that, end_stack, faulty_spec, start_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "path"), [(("-m", "api"), "/readyz"), (("sweep_service.worker",), "/api/v1/trainables")]
+)
+def test_a_part_that_is_killed_comes_back(stack: RunningStack, words: tuple[str, ...], path: str) -> None:
+    before = stack.pid(*words)
+    psutil.Process(before).kill()
+    await_that(lambda: not psutil.pid_exists(before), what="its end")
+    await_that(lambda: is_back(stack, words, before), what=f"another {words}")
+    await_that(lambda: answers(stack.api_url + path), what=f"{path} to answer")
+
+
+def is_back(stack: RunningStack, words: tuple[str, ...], before: int) -> bool:
+    try:
+        return stack.pid(*words) != before
+    except (AssertionError, psutil.Error):
+        return False
+
+
+def test_every_port_of_the_stack_is_on_loopback(stack: RunningStack) -> None:
+    family = [psutil.Process(stack.process.pid), *psutil.Process(stack.process.pid).children(recursive=True)]
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 4
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+
+
+def test_a_second_stack_on_the_same_folder_is_refused(stack: RunningStack) -> None:
+    argv = [sys.executable, "-m", "sweep_service.cli", "up", "--home", str(stack.home), "--port", "0"]
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert "Another stack runs on" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_taken_port_is_named_with_the_option_that_changes_it(stack: RunningStack, tmp_path: Path) -> None:
+    port = stack.api_url.rsplit(":", 1)[1]
+    argv = [sys.executable, "-m", "sweep_service.cli", "up", "--home", str(tmp_path), "--port", port]
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"Port {port} is taken" in second.stderr
+    assert "--port" in second.stderr
+
+
+def test_a_sweep_survives_the_death_of_ray_and_the_stacks_own_leaves_nothing(tmp_path: Path) -> None:
+    """Ray is killed in mid-run, and the sweep completes; then the supervisor itself, and every process goes with it."""
+    stack = start_stack(tmp_path / "stack", "--cpus", "2")
+    try:
+        spec = faulty_spec("ray-dies", params={"delay_ms": 20, "checkpoint_every": 5}, budget={"trials": 6})
+        sweep_id = stack.client.submit(spec)["id"]
+        await_that(lambda: stack.client.get(sweep_id)["progress"]["used_trials"] >= 1, what="a first trial to end")
+        psutil.Process(stack.pid("gcs_server")).kill()  # the head without which no part of Ray lives on
+        sweep = stack.client.wait(sweep_id, timeout=180, patience=60)
+        assert (sweep["state"], sweep["generation"]) == ("completed", 2)
+        trials = stack.client.trials(sweep_id)
+        assert [trial["number"] for trial in trials] == list(range(6))
+        assert {trial["state"] for trial in trials} == {"completed"}
+
+        family = psutil.Process(stack.process.pid).children(recursive=True)
+        stack.process.send_signal(signal.SIGKILL)
+        stack.process.wait(10)
+        await_that(lambda: not psutil.wait_procs(family, timeout=1)[1], within_s=60, what=f"the end of {family}")
+    finally:
+        if stack.process.poll() is None:
+            end_stack(stack)
+        stack.client.close()
