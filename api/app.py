@@ -1,0 +1,65 @@
+"""The application: routes, middleware and the translation of errors, around one service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from api import errors
+from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
+from api.routes import health, sweeps, trainables
+from api.schemas.problems import ProblemDocument
+from api.schemas.sweeps import PREFIX
+from sweep_service.clock import SystemClock
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.ports import SweepStore
+from sweep_service.services.sweeps import SweepService
+from sweep_service.settings import Settings
+
+_REF = "#/components/schemas/{model}"
+
+
+def create_app(settings: Settings, store: SweepStore) -> FastAPI:
+    """The API over that store. Neither migrates nor closes it."""
+    app = _Application(
+        title="GradNorm sweeps",
+        summary="Sweeps of multi-task networks trained with GradNorm.",
+        version="1",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(ErrorBoundary),
+            Middleware(AllowedHosts, allowed=settings.allowed_hosts),
+            Middleware(HeadAsGet),
+            Middleware(CheckedBody, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    app.state.service = SweepService(store=store, clock=SystemClock(), project=settings.project)
+    errors.install(app)
+    app.include_router(health.router)
+    app.include_router(sweeps.router, prefix=PREFIX)
+    app.include_router(trainables.router, prefix=PREFIX)
+    return app
+
+
+class _Application(FastAPI):
+    """Describes, beside what FastAPI finds by itself, the bodies that it does not parse: specs and problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document["components"]["schemas"]
+            for model in (SweepSpec, ProblemDocument):
+                schema = model.model_json_schema(ref_template=_REF)
+                schemas.update(schema.pop("$defs", {}))
+                schemas[schema["title"]] = schema
+            spec = schemas["SweepView"]["properties"]["spec"]
+            schemas["SweepView"]["properties"]["spec"] = {
+                "$ref": _REF.format(model="SweepSpec"),
+                "description": spec["description"],
+            }
+        return super().openapi()

@@ -1,0 +1,180 @@
+"""From what the service and the framework raise to problem documents."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from api.json_document import InvalidJsonError
+from api.problems import Problem, ProblemResponse, error_items
+from sweep_service.domain.errors import (
+    CatalogMissingError,
+    Finding,
+    IllegalMoveError,
+    InvalidSpecError,
+    NotFoundError,
+    SchemaOutdatedError,
+    StoreUnavailableError,
+)
+
+_RETRY_AFTER = {"Retry-After": "2"}
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class InvalidParameterError(Exception):
+    """A query parameter that cannot be used."""
+
+    def __init__(self, parameter: str, *, code: str, detail: str) -> None:
+        self.parameter, self.code, self.detail = parameter, code, detail
+        super().__init__(f"{parameter}: {detail}")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every refusal of the app with a problem document."""
+    app.add_exception_handler(InvalidSpecError, _invalid_spec)
+    app.add_exception_handler(InvalidJsonError, _invalid_json)
+    app.add_exception_handler(InvalidParameterError, _invalid_parameter)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(IllegalMoveError, _illegal_move)
+    app.add_exception_handler(CatalogMissingError, _catalog_missing)
+    app.add_exception_handler(StoreUnavailableError, _store_unavailable)
+    app.add_exception_handler(SchemaOutdatedError, _schema_outdated)
+    app.add_exception_handler(HTTPException, _framework_refusal)
+
+
+async def _invalid_spec(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidSpecError)
+    problem = Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="invalid-spec",
+        title="Invalid sweep spec",
+        detail=f"Nothing was queued: {_count(len(error.findings))} in the spec.",
+        errors=error_items(error.findings),
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _invalid_json(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidJsonError)
+    problem = Problem(
+        status=HTTPStatus.BAD_REQUEST,
+        kind="invalid-json",
+        title="Invalid JSON",
+        detail=error.findings[0].detail if len(error.findings) == 1 else f"{_count(len(error.findings))} in the body.",
+        errors=error_items(error.findings),
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _invalid_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidParameterError)
+    item = {"pointer": "", "parameter": error.parameter, "code": error.code, "detail": error.detail}
+    return ProblemResponse(_parameters_problem([item]), request.scope)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    """What FastAPI itself checks: only query parameters, since bodies are read by our own strict reader."""
+    assert isinstance(error, RequestValidationError)
+    items: list[dict[str, str]] = []
+    for fault in error.errors():
+        name = str(fault["loc"][-1])
+        unknown = fault["type"] == "extra_forbidden"
+        detail = f"There is no query parameter {name!r} here; remove it." if unknown else f"{fault['msg']}."
+        code = "unknown_parameter" if unknown else str(fault["type"])
+        items.append({"pointer": "", "parameter": name, "code": code, "detail": detail})
+    return ProblemResponse(_parameters_problem(items), request.scope)
+
+
+def _parameters_problem(items: list[dict[str, str]]) -> Problem:
+    names = ", ".join(sorted({item["parameter"] for item in items}))
+    return Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="invalid-parameter",
+        title="Invalid query parameter",
+        detail=f"Wrong in the query: {names}.",
+        errors=items,
+    )
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    problem = Problem(status=HTTPStatus.NOT_FOUND, kind="not-found", title="Not found", detail=str(error))
+    return ProblemResponse(problem, request.scope)
+
+
+async def _illegal_move(request: Request, error: Exception) -> Response:
+    assert isinstance(error, IllegalMoveError)
+    choices = ", ".join(error.allowed) or "nothing"
+    detail = f"The sweep is {error.current}: {error.target} is not possible. Possible now: {choices}."
+    problem = Problem(
+        status=HTTPStatus.CONFLICT,
+        kind="illegal-move",
+        title="Not possible in this state",
+        detail=detail,
+        errors=error_items([Finding(pointer="", code="illegal_move", detail=detail)]),
+        extra={"state": error.current, "allowed": list(error.allowed)},
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _catalog_missing(request: Request, _error: Exception) -> Response:
+    detail = "What can be trained is not known yet: no dispatcher has published it. Start one, or try again soon."
+    return ProblemResponse(_unavailable("catalog-missing", "Catalogue missing", detail), request.scope)
+
+
+async def _store_unavailable(request: Request, _error: Exception) -> Response:
+    detail = "The database does not answer. Nothing has happened; try again soon."
+    return ProblemResponse(_unavailable("store-unavailable", "Store unavailable", detail), request.scope)
+
+
+async def _schema_outdated(request: Request, error: Exception) -> Response:
+    return ProblemResponse(_unavailable("schema-outdated", "Database not migrated", str(error)), request.scope)
+
+
+def _unavailable(kind: str, title: str, detail: str) -> Problem:
+    return Problem(
+        status=HTTPStatus.SERVICE_UNAVAILABLE, kind=kind, title=title, detail=detail, headers=dict(_RETRY_AFTER)
+    )
+
+
+async def _framework_refusal(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, a method that the path does not have."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    path = request.scope["path"]
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _allowed_methods(request)
+        problem = Problem(
+            status=status,
+            kind="method-not-allowed",
+            title="Method not allowed",
+            detail=f"{path} answers {', '.join(allowed)}, not {request.method}.",
+            headers={"Allow": ", ".join(allowed)},
+        )
+    elif status is HTTPStatus.NOT_FOUND:
+        problem = Problem(status=status, kind="not-found", title="Not found", detail=f"There is no {path} here.")
+    else:
+        problem = Problem(
+            status=status,
+            kind=status.phrase.lower().replace(" ", "-"),
+            title=status.phrase,
+            detail=str(error.detail),
+            headers=dict(error.headers or {}),
+        )
+    return ProblemResponse(problem, request.scope)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Every method that some route has for the path: the router itself names those of one route alone."""
+    app: FastAPI = request.app
+    scopes = ({**request.scope, "method": method} for method in _METHODS)
+    return [s["method"] for s in scopes if any(route.matches(s)[0] is Match.FULL for route in app.router.routes)]
+
+
+def _count(number: int) -> str:
+    return "1 error" if number == 1 else f"{number} errors"

@@ -1,0 +1,38 @@
+"""The process: reads the settings, opens the store, serves."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from sweep_service.settings import Settings
+from sweep_service.storage.sql import open_sql_store
+
+_GRACE_SECONDS = 5
+
+
+def app_from_env() -> FastAPI:
+    """The application as the environment sets it up; a factory for uvicorn. The database must have been migrated
+    already: /readyz says whether it has."""
+    settings = Settings()
+    return create_app(settings, open_sql_store(settings.store_url))
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvicorn.run(
+        create_app(settings, open_sql_store(settings.store_url)),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,  # one format for all of this process
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )

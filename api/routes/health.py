@@ -1,0 +1,32 @@
+"""Whether this process lives, and whether it can serve. For supervisors and load balancers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from api.dependencies import Service
+from api.schemas.problems import problem_responses
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The answer of a process that is well."""
+
+    status: Literal["ok", "ready"]
+
+
+@router.get("/healthz", operation_id="check_health", response_model=Health, responses=problem_responses())
+def check_health() -> Health:
+    """The process answers. Asks nothing of the store."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", operation_id="check_readiness", response_model=Health, responses=problem_responses(503))
+def check_readiness(service: Service) -> Health:
+    """The store answers and is migrated."""
+    service.check_ready()
+    return Health(status="ready")

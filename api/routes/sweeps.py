@@ -1,0 +1,129 @@
+"""Sweeps: submit, look, stop, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from api.dependencies import Body, Service, no_query
+from api.json_document import parse_document
+from api.paging import EventQuery, PageQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.schemas.events import EventPage, EventView
+from api.schemas.problems import problem_responses
+from api.schemas.sweeps import SweepPage, SweepSummary, SweepView
+from api.schemas.trials import BestView, TrialPage, TrialView
+
+router = APIRouter(prefix="/sweeps", tags=["sweeps"])
+
+_SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}}},
+    }
+}
+
+
+@router.post(
+    "",
+    operation_id="submit_sweep",
+    status_code=201,
+    response_model=SweepView,
+    responses=problem_responses(400, 413, 415, 422, 503),
+    openapi_extra=_SPEC_BODY,
+    dependencies=[Depends(no_query)],
+)
+def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
+    """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it."""
+    sweep = service.submit(parse_document(body))
+    view = SweepView.of(service.get(sweep.id))
+    response.headers["Location"] = view.links.self
+    return view
+
+
+@router.get("", operation_id="list_sweeps", response_model=SweepPage, responses=problem_responses(422, 503))
+def list_sweeps(query: Annotated[PageQuery, Query()], service: Service) -> SweepPage:
+    """Sweeps, newest first."""
+    page = service.list_sweeps(before=sweep_key(query.page_token), limit=query.page_size)
+    token = sweep_token(page.items[-1].id) if page.has_more else None
+    return SweepPage(sweeps=[SweepSummary.of(sweep) for sweep in page.items], next_page_token=token)
+
+
+@router.get(
+    "/{sweep_id}",
+    operation_id="get_sweep",
+    response_model=SweepView,
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_query)],
+)
+def get_sweep(sweep_id: str, service: Service) -> SweepView:
+    """A sweep, its progress and, once it has ended, its results."""
+    return SweepView.of(service.get(sweep_id))
+
+
+@router.get(
+    "/{sweep_id}/trials",
+    operation_id="list_trials",
+    response_model=TrialPage,
+    responses=problem_responses(404, 422, 503),
+)
+def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
+    """A sweep's trials, by number."""
+    page = service.list_trials(sweep_id, after=trial_key(sweep_id, query.page_token), limit=query.page_size)
+    token = trial_token(sweep_id, page.items[-1].number) if page.has_more else None
+    return TrialPage(trials=[TrialView.of(trial) for trial in page.items], next_page_token=token)
+
+
+@router.get(
+    "/{sweep_id}/best",
+    operation_id="get_best_trial",
+    response_model=BestView,
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_query)],
+)
+def get_best_trial(sweep_id: str, service: Service) -> BestView:
+    """The best completed search trial so far."""
+    best = service.best(sweep_id)
+    if best.trial is None:
+        return BestView(best=None, reason=best.reason)
+    return BestView(best=TrialView.of(best.trial), reason=None)
+
+
+@router.get(
+    "/{sweep_id}/events",
+    operation_id="list_events",
+    response_model=EventPage,
+    responses=problem_responses(404, 422, 503),
+)
+def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
+    """What happened to a sweep, in order."""
+    page = service.list_events(sweep_id, after=query.after, limit=query.page_size)
+    return EventPage(
+        events=[EventView.of(event) for event in page.items],
+        next_after=page.items[-1].seq if page.items else query.after,
+        has_more=page.has_more,
+    )
+
+
+@router.post(
+    "/{sweep_id}/stop",
+    operation_id="stop_sweep",
+    response_model=SweepView,
+    responses=problem_responses(404, 409, 422, 503),
+    dependencies=[Depends(no_query)],
+)
+def stop_sweep(sweep_id: str, service: Service) -> SweepView:
+    """Running trials finish, no new ones start. Asked again, it changes nothing."""
+    return SweepView.of(service.stop(sweep_id))
+
+
+@router.post(
+    "/{sweep_id}/cancel",
+    operation_id="cancel_sweep",
+    response_model=SweepView,
+    responses=problem_responses(404, 409, 422, 503),
+    dependencies=[Depends(no_query)],
+)
+def cancel_sweep(sweep_id: str, service: Service) -> SweepView:
+    """Kill what runs and start nothing. Asked again, it changes nothing."""
+    return SweepView.of(service.cancel(sweep_id))

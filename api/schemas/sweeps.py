@@ -1,0 +1,159 @@
+"""Sweeps as the API shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from sweep_service.domain.states import SweepReason, SweepState, TrialState
+from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.services.sweeps import Progress, SweepOverview
+
+PREFIX = "/api/v1"
+
+
+class Links(BaseModel):
+    """Where the rest is, relative to this server."""
+
+    self: str
+    trials: str
+    best: str
+    events: str
+    stop: str
+    cancel: str
+
+    @classmethod
+    def of(cls, sweep_id: str) -> Links:
+        here = f"{PREFIX}/sweeps/{sweep_id}"
+        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "stop", "cancel")}
+        return cls(self=here, **parts)
+
+
+class ProgressView(BaseModel):
+    """How far a sweep has come."""
+
+    budget_trials: int
+    used_trials: int = Field(description="Search trials that ended and count in the budget.")
+    trials: dict[Role, dict[TrialState, int]] = Field(description="How many there are, by role and state.")
+
+    @classmethod
+    def of(cls, progress: Progress) -> ProgressView:
+        counts = {role: dict(states) for role, states in progress.trials.items()}
+        return cls(budget_trials=progress.budget_trials, used_trials=progress.used_trials, trials=counts)
+
+
+class Leader(BaseModel):
+    """The best completed trial of the search or of a baseline."""
+
+    trial_id: str
+    number: int
+    role: Role
+    balancer: str
+    objective: float | None
+    searched: dict[str, Any]
+
+    @classmethod
+    def of(cls, trial: Trial) -> Leader:
+        return cls(
+            trial_id=trial.id,
+            number=trial.number,
+            role=trial.role,
+            balancer=trial.balancer,
+            objective=trial.objective,
+            searched=dict(trial.searched),
+        )
+
+
+class SweepSummary(BaseModel):
+    """A sweep in a list."""
+
+    id: str
+    name: str
+    trainable: str
+    project: str
+    created_by: str
+    labels: dict[str, str]
+    state: SweepState
+    reason: SweepReason | None = Field(description="Why it is in that state, where that needs explaining.")
+    message: str
+    budget_trials: int
+    best_trial_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: Links
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> SweepSummary:
+        return cls(**_common(sweep), budget_trials=sweep.spec.budget.trials)
+
+
+class SweepPage(BaseModel):
+    """Sweeps, newest first."""
+
+    sweeps: list[SweepSummary]
+    next_page_token: str | None = Field(description="null: this is the last page.")
+
+
+class SweepView(BaseModel):
+    """A sweep and where it stands."""
+
+    id: str
+    name: str
+    trainable: str
+    project: str
+    created_by: str
+    labels: dict[str, str]
+    state: SweepState
+    reason: SweepReason | None = Field(description="Why it is in that state, where that needs explaining.")
+    message: str
+    spec: dict[str, Any] = Field(description="What was submitted, with every default filled in.")
+    generation: int = Field(description="How many times a conductor was started for it.")
+    progress: ProgressView
+    leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
+    best_trial_id: str | None
+    results: dict[str, Any] | None = Field(description="Leaderboard and verdict, once it has ended.")
+    tracking_ref: str | None = Field(description="Its MLflow run.")
+    experiment: str = Field(description="Its MLflow experiment.")
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: Links
+
+    @classmethod
+    def of(cls, overview: SweepOverview) -> SweepView:
+        sweep = overview.sweep
+        return cls(
+            **_common(sweep),
+            spec=sweep.spec.canonical(),
+            generation=sweep.generation,
+            progress=ProgressView.of(overview.progress),
+            leaders=[Leader.of(trial) for trial in overview.leaders],
+            results=None if sweep.results is None else dict(sweep.results),
+            tracking_ref=sweep.tracking_ref,
+            experiment=sweep.spec.experiment,
+        )
+
+
+def _common(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "id": sweep.id,
+        "name": sweep.spec.name,
+        "trainable": sweep.spec.trainable,
+        "project": sweep.project,
+        "created_by": sweep.created_by,
+        "labels": dict(sweep.spec.labels),
+        "state": sweep.state,
+        "reason": sweep.reason,
+        "message": sweep.message,
+        "best_trial_id": sweep.best_trial_id,
+        "created_at": sweep.created_at,
+        "updated_at": sweep.updated_at,
+        "started_at": sweep.started_at,
+        "ended_at": sweep.ended_at,
+        "links": Links.of(sweep.id),
+    }

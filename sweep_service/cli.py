@@ -1,0 +1,258 @@
+"""The ``sweep`` command. What is heavy (httpx, rich's tables, the launcher) is imported by the commands that need it.
+
+Exit codes: 0 the sweep completed or was stopped, or the command did its work; 1 it failed or was cancelled, or the
+service refused; 2 wrong usage or an invalid spec; 3 the service cannot be reached; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from sweep_service.client import ApiError, SweepClient
+    from sweep_service.spec_file import SpecFile
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+_POLL_SECONDS = 0.5
+
+app = typer.Typer(
+    name="sweep",
+    help="Sweeps of multi-task networks trained with GradNorm.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[str, typer.Option("--url", envvar="SWEEP_URL", help="Address of the service.")]
+SweepId = Annotated[str, typer.Argument(metavar="ID", help="The sweep's id, or an unambiguous beginning of it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API gives it.")]
+Home = Annotated[Path, typer.Option(help="Folder for everything that the stack keeps.")]
+_DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def up(
+    home: Home = Path(".sweep"),
+    port: Annotated[int, typer.Option(help="Port of the API.", min=0, max=65535)] = 8000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.", min=0, max=65535)] = 5000,
+    cpus: Annotated[int | None, typer.Option(help="CPUs to give to trials; all of them if not given.", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs to give to trials; all of them if not given.", min=0)] = None,
+) -> None:
+    """Start the whole stack on this machine; Ctrl-C ends it."""
+    from sweep_service.launcher import LaunchError, StackOptions
+    from sweep_service.launcher import up as start
+
+    options = StackOptions(home=home, port=port, mlflow_port=mlflow_port, num_cpus=cpus, num_gpus=gpus)
+    try:
+        code = start(options)
+    except LaunchError as error:
+        _fail(str(error), FAILED)
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    home: Home = Path(".sweep-demo"),
+    output: Annotated[Path, typer.Option(help="Where to write the results.")] = Path("demo-result.json"),
+) -> None:
+    """Start a stack, sweep the census data over REST, print and write what came out, end the stack."""
+    from sweep_service.demo import run
+
+    raise typer.Exit(run(home=home, output=output))
+
+
+@app.command()
+def submit(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the sweep until it has ended.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Check a spec and queue its sweep."""
+    from sweep_service.client import InvalidRequestError
+
+    spec = _read_spec(file)
+    with _client(url) as client:
+        try:
+            sweep = client.submit(spec.document)
+        except InvalidRequestError as error:
+            _refuse_spec(file, spec, error)
+        if not watch:
+            typer.echo(sweep["id"])
+            typer.echo(f"Queued. Watch it with: sweep watch {sweep['id']}", err=True)
+            return
+        typer.echo(sweep["id"])
+        _watch(client, sweep["id"])
+
+
+@app.command("list")
+def list_sweeps(
+    limit: Annotated[int, typer.Option(help="At most so many sweeps.", min=1)] = 50,
+    as_json: AsJson = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """List sweeps, newest first."""
+    with _client(url) as client:
+        sweeps = client.list(limit=limit)
+    if as_json:
+        _print_json(sweeps)
+        return
+    from sweep_service.rendering import sweeps_table
+
+    if sweeps:
+        _print(sweeps_table(sweeps))
+    else:
+        typer.echo("No sweeps yet. Submit one with: sweep submit FILE")
+
+
+@app.command()
+def show(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) -> None:
+    """Show where a sweep stands or how it ended."""
+    with _client(url) as client:
+        sweep = client.get(_resolve(client, sweep_id))
+    if as_json:
+        _print_json(sweep)
+        return
+    from sweep_service.rendering import console_for, live_view, print_results
+
+    typer.echo(sweep["id"])
+    if sweep.get("results"):
+        print_results(console_for(), sweep)
+    else:
+        _print(live_view(sweep))
+
+
+@app.command()
+def watch(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
+    """Watch a sweep until it has ended, then print its leaderboard and verdict."""
+    with _client(url) as client:
+        _watch(client, _resolve(client, sweep_id))
+
+
+@app.command()
+def stop(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
+    """Let the running trials finish and start no new ones."""
+    with _client(url) as client:
+        sweep = client.stop(_resolve(client, sweep_id))
+    typer.echo(f"{sweep['id']} is {sweep['state']}.")
+
+
+@app.command()
+def cancel(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
+    """Kill the running trials and start no new ones."""
+    with _client(url) as client:
+        sweep = client.cancel(_resolve(client, sweep_id))
+    typer.echo(f"{sweep['id']} is {sweep['state']}.")
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+@contextmanager
+def _client(url: str) -> Iterator[SweepClient]:
+    """A client whose errors end the command with a sentence and the right exit code."""
+    from sweep_service.client import (
+        ApiError,
+        InvalidRequestError,
+        MissingError,
+        SweepClient,
+        UnavailableError,
+        UnreachableError,
+    )
+
+    try:
+        with SweepClient(url) as client:
+            yield client
+    except (UnreachableError, UnavailableError) as error:
+        _fail(str(error), UNREACHABLE)
+    except (InvalidRequestError, MissingError) as error:
+        _fail(str(error), USAGE)
+    except ApiError as error:
+        _fail(str(error), FAILED)
+    except ValueError as error:  # of the address
+        _fail(str(error), USAGE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _read_spec(file: str) -> SpecFile:
+    from sweep_service.spec_file import SpecFileError, read_spec_file
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return read_spec_file(text)
+    except OSError as error:
+        _fail(f"{file} cannot be read: {error.strerror}.", USAGE)
+    except UnicodeDecodeError:
+        _fail(f"{file} is not UTF-8 text.", USAGE)
+    except SpecFileError as error:
+        _fail(f"{_file_name(file)}: {error}", USAGE)
+
+
+def _refuse_spec(file: str, spec: SpecFile, error: ApiError) -> NoReturn:
+    from sweep_service.rendering import plain
+
+    typer.echo(f"Error: {_file_name(file)}: {plain(error.problem.get('detail', ''))}", err=True)
+    for item in error.errors:
+        pointer = item.get("pointer", "")
+        line = spec.line_of(pointer)
+        place = f"line {line}, " if line is not None else ""
+        typer.echo(f"  {place}{plain(pointer) or '/'}: {plain(item.get('detail', ''))}", err=True)
+    raise typer.Exit(USAGE)
+
+
+def _file_name(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _resolve(client: SweepClient, text: str) -> str:
+    """The id of the sweep that the text is the beginning of; the text itself where the service is to judge it."""
+    from sweep_service.domain.ids import IdPrefix, is_id
+
+    if is_id(text, IdPrefix.SWEEP):
+        return text
+    beginning = text if text.startswith(f"{IdPrefix.SWEEP}_") else f"{IdPrefix.SWEEP}_{text.upper()}"
+    found = [sweep["id"] for sweep in client.list(limit=500) if sweep["id"].startswith(beginning)]
+    if len(found) > 1:
+        _fail(f"{text!r} is the beginning of {len(found)} sweeps' ids; give more of it.", USAGE)
+    return found[0] if found else text
+
+
+def _watch(client: SweepClient, sweep_id: str) -> None:
+    from sweep_service.rendering import console_for, print_results, shown_updates
+
+    console = console_for()
+    try:
+        with shown_updates(console) as on_update:
+            sweep = client.wait(sweep_id, poll=_POLL_SECONDS, on_update=on_update)
+    except KeyboardInterrupt:
+        typer.echo(f"The sweep goes on. Watch it again with: sweep watch {sweep_id}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    print_results(console, sweep)
+    if sweep["state"] not in ("completed", "stopped"):
+        raise typer.Exit(FAILED)
+
+
+def _print(renderable: Any) -> None:
+    from sweep_service.rendering import console_for
+
+    console_for().print(renderable)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The Python client of the REST API.
+
+ClientError
+├── UnreachableError        nobody answers there
+├── WaitTimeoutError        the sweep has not ended in time
+└── ApiError                the service said no; carries its problem document
+    ├── InvalidRequestError     400, 413, 415, 422: what was sent is wrong
+    ├── MissingError            404
+    ├── ConflictError           409: not possible in the sweep's state; ``allowed`` says what is
+    └── UnavailableError        503: try again later
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+from urllib.parse import quote
+
+import httpx
+
+Document: TypeAlias = dict[str, Any]
+
+ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
+_ATTEMPTS = 3  # of a GET
+_BACKOFF_SECONDS = 0.2  # doubles
+_PAGE_SIZE = 500
+
+
+class ClientError(Exception):
+    """Root of the tree."""
+
+
+class UnreachableError(ClientError):
+    """Nobody answers at the service's address."""
+
+    def __init__(self, base_url: str, cause: str) -> None:
+        self.base_url = base_url
+        super().__init__(f"No answer from {base_url} ({cause}). Is the service up? `sweep up` starts one here.")
+
+
+class WaitTimeoutError(ClientError):
+    """The sweep has not ended in time. ``sweep`` is how it stood last."""
+
+    def __init__(self, sweep: Document, timeout: float) -> None:
+        self.sweep = sweep
+        super().__init__(f"Sweep {sweep.get('id')} is {sweep.get('state')} after {timeout:g} s; it goes on.")
+
+
+class ApiError(ClientError):
+    """The service said no. The message has the detail and a line for every fault."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status = status
+        self.problem = dict(problem)
+        lines = [str(problem.get("detail") or problem.get("title") or f"HTTP {status}")]
+        lines += [f"  {_place(item)}: {item.get('detail', '')}" for item in self.errors]
+        super().__init__("\n".join(lines))
+
+    @property
+    def errors(self) -> list[Mapping[str, str]]:
+        """Each fault with its ``pointer``, ``code`` and ``detail``."""
+        found = self.problem.get("errors")
+        return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+class InvalidRequestError(ApiError):
+    """What was sent is wrong."""
+
+
+class MissingError(ApiError):
+    """There is no such thing."""
+
+
+class ConflictError(ApiError):
+    """Not possible in the sweep's state."""
+
+    @property
+    def allowed(self) -> list[str]:
+        """What is possible instead."""
+        return list(self.problem.get("allowed", []))
+
+
+class UnavailableError(ApiError):
+    """The service cannot answer for now."""
+
+
+_ERRORS: Mapping[int, type[ApiError]] = {
+    400: InvalidRequestError,
+    404: MissingError,
+    409: ConflictError,
+    413: InvalidRequestError,
+    415: InvalidRequestError,
+    422: InvalidRequestError,
+    503: UnavailableError,
+}
+
+
+class SweepClient:
+    """Talks to one service. Sweeps, trials and events are dictionaries, as the API documents them.
+
+    Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError; what
+    writes is tried once, since a lost answer does not mean that nothing happened.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        timeout: float = 30.0,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._sleep = sleep
+        try:
+            url = httpx.URL(self.base_url)
+            if url.scheme not in ("http", "https") or not url.host:
+                raise ValueError(f"{base_url!r} is no address of a service; one looks like http://127.0.0.1:8000")
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{base_url!r} is no address of a service: {error}") from None
+        # A proxy of the environment cannot reach this machine's loopback.
+        self._http = httpx.Client(base_url=self.base_url, timeout=timeout, trust_env=not _is_loopback(url.host))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(self, spec: Mapping[str, Any]) -> Document:
+        """Queue a sweep. Raises InvalidRequestError, whose ``errors`` point at every wrong field."""
+        return self._call("POST", "/sweeps", json=dict(spec))
+
+    def get(self, sweep_id: str) -> Document:
+        """The sweep with its progress and, once it has ended, its results."""
+        return self._call("GET", _sweep_path(sweep_id))
+
+    def list(self, *, limit: int | None = None) -> list[Document]:
+        """Summaries of the sweeps, newest first; all of them without a limit."""
+        return list(self._pages("/sweeps", "sweeps", limit))
+
+    def trials(self, sweep_id: str, *, limit: int | None = None) -> list[Document]:
+        """The sweep's trials, by number; all of them without a limit."""
+        return list(self._pages(f"{_sweep_path(sweep_id)}/trials", "trials", limit))
+
+    def best(self, sweep_id: str) -> Document:
+        """``{"best": trial or None, "reason": why there is none}``."""
+        return self._call("GET", f"{_sweep_path(sweep_id)}/best")
+
+    def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
+        """All that has happened to the sweep, by seq, above ``after``."""
+        events: list[Document] = []
+        more = True
+        while more:
+            params = {"after": after, "page_size": _PAGE_SIZE}
+            page = self._call("GET", f"{_sweep_path(sweep_id)}/events", params=params)
+            events += page["events"]
+            after, more = page["next_after"], page["has_more"]
+        return events
+
+    def stop(self, sweep_id: str) -> Document:
+        """Running trials finish, no new ones start. Raises ConflictError."""
+        return self._call("POST", f"{_sweep_path(sweep_id)}/stop")
+
+    def cancel(self, sweep_id: str) -> Document:
+        """Kill what runs. Raises ConflictError."""
+        return self._call("POST", f"{_sweep_path(sweep_id)}/cancel")
+
+    def trainables(self) -> list[Document]:
+        """What can be trained."""
+        return self._call("GET", "/trainables")["trainables"]
+
+    def wait(
+        self,
+        sweep_id: str,
+        *,
+        timeout: float | None = None,
+        poll: float = 0.5,
+        patience: float = 30.0,
+        on_update: Callable[[Document], None] | None = None,
+    ) -> Document:
+        """Look every ``poll`` seconds until the sweep has ended; returns how it ended.
+
+        ``on_update`` gets the sweep after every look. A service that is away for up to ``patience`` seconds, after it
+        has answered once, is waited for.
+
+        Raises:
+            WaitTimeoutError: it has not ended within ``timeout`` seconds.
+        """
+        began = answered = time.monotonic()
+        sweep: Document | None = None
+        while True:
+            try:
+                sweep = self.get(sweep_id)
+                answered = time.monotonic()
+            except (UnreachableError, UnavailableError):
+                if sweep is None or time.monotonic() - answered > patience:
+                    raise
+            else:
+                if on_update is not None:
+                    on_update(sweep)
+                if sweep["state"] in ENDED_STATES:
+                    return sweep
+            if timeout is not None and time.monotonic() - began + poll > timeout:
+                raise WaitTimeoutError(sweep, timeout)
+            self._sleep(poll)
+
+    def _pages(self, path: str, key: str, limit: int | None) -> Iterator[Document]:
+        token: str | None = None
+        left = limit
+        while left is None or left > 0:
+            params = {"page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
+            page = self._call("GET", path, params=params if token is None else {**params, "page_token": token})
+            yield from page[key]
+            token = page["next_page_token"]
+            if token is None:
+                return
+            left = None if left is None else left - len(page[key])
+
+    def _call(self, method: str, path: str, **options: Any) -> Document:
+        response = self._send(method, f"/api/v1{path}", **options)
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if response.is_success and isinstance(document, dict):
+            return document
+        if not isinstance(document, dict):
+            what = f"{self.base_url} answered {response.status_code} without JSON; is that the sweep service?"
+            document = {"title": "Unexpected answer", "status": response.status_code, "detail": what}
+        raise _ERRORS.get(response.status_code, ApiError)(response.status_code, document)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        attempts = _ATTEMPTS if method == "GET" else 1
+        for attempt in range(attempts):
+            try:
+                return self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                if attempt == attempts - 1:
+                    raise UnreachableError(self.base_url, f"{type(error).__name__}: {error}") from error
+            self._sleep(_BACKOFF_SECONDS * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _sweep_path(sweep_id: str) -> str:
+    return f"/sweeps/{quote(sweep_id, safe='')}"
+
+
+def _place(item: Mapping[str, str]) -> str:
+    """Where a fault is."""
+    return f"?{item['parameter']}" if item.get("parameter") else item.get("pointer") or "/"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

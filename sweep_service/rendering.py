@@ -1,0 +1,285 @@
+"""How a sweep looks in a terminal: its progress while it runs, its leaderboard and verdict when it has ended.
+
+Everything here takes the sweep as the API gives it and bears with parts that are missing. Text from outside (names,
+messages) is printed as it is, never as markup, without control characters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Document = Mapping[str, Any]
+
+_STATE_STYLES = {
+    "completed": "green",
+    "stopped": "yellow",
+    "stopping": "yellow",
+    "paused": "yellow",
+    "pausing": "yellow",
+    "cancelled": "red",
+    "cancelling": "red",
+    "failed": "bold red",
+    "running": "cyan",
+    "starting": "cyan",
+}
+_OUTCOME_STYLES = {"helped": "bold green", "hurt": "bold red", "equivalent": "bold", "inconclusive": "yellow"}
+_MAX_ROWS = 15
+_PIPE_WIDTH = 160
+
+
+def plain(value: object) -> str:
+    """Text from outside, on one line and without control characters: they could move a terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def number(value: object, *, sign: bool = False) -> str:
+    """Four significant digits; a dash for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    if isinstance(value, int) and not sign:
+        return str(value)
+    return f"{value:+.4g}" if sign else f"{value:.4g}"
+
+
+def parameters(values: object) -> str:
+    """``alpha=1.2 weight_lr=0.03``."""
+    if not isinstance(values, Mapping) or not values:
+        return "–"
+    return " ".join(f"{plain(name)}={_value(value)}" for name, value in sorted(values.items()))
+
+
+def state_text(state: object, reason: object = None) -> Text:
+    """The state, coloured, with its reason."""
+    text = Text(plain(state or "unknown"), style=_STATE_STYLES.get(str(state), ""))
+    if reason:
+        text.append(f" ({plain(reason)})", style="dim")
+    return text
+
+
+def progress_line(sweep: Document) -> str:
+    """Where the sweep stands, on one line without colours: for logs and pipes."""
+    progress = _mapping(sweep.get("progress"))
+    parts = [plain(sweep.get("state", "unknown"))]
+    parts.append(f"search {progress.get('used_trials', 0)}/{progress.get('budget_trials', '?')}")
+    for role, states in _mapping(progress.get("trials")).items():
+        counts = _counts(states)
+        if counts:
+            parts.append(f"{role}: {counts}")
+    for leader in _rows(sweep.get("leaders")):
+        label = "best" if leader.get("role") == "search" else plain(leader.get("balancer"))
+        shown = f"{label} {number(leader.get('objective'))}"
+        if leader.get("role") == "search":
+            shown += f" at {parameters(leader.get('searched'))}"
+        parts.append(shown)
+    return " | ".join(parts)
+
+
+def live_view(sweep: Document) -> RenderableType:
+    """Where the sweep stands, to be drawn again and again: bar, counts, best so far, baselines."""
+    progress = _mapping(sweep.get("progress"))
+    total, used = progress.get("budget_trials") or 1, progress.get("used_trials") or 0
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        Text(plain(sweep.get("name", "")), style="bold"),
+        state_text(sweep.get("state"), sweep.get("reason")),
+        ProgressBar(total=total, completed=used, width=30),
+        Text(f"{used}/{total} search trials"),
+    )
+    lines: list[RenderableType] = [bar]
+    for role, states in _mapping(progress.get("trials")).items():
+        if counts := _counts(states):
+            lines.append(Text.assemble((f"  {plain(role):<9}", "dim"), counts))
+    if leaders := _rows(sweep.get("leaders")):
+        lines.append(_leaders_table(leaders, _objective_name(sweep)))
+    if message := sweep.get("message"):
+        lines.append(Text(plain(message), style="dim"))
+    return Group(*lines)
+
+
+def results_view(sweep: Document) -> RenderableType:
+    """How the sweep ended: leaderboard and verdict."""
+    head = Text.assemble((plain(sweep.get("name", "")), "bold"), " ")
+    head.append_text(state_text(sweep.get("state"), sweep.get("reason")))
+    lines: list[RenderableType] = [head]
+    if message := sweep.get("message"):
+        lines.append(Text(plain(message)))
+    results = _mapping(sweep.get("results"))
+    if rows := _shown_rows(results):
+        lines += [leaderboard_table(rows, _objective_name(sweep))]
+        if hidden := len(_rows(results.get("leaderboard"))) - len(rows):
+            lines.append(Text(f"… and {hidden} more trials", style="dim"))
+    else:
+        lines.append(Text("No trial completed: there is no leaderboard.", style="yellow"))
+    lines.append(verdict_view(results.get("verdict")))
+    return Group(*lines)
+
+
+def leaderboard_table(rows: Sequence[Document], objective: str) -> Table:
+    """Trials by rank, with each task's loss; the baselines stand out."""
+    tasks = list(dict.fromkeys(task for row in rows for task in _mapping(row.get("tasks"))))
+    table = Table(title=f"Leaderboard by {plain(objective)}", title_justify="left", title_style="bold")
+    for heading in ("#", "balancer", "trial"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(Text(plain(objective)), justify="right")
+    table.add_column("parameters", overflow="fold")
+    for task in tasks:
+        table.add_column(Text(f"loss {plain(task)}"), justify="right")
+    has_delta = any(row.get("delta_m") is not None for row in rows)
+    if has_delta:
+        table.add_column("Δm %", justify="right")
+    for row in rows:
+        losses = [number(_mapping(_mapping(row.get("tasks")).get(task)).get("loss")) for task in tasks]
+        cells = [number(row.get("rank")), plain(row.get("label", "")), number(row.get("number"))]
+        cells += [number(row.get("objective")), parameters(row.get("params")), *losses]
+        cells += [number(row.get("delta_m"), sign=True)] if has_delta else []
+        table.add_row(*(Text(cell) for cell in cells), style="" if row.get("role") == "search" else "magenta")
+    return table
+
+
+def verdict_view(verdict: object) -> RenderableType:
+    """Whether the search's best beat each baseline, with the intervals that say so."""
+    found = _mapping(verdict)
+    if not found:
+        return Text(
+            "No verdict: the sweep has compared nothing (confirm was not asked for, or did not run).", style="dim"
+        )
+    lines: list[RenderableType] = [Text.assemble(("Verdict: ", "bold"), plain(found.get("summary", "")))]
+    rows = _rows(found.get("against"))
+    if rows:
+        lines.append(_verdict_table(found, rows))
+    notes = f"Difference: best minus baseline in {plain(found.get('metric', ''))}; below 0 is better."
+    notes += f" Equivalent: the whole interval within ±{number(found.get('margin'))}."
+    if any(row.get("tasks") for row in rows):
+        notes += " A task's row: in its own test loss, with that share of the baseline's loss as margin."
+    if covers := found.get("covers"):
+        notes += f" {plain(covers)}"
+    lines.append(Text(notes, style="dim"))
+    return Group(*lines)
+
+
+def console_for(file: IO[str] | None = None) -> Console:
+    """A console on that file (standard output if none), wide enough for tables where nobody looks: a pipe, a log."""
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=max(console.width, _PIPE_WIDTH))
+
+
+@contextmanager
+def shown_updates(console: Console) -> Iterator[Callable[[Document], None]]:
+    """What shows a sweep each time that it has been looked at: a live view, or a line per change where nobody looks."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield lambda sweep: live.update(live_view(sweep), refresh=True)
+        return
+    last = ""
+
+    def print_change(sweep: Document) -> None:
+        nonlocal last
+        line = progress_line(sweep)
+        if line != last:
+            console.print(Text(line), soft_wrap=True)
+        last = line
+
+    yield print_change
+
+
+def print_results(console: Console, sweep: Document) -> None:
+    """Print how the sweep ended: leaderboard and verdict."""
+    console.print(results_view(sweep))
+
+
+def sweeps_table(sweeps: Iterable[Document]) -> Table:
+    """Sweeps of a list."""
+    table = Table()
+    for heading in ("id", "name", "trainable", "state", "trials", "submitted", "message"):
+        table.add_column(heading, no_wrap=heading == "id", overflow="fold")
+    for sweep in sweeps:
+        table.add_row(
+            Text(plain(sweep.get("id", ""))),
+            Text(plain(sweep.get("name", ""))),
+            Text(plain(sweep.get("trainable", ""))),
+            state_text(sweep.get("state"), sweep.get("reason")),
+            Text(number(sweep.get("budget_trials"))),
+            Text(plain(sweep.get("created_at", ""))[:19].replace("T", " ")),
+            Text(plain(sweep.get("message", ""))),
+        )
+    return table
+
+
+def _verdict_table(verdict: Document, rows: Sequence[Document]) -> Table:
+    table = Table()
+    table.add_column("against", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("difference", justify="right", no_wrap=True)
+    confidence = verdict.get("confidence")
+    share = f"{100 * confidence:g} % interval" if isinstance(confidence, int | float) else "interval"
+    table.add_column(share, no_wrap=True)
+    table.add_column("p (Holm)", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_comparison_cells(Text(plain(row.get("baseline", "")), style="bold"), row))
+        for task, of_task in _mapping(row.get("tasks")).items():
+            table.add_row(*_comparison_cells(Text(f"  {plain(task)}", style="dim"), _mapping(of_task)))
+    return table
+
+
+def _comparison_cells(label: Text, row: Document) -> list[Text]:
+    interval = row.get("interval")
+    bounds = list(interval) if isinstance(interval, list | tuple) and len(interval) == 2 else [None, None]
+    outcome = plain(row.get("outcome") or "–")
+    return [
+        label,
+        Text(outcome, style=_OUTCOME_STYLES.get(outcome, "")),
+        Text(number(row.get("mean_difference"), sign=True)),
+        Text(f"{number(bounds[0], sign=True)} to {number(bounds[1], sign=True)}"),
+        Text(number(row.get("p_value_holm"))),
+        Text(number(row.get("num_pairs"))),
+    ]
+
+
+def _shown_rows(results: Document) -> list[Document]:
+    """The first of the leaderboard, and the best of each baseline wherever it ranks."""
+    rows = _rows(results.get("leaderboard"))
+    baselines = {row.get("trial_id") for row in _rows(results.get("baselines"))}
+    return [row for place, row in enumerate(rows) if place < _MAX_ROWS or row.get("trial_id") in baselines]
+
+
+def _leaders_table(leaders: Sequence[Document], objective: str) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for leader in leaders:
+        is_search = leader.get("role") == "search"
+        name = "best so far" if is_search else plain(leader.get("balancer", ""))
+        table.add_row(
+            Text(f"  {name}", style="bold" if is_search else "magenta"),
+            Text(f"{plain(objective)} {number(leader.get('objective'))}"),
+            Text(parameters(leader.get("searched")), style="dim"),
+        )
+    return table
+
+
+def _objective_name(sweep: Document) -> str:
+    return str(_mapping(_mapping(sweep.get("spec")).get("objective")).get("metric", "objective"))
+
+
+def _counts(states: object) -> str:
+    return ", ".join(f"{count} {plain(state)}" for state, count in _mapping(states).items() if count)
+
+
+def _value(value: object) -> str:
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rows(value: object) -> list[Document]:
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []

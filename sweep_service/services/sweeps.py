@@ -1,0 +1,174 @@
+"""What may be done with sweeps: submit, look, stop, cancel. Decides; who calls it (the API) only translates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sweep_service.domain.errors import SweepNotFoundError
+from sweep_service.domain.events import Event
+from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.spec_check import check_spec
+from sweep_service.domain.states import SweepState, TrialState, Verb
+from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.ports import Clock, SweepStore
+from sweep_service.services.results import best_baseline, best_trial
+from trainables.catalog import Trainable
+
+_ItemT = TypeVar("_ItemT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[_ItemT]):
+    """A part of a list, in the list's order."""
+
+    items: tuple[_ItemT, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a sweep has come."""
+
+    budget_trials: int
+    used_trials: int  # search trials that have used up a part of the budget
+    trials: Mapping[Role, Mapping[TrialState, int]]  # every role; only states that some trial is in
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOverview:
+    """A sweep with what follows from its trials."""
+
+    sweep: Sweep
+    progress: Progress
+    leaders: tuple[Trial, ...]  # the best completed trial of the search, then of each baseline in the spec's order
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestTrial:
+    """The best completed search trial so far, or the reason why there is none."""
+
+    trial: Trial | None
+    reason: str = ""
+
+
+class SweepService:
+    """Sweeps as their users see them.
+
+    Any method may raise StoreUnavailableError; those that take a sweep's id raise SweepNotFoundError, also for text
+    that is no id at all.
+    """
+
+    def __init__(self, *, store: SweepStore, clock: Clock, project: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._project = project
+
+    def submit(self, document: Any, *, created_by: str = "anonymous") -> Sweep:
+        """Check the document and queue the sweep that it describes. Nothing is stored on an error.
+
+        Raises:
+            InvalidSpecError: with everything that is wrong.
+            CatalogMissingError: nobody has published what can be trained yet.
+        """
+        spec = check_spec(document, self._store.read_catalog())
+        now = self._clock.now()
+        sweep = Sweep(
+            id=new_id(IdPrefix.SWEEP, now=now),
+            project=self._project,
+            created_by=created_by,
+            spec=spec,
+            state=SweepState.QUEUED,
+            created_at=now,
+            updated_at=now,
+        )
+        self._store.add_sweep(sweep)
+        return sweep
+
+    def get(self, sweep_id: str) -> SweepOverview:
+        """The sweep, its progress and its best trials so far."""
+        sweep = self._sweep(sweep_id)
+        trials = self._store.list_trials(sweep_id)
+        return SweepOverview(sweep=sweep, progress=_progress(sweep, trials), leaders=_leaders(sweep, trials))
+
+    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Page[Sweep]:
+        """Newest first, only those submitted before the sweep of that id."""
+        return _page(self._store.list_sweeps(before=before, limit=limit + 1), limit)
+
+    def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
+        """By number, only those above ``after``."""
+        _check_id(sweep_id)
+        return _page(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
+
+    def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[Event]:
+        """By seq, only those above ``after``."""
+        _check_id(sweep_id)
+        return _page(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
+
+    def best(self, sweep_id: str) -> BestTrial:
+        """The best completed search trial so far."""
+        sweep = self._sweep(sweep_id)
+        if sweep.best_trial_id is not None:
+            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id))
+        if sweep.state.is_ended:
+            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.")
+        return BestTrial(trial=None, reason="No search trial has completed yet.")
+
+    def stop(self, sweep_id: str) -> SweepOverview:
+        """Let running trials finish and start no new ones. Nothing happens if that is so already.
+
+        Raises:
+            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
+        """
+        return self._control(sweep_id, Verb.STOP)
+
+    def cancel(self, sweep_id: str) -> SweepOverview:
+        """Kill what runs and start nothing. Nothing happens if that is so already.
+
+        Raises:
+            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
+        """
+        return self._control(sweep_id, Verb.CANCEL)
+
+    def trainables(self) -> Sequence[Trainable]:
+        """What can be trained, by name. Raises CatalogMissingError."""
+        catalog = self._store.read_catalog()
+        return [catalog[name] for name in sorted(catalog)]
+
+    def check_ready(self) -> None:
+        """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
+        self._store.check_ready()
+
+    def _sweep(self, sweep_id: str) -> Sweep:
+        _check_id(sweep_id)
+        return self._store.get_sweep(sweep_id)
+
+    def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
+        _check_id(sweep_id)
+        self._store.control_sweep(sweep_id, verb)
+        return self.get(sweep_id)
+
+
+def _check_id(sweep_id: str) -> None:
+    if not is_id(sweep_id, IdPrefix.SWEEP):  # spares the store text that no row can have, NUL characters among it
+        raise SweepNotFoundError(sweep_id)
+
+
+def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:
+    """Of ``limit + 1`` items asked for: the first ``limit``, and whether there was another."""
+    return Page(items=tuple(items[:limit]), has_more=len(items) > limit)
+
+
+def _progress(sweep: Sweep, trials: Sequence[Trial]) -> Progress:
+    counts: dict[Role, Counter[TrialState]] = {role: Counter() for role in Role}
+    for trial in trials:
+        counts[trial.role][trial.state] += 1
+    used = sum(count for state, count in counts[Role.SEARCH].items() if state.counts_in_budget)
+    return Progress(budget_trials=sweep.spec.budget.trials, used_trials=used, trials=counts)
+
+
+def _leaders(sweep: Sweep, trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    best = (best_trial(sweep.spec, trials), *(best_baseline(sweep.spec, trials, name) for name in sweep.spec.baselines))
+    return tuple(trial for trial in best if trial is not None)

@@ -1,0 +1,40 @@
+"""Servers for the tests of the API, the client and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import TOY, Service, serve
+
+from api.app import create_app
+from sweep_service.ports import SweepStore
+from sweep_service.settings import Settings
+from sweep_service.storage.memory import MemorySweepStore
+from sweep_service.storage.schema import migrate
+from sweep_service.storage.sql import open_sql_store
+
+
+@pytest.fixture(scope="session", params=["memory", "sqlite"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server for the whole session, over each store. Tests share it, and look only at what they have made."""
+    store: SweepStore
+    if request.param == "memory":
+        store = MemorySweepStore()
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'sweeps.db'}"
+        migrate(url)
+        store = open_sql_store(url)
+    store.publish_catalog([TOY])
+    with serve(create_app(Settings(home=Path("unused")), store), store) as running:
+        yield running
+
+
+@pytest.fixture
+def own_service() -> Iterator[Service]:
+    """A server of the test's own, over an empty store in memory."""
+    store = MemorySweepStore()
+    store.publish_catalog([TOY])
+    with serve(create_app(Settings(home=Path("unused")), store), store) as running:
+        yield running

@@ -1,0 +1,230 @@
+"""The sweep command against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from harness import SPEC, Conductor, Service, finish_sweep
+from typer.testing import CliRunner
+
+from sweep_service.cli import app
+from sweep_service.domain.states import SweepState
+
+Sweep = Callable[..., Result]
+
+
+@pytest.fixture
+def sweep(service: Service) -> Sweep:
+    """Runs the command with those arguments against the server."""
+
+    def run(*arguments: str, **options: Any) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--url", service.url], **options)
+
+    return run
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(dict(SPEC), sort_keys=False))
+    return path
+
+
+def test_a_yaml_file_is_submitted_and_its_id_printed_alone(sweep: Sweep, service: Service, spec_file: Path) -> None:
+    result = sweep("submit", str(spec_file))
+    assert result.exit_code == 0, result.output
+    sweep_id = result.stdout.strip()
+    assert service.store.get_sweep(sweep_id).spec.name == "small"
+    assert f"sweep watch {sweep_id}" in result.stderr
+
+
+def test_json_comes_in_through_standard_input_too(sweep: Sweep, service: Service) -> None:
+    result = sweep("submit", "-", input=json.dumps(SPEC, indent="\t"))
+    assert result.exit_code == 0, result.output
+    assert service.store.get_sweep(result.stdout.strip()).state is SweepState.QUEUED
+
+
+def test_each_fault_of_a_spec_is_printed_with_its_line(sweep: Sweep, service: Service, tmp_path: Path) -> None:
+    before = service.num_sweeps()
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "name: small\ntrainable: toy\nspace:\n  alpha:\n    type: float\n    low: 3\n    high: 0\n"
+        "budget:\n  trials: many\nlables: {}\n"
+    )
+    result = sweep("submit", str(path))
+    assert result.exit_code == 2
+    assert "line 4, /space/alpha: Low" in result.stderr
+    assert "line 9, /budget/trials: " in result.stderr
+    assert "line 10, /lables: Unknown key" in result.stderr
+    assert result.stdout == ""
+    assert service.num_sweeps() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: [", "Line 1"),
+        ("- a\n- b\n", "mapping"),
+        ("", "mapping"),
+        ("name: a\nname: b\n", "Line 2: the key 'name' is given more than once"),
+        ("name: !!python/object:os.system {}\n", "Line 1: the tag"),
+        ("name: a\x07b\n", "control characters"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused_before_anything_is_sent(
+    sweep: Sweep, tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    result = sweep("submit", str(path))
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_a_wrong_usage(sweep: Sweep, tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        result = sweep("submit", str(path))
+        assert result.exit_code == 2
+        assert "cannot be read" in result.stderr
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in sweep("submit", str(binary)).stderr
+
+
+def test_a_completed_sweep_is_watched_to_its_leaderboard_and_verdict(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    finish_sweep(service.store, sweep_id)
+    result = sweep("watch", sweep_id)
+    assert result.exit_code == 0, result.output
+    progress, *rest = result.stdout.splitlines()
+    assert progress.startswith(
+        "completed | search 2/4 | search: 2 completed | baseline: 1 completed | best 0.4 at alpha=2"
+    )
+    text = "\n".join(rest)
+    assert "Leaderboard by val/normalized_loss" in text
+    assert "GradNorm helped against equal." in text
+    assert "-0.11 to -0.09" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [(SweepState.COMPLETED, 0), (SweepState.STOPPED, 0), (SweepState.FAILED, 1)]
+)
+def test_the_exit_code_tells_how_a_watched_sweep_ended(
+    sweep: Sweep, service: Service, state: SweepState, code: int
+) -> None:
+    sweep_id = service.submit()["id"]
+    finish_sweep(service.store, sweep_id, state=state)
+    assert sweep("watch", sweep_id).exit_code == code
+
+
+def test_a_cancelled_sweep_is_a_failure_to_a_watcher(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    assert sweep("cancel", sweep_id).stdout == f"{sweep_id} is cancelled.\n"
+    result = sweep("watch", sweep_id)
+    assert result.exit_code == 1
+    assert "No trial completed" in result.stdout
+
+
+def test_submit_can_watch_until_the_end(sweep: Sweep, service: Service, spec_file: Path) -> None:
+    known = {row.id for row in service.store.list_sweeps(limit=100_000)}
+
+    def finish_the_new_one() -> None:
+        new: list[str] = []
+        while not new:
+            new = [row.id for row in service.store.list_sweeps(limit=5) if row.id not in known]
+        finish_sweep(service.store, new[0])
+
+    conductor = threading.Thread(target=finish_the_new_one, daemon=True)
+    conductor.start()
+    result = sweep("submit", str(spec_file), "--watch")
+    conductor.join(timeout=30)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("swp_")
+    assert "GradNorm helped" in result.stdout
+
+
+def test_a_watcher_that_is_interrupted_says_that_the_sweep_goes_on(service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    command = [sys.executable, "-m", "sweep_service.cli", "watch", sweep_id]
+    env = {**os.environ, "SWEEP_URL": service.url, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline().startswith("queued | search 0/4")
+        watcher.send_signal(signal.SIGINT)
+        _, errors = watcher.communicate(timeout=30)
+    assert watcher.returncode == 130
+    assert f"sweep watch {sweep_id}" in errors
+    assert "Traceback" not in errors
+    assert service.store.get_sweep(sweep_id).state is SweepState.QUEUED
+
+
+def test_sweeps_are_listed_for_people_and_for_programs(sweep: Sweep, service: Service) -> None:
+    newest = service.submit(name="the [bold]newest[/bold]")["id"]
+    table = sweep("list", "--limit", "1").stdout
+    assert newest in table
+    assert "[bold]newest" in table, "a name is text, not markup"
+    listed = json.loads(sweep("list", "--json", "--limit", "2").stdout)
+    assert len(listed) == 2
+    assert listed[0]["id"] == newest
+
+
+def test_a_sweep_is_shown_while_it_runs_and_when_it_has_ended(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    running = sweep("show", sweep_id)
+    assert running.exit_code == 0
+    assert "queued" in running.stdout
+    assert "0/4 search trials" in running.stdout
+    finish_sweep(service.store, sweep_id)
+    assert "GradNorm helped" in sweep("show", sweep_id).stdout
+    assert json.loads(sweep("show", sweep_id, "--json").stdout)["state"] == "completed"
+
+
+def test_an_unambiguous_beginning_of_an_id_is_enough(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    service.submit()
+    assert json.loads(sweep("show", sweep_id[:-2], "--json").stdout)["id"] == sweep_id
+    assert json.loads(sweep("show", sweep_id.removeprefix("swp_").lower(), "--json").stdout)["id"] == sweep_id
+    ambiguous = sweep("show", "swp_")
+    assert ambiguous.exit_code == 2
+    assert "give more of it" in ambiguous.stderr
+
+
+def test_stop_and_cancel_say_where_the_sweep_is_now(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    Conductor(service.store, sweep_id).move(SweepState.RUNNING)
+    assert sweep("stop", sweep_id).stdout == f"{sweep_id} is stopping.\n"
+    assert sweep("cancel", sweep_id).stdout == f"{sweep_id} is cancelling.\n"
+    refused = sweep("stop", sweep_id)
+    assert refused.exit_code == 1
+    assert "Possible now: cancel" in refused.stderr
+
+
+def test_an_unknown_sweep_is_a_wrong_usage(sweep: Sweep) -> None:
+    for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense"):
+        for command in ("show", "watch", "stop", "cancel"):
+            result = sweep(command, sweep_id)
+            assert result.exit_code == 2
+            assert "There is no sweep" in result.stderr
+
+
+def test_nobody_at_the_address_has_an_exit_code_of_its_own() -> None:
+    result = CliRunner().invoke(app, ["list"], env={"SWEEP_URL": "http://127.0.0.1:9"})
+    assert result.exit_code == 3
+    assert "http://127.0.0.1:9" in result.stderr
+
+
+def test_a_wrong_address_is_a_wrong_usage() -> None:
+    result = CliRunner().invoke(app, ["list", "--url", "nowhere"])
+    assert result.exit_code == 2
+    assert "no address of a service" in result.stderr

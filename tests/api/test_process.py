@@ -1,0 +1,116 @@
+"""The API as a process of its own: how soon it is ready, what it imports, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from harness import SPEC, TOY
+
+from sweep_service.storage.schema import migrate
+from sweep_service.storage.sql import open_sql_store
+
+READY_SECONDS = 3.0
+HEAVY = {"ray", "torch", "optuna", "mlflow"}
+ALSO_HEAVY = {"numpy", "scipy", "pandas", "sklearn", "matplotlib", "alembic"}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'sweeps.db'}"
+    migrate(url)
+    open_sql_store(url).publish_catalog([TOY])
+    return url
+
+
+@contextmanager
+def api_process(database: str, *options: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
+    """``python -m api`` on a free port: the process, its address, the seconds until it was ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "SWEEP_DATABASE_URL": database, "SWEEP_PORT": str(port)}
+    url = f"http://127.0.0.1:{port}"
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, *options, "-m", "api"], env=env, stdout=output, stderr=output)
+    try:
+        while not is_ready(url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() - began < 60, log.read_text()
+            time.sleep(0.02)
+        yield process, url, time.monotonic() - began
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_api_is_ready_within_three_seconds_and_ends_quietly_when_told_to(database: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with api_process(database, log=log) as (process, _, seconds):
+        times = psutil.Process(process.pid).cpu_times()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=30)
+    assert times.user + times.system < READY_SECONDS
+    machine_is_busy = os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)  # then the clock says nothing about the API
+    assert seconds < READY_SECONDS or machine_is_busy
+    assert code in (0, -signal.SIGTERM)
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_running_process_imports_nothing_heavy_whatever_it_is_asked(database: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        api_process(database, "-X", "importtime", log=log) as (_, url, _),
+        httpx.Client(base_url=url, trust_env=False) as http,
+    ):
+        links = http.post("/api/v1/sweeps", json=dict(SPEC)).json()["links"]
+        for path in (*links.values(), "/api/v1/sweeps", "/api/v1/trainables", "/api/v1/openapi.json", "/docs"):
+            http.get(path)
+        http.post("/api/v1/sweeps", json={})
+        assert http.post(links["cancel"]).json()["state"] == "cancelled"
+    lines = [line for line in log.read_text().splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert {"fastapi", "sqlalchemy", "uvloop", "httptools", "trainables"} <= imported
+    assert not imported & HEAVY
+    assert not imported & ALSO_HEAVY, "they are not forbidden, but the API has no use for them"
+
+
+def test_without_a_migrated_database_the_application_lives_is_not_ready_and_has_no_heavy_modules(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys, asyncio, api.main\n"
+        "from httpx import ASGITransport, AsyncClient\n"
+        "async def ask():\n"
+        "    transport = ASGITransport(api.main.app_from_env())\n"
+        "    async with AsyncClient(transport=transport, base_url='http://localhost') as http:\n"
+        "        return [(await http.get(path)).status_code for path in ('/healthz', '/readyz')]\n"
+        "print(*asyncio.run(ask()), *sys.modules)"
+    )
+    env = {**os.environ, "SWEEP_DATABASE_URL": f"sqlite:///{tmp_path / 'never-migrated.db'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    alive, ready, *names = done.stdout.split() or [done.stderr]
+    assert (alive, ready) == ("200", "503")
+    modules = {name.partition(".")[0] for name in names}
+    assert "api" in modules
+    assert not modules & HEAVY

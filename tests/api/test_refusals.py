@@ -1,0 +1,162 @@
+"""What the API says when it says no: a problem document, whoever refuses."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from harness import SPEC, BrokenStore, DownStore, Service, problem, serve
+
+from api.app import create_app
+from sweep_service.ports import SweepStore
+from sweep_service.settings import Settings
+from sweep_service.storage.memory import MemorySweepStore
+from sweep_service.storage.sql import open_sql_store
+
+GETS = ["/api/v1/sweeps", "/api/v1/sweeps/swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "/api/v1/trainables", "/readyz"]
+
+
+@contextmanager
+def served(store: object, **settings: Any) -> Iterator[Service]:
+    fake = cast("SweepStore", store)
+    with serve(create_app(Settings(home=Path("unused"), **settings), fake), fake) as service:
+        yield service
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/api", "/api/v1", "/api/v1/", "/api/v1/sweeps/", "/api/v2/sweeps"])
+def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
+    problem(service.http.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/sweeps", "GET, POST"),
+        ("DELETE", "/api/v1/sweeps", "GET, POST"),
+        ("OPTIONS", "/api/v1/sweeps", "GET, POST"),
+        ("PATCH", "/api/v1/sweeps/x", "GET"),
+        ("GET", "/api/v1/sweeps/x/stop", "POST"),
+        ("POST", "/healthz", "GET"),
+        ("POST", "/api/v1/openapi.json", "GET"),
+    ],
+)
+def test_a_method_that_a_path_lacks_is_a_problem_that_names_those_it_has(
+    service: Service, method: str, path: str, allowed: str
+) -> None:
+    response = service.http.request(method, path)
+    problem(response, 405)
+    assert response.headers["allow"] == allowed
+
+
+def test_head_answers_like_get_without_a_body(service: Service) -> None:
+    response = service.http.head("/healthz")
+    assert (response.status_code, response.content) == (200, b"")
+    assert service.http.head("/nowhere").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", "127.0.0.2"],
+)
+def test_a_foreign_host_is_refused_even_on_loopback(service: Service, host: str) -> None:
+    for path in ("/healthz", "/api/v1/sweeps", "/nowhere"):
+        problem(service.http.get(path, headers={"Host": host}), 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1:99", "[::1]", "[::1]:8000", "localhost."])
+def test_an_allowed_host_is_answered_whatever_its_port(service: Service, host: str) -> None:
+    assert service.http.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_further_hosts_can_be_allowed(service: Service) -> None:
+    with served(MemorySweepStore(), allowed_hosts=("sweeps.internal",)) as other:
+        assert other.http.get("/healthz", headers={"Host": "sweeps.internal:80"}).status_code == 200
+        problem(other.http.get("/healthz", headers={"Host": "localhost"}), 421)
+
+
+def test_a_request_without_a_host_is_refused(service: Service) -> None:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_a_database_that_does_not_answer_is_said_to_be_so_without_its_secrets(path: str) -> None:
+    with served(DownStore()) as service:
+        response = service.http.get(path)
+        problem(response, 503)
+        assert int(response.headers["retry-after"]) >= 1
+        assert "db.internal" not in response.text
+
+
+def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable() -> None:
+    with served(DownStore()) as service:
+        problem(service.http.post("/api/v1/sweeps", json=dict(SPEC)), 503)
+        assert service.http.get("/healthz").status_code == 200, "the process itself is well"
+
+
+def test_before_anybody_has_published_the_catalogue_nothing_can_be_submitted() -> None:
+    store = MemorySweepStore()
+    with served(store) as service:
+        for response in (service.http.post("/api/v1/sweeps", json=dict(SPEC)), service.http.get("/api/v1/trainables")):
+            assert problem(response, 503)["type"].endswith(":catalog-missing")
+            assert int(response.headers["retry-after"]) >= 1
+        assert not store.list_sweeps()
+        assert service.http.get("/readyz").status_code == 200
+
+
+def test_a_database_that_was_never_migrated_is_not_ready(tmp_path: Path) -> None:
+    store = open_sql_store(f"sqlite:///{tmp_path / 'empty.db'}")
+    with served(store) as service:
+        answer = problem(service.http.get("/readyz"), 503)
+        assert answer["type"].endswith(":schema-outdated")
+        problem(service.http.get("/api/v1/sweeps"), 503)
+
+
+def test_an_unforeseen_error_tells_the_caller_nothing_and_the_log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    with served(BrokenStore()) as service, caplog.at_level(logging.ERROR):
+        response = service.http.get("/api/v1/sweeps")
+        answer = problem(response, 500)
+        assert "secret" not in response.text
+        assert "ZeroDivisionError" not in response.text
+        again = service.http.get("/healthz")
+    assert again.status_code == 200
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.name == "api.middleware"
+    number = record.getMessage().rpartition(" ")[2]
+    assert number in answer["detail"]
+    assert "ZeroDivisionError: secret of the inside" in caplog.text
+
+
+def test_a_smaller_limit_of_bodies_is_kept() -> None:
+    with served(MemorySweepStore(), max_body_bytes=100) as service:
+        assert "100 bytes" in problem(service.http.post("/api/v1/sweeps", json=dict(SPEC)), 413)["detail"]
+
+
+def test_a_body_where_none_belongs_is_held_to_the_same_rules(service: Service) -> None:
+    problem(service.http.request("GET", "/healthz", content=b"x" * 2_000_000), 413)
+    problem(service.http.request("GET", "/healthz", content=b"x"), 415)
+
+
+def test_no_route_ever_answers_in_the_form_of_the_framework(service: Service) -> None:
+    """Each path of the description with each method, a wrong query and a wrong body."""
+    document = service.http.get("/api/v1/openapi.json").json()
+    for path in document["paths"]:
+        filled = path.replace("{sweep_id}", "swp_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            for query in ("", "?page_size=x&after=x&page_token=x&other=1"):
+                response = service.http.request(
+                    method, filled + query, content=b"{", headers={"Content-Type": "application/json"}
+                )
+                if not response.is_success:
+                    assert response.headers["content-type"] == "application/problem+json", (method, filled, query)
+                    assert "title" in response.json()

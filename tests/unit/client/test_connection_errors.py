@@ -1,0 +1,122 @@
+"""What the client does when connections break: reads are repeated, writes never are."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from sweep_service.client import ApiError, InvalidRequestError, SweepClient, UnreachableError
+
+
+@dataclass
+class Flaky:
+    """A server that closes its first connections without an answer, and then gives the same answer for ever."""
+
+    breaks: int
+    answer: bytes = b'{"trainables": []}'
+    status: str = "200 OK"
+    requests: list[str] = field(default_factory=list)
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                head = connection.recv(65536).decode()
+                self.requests.append(head.partition(" ")[0])
+                if len(self.requests) > self.breaks:
+                    head = f"HTTP/1.1 {self.status}\r\nContent-Length: {len(self.answer)}\r\nConnection: close\r\n\r\n"
+                    connection.sendall(head.encode() + self.answer)
+
+
+@contextmanager
+def talking_to(server: Flaky) -> Iterator[tuple[SweepClient, list[float]]]:
+    """A client of that server, and the pauses that it made."""
+    pauses: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with SweepClient(url, timeout=10, sleep=pauses.append) as client:
+            yield client, pauses
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_read_is_tried_three_times_with_growing_pauses() -> None:
+    server = Flaky(breaks=2)
+    with talking_to(server) as (client, pauses):
+        assert client.trainables() == []
+    assert server.requests == ["GET"] * 3
+    assert len(pauses) == 2
+    assert pauses[0] < pauses[1]
+
+
+def test_a_read_is_not_tried_for_ever() -> None:
+    server = Flaky(breaks=100)
+    with talking_to(server) as (client, _), pytest.raises(UnreachableError):
+        client.trainables()
+    assert server.requests == ["GET"] * 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda c: c.submit({}), lambda c: c.stop("swp_1"), lambda c: c.cancel("swp_1")],
+    ids=["submit", "stop", "cancel"],
+)
+def test_a_write_is_tried_once_since_it_may_have_happened(call: Callable[[SweepClient], object]) -> None:
+    server = Flaky(breaks=1)
+    with talking_to(server) as (client, pauses), pytest.raises(UnreachableError):
+        call(client)
+    assert server.requests == ["POST"]
+    assert pauses == []
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"), [("200 OK", b"<html>"), ("502 Bad Gateway", b"oops"), ("200 OK", b"[1]")]
+)
+def test_an_answer_that_is_not_the_services_is_said_to_be_so(status: str, answer: bytes) -> None:
+    with talking_to(Flaky(breaks=0, status=status, answer=answer)) as (client, _):
+        with pytest.raises(ApiError, match="is that the sweep service") as caught:
+            client.trainables()
+        assert caught.value.status == int(status[:3])
+
+
+@pytest.mark.parametrize(
+    "answer", [b"{}", b'{"errors": 3}', b'{"errors": [1, {"pointer": "/a"}]}', b'{"detail": null}']
+)
+def test_a_refusal_with_parts_missing_is_still_an_error_of_its_kind(answer: bytes) -> None:
+    with talking_to(Flaky(breaks=0, status="422 Unprocessable", answer=answer)) as (client, _):
+        with pytest.raises(InvalidRequestError) as caught:
+            client.trainables()
+        assert str(caught.value)
+
+
+def test_a_service_that_goes_away_while_one_waits_is_waited_for() -> None:
+    server = Flaky(breaks=0, answer=b'{"state": "running"}')
+    states: list[str] = []
+
+    def go_away_then_end(sweep: dict[str, str]) -> None:
+        states.append(sweep["state"])
+        if len(states) == 1:
+            server.breaks = len(server.requests) + 5
+            server.answer = b'{"state": "completed"}'
+
+    with talking_to(server) as (client, _):
+        assert client.wait("swp_1", on_update=go_away_then_end)["state"] == "completed"
+    assert states == ["running", "completed"]
+
+
+def test_a_service_that_stays_away_is_given_up() -> None:
+    server = Flaky(breaks=0, answer=b'{"state": "running"}')
+
+    def go_away(_sweep: dict[str, str]) -> None:
+        server.breaks = 10**9
+
+    with talking_to(server) as (client, _), pytest.raises(UnreachableError):
+        client.wait("swp_1", patience=0.05, on_update=go_away)
