@@ -1,0 +1,231 @@
+"""What came out of a sweep: the leaderboard, the best of each baseline, and the verdict.
+
+Pure functions of stored rows.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cmp_to_key
+from typing import Any
+
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import TrialState
+from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.domain.verdict import CONFIDENCE, COVERS, Comparison, Contrast, Outcome, compare
+
+VERDICT_METRIC = "test/normalized_loss"
+_TASK_LOSS = "test/loss/"
+_SINGLE_TASK = "single_task"
+
+
+def best_trial(spec: SweepSpec, trials: Sequence[Trial]) -> Trial | None:
+    """The completed search trial with the best objective; of equal ones the first made. None: none completed."""
+    return next(iter(_ranked(spec, [trial for trial in trials if trial.role is Role.SEARCH])), None)
+
+
+def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Trial | None:
+    """The completed baseline trial of that balancer with the best objective. None: none completed."""
+    own = [trial for trial in trials if trial.role is Role.BASELINE and trial.balancer == balancer]
+    return next(iter(_ranked(spec, own)), None)
+
+
+def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Leaderboard, best, baselines and verdict as JSON-compatible values (no NaN, no infinity).
+
+    The leaderboard ranks the completed search and baseline trials by the objective. The verdict is None where the spec
+    asks for none, or no trial was ever repeated for it.
+    """
+    spec = sweep.spec
+    leaderboard = _leaderboard(spec, trials)
+    by_id = {row["trial_id"]: row for row in leaderboard}
+    best = best_trial(spec, trials)
+    baselines = [best_baseline(spec, trials, name) for name in spec.baselines]
+    return {
+        "leaderboard": leaderboard,
+        "best": by_id[best.id] if best else None,
+        "baselines": [by_id[trial.id] for trial in baselines if trial],
+        "verdict": _verdict(spec, trials),
+    }
+
+
+def _ranked(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial]:
+    """The completed ones with a finite objective, best first, equal ones by number."""
+
+    def order(left: Trial, right: Trial) -> int:
+        a, b = left.objective or 0.0, right.objective or 0.0
+        if spec.objective.is_better(a, b):
+            return -1
+        return 1 if spec.objective.is_better(b, a) else left.number - right.number
+
+    done = [
+        t for t in trials if t.state is TrialState.COMPLETED and t.objective is not None and math.isfinite(t.objective)
+    ]
+    return sorted(done, key=cmp_to_key(order))
+
+
+def _leaderboard(spec: SweepSpec, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    ranked = _ranked(spec, [trial for trial in trials if trial.role in (Role.SEARCH, Role.BASELINE)])
+    alone = best_baseline(spec, trials, _SINGLE_TASK)
+    unit = _task_metrics(alone) if alone else {}
+    return [_row(rank, trial, unit) for rank, trial in enumerate(ranked, start=1)]
+
+
+def _row(rank: int, trial: Trial, unit: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    tasks = _task_metrics(trial)
+    return {
+        "rank": rank,
+        "label": trial.balancer,
+        "role": str(trial.role),
+        "trial_id": trial.id,
+        "number": trial.number,
+        "objective": trial.objective,
+        "params": dict(trial.searched),
+        "tasks": tasks,
+        "delta_m": _delta_m(tasks, unit),
+    }
+
+
+def _task_metrics(trial: Trial) -> dict[str, dict[str, float]]:
+    """Validation metrics by task: ``val/<metric>/<task>`` becomes ``{task: {metric: value}}``."""
+    tasks: dict[str, dict[str, float]] = {}
+    for key, value in trial.metrics.items():
+        split, _, rest = key.partition("/")
+        metric, _, task = rest.partition("/")
+        if split == "val" and task and math.isfinite(value):
+            tasks.setdefault(task, {})[metric] = value
+    return tasks
+
+
+def _delta_m(tasks: Mapping[str, Mapping[str, float]], unit: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Mean relative change of the tasks' losses against one network a task, in %; lower is better. None: no unit."""
+    changes: list[float] = []
+    for task, metrics in unit.items():
+        reference, loss = metrics.get("loss"), tasks.get(task, {}).get("loss")
+        if reference is None or loss is None or reference <= 0:
+            return None
+        changes.append(100 * (loss - reference) / reference)
+    mean = sum(changes) / len(changes) if changes else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    repeats = [trial for trial in trials if trial.role is Role.CONFIRM]
+    best = best_trial(spec, trials)
+    if spec.confirm is None or not repeats or best is None:
+        return None
+    of_best = _measured(repeats, best)
+    of_baselines = {name: _measured(repeats, best_baseline(spec, trials, name)) for name in spec.baselines}
+    margin = spec.confirm.margin
+    overall = compare(
+        [
+            Contrast(
+                baseline=name,
+                best=_values(of_best, VERDICT_METRIC),
+                other=_values(others, VERDICT_METRIC),
+                margin=margin,
+            )
+            for name, others in of_baselines.items()
+        ]
+    )
+    by_task = {task: _compare_task(task, of_best, of_baselines, margin) for task in _task_names(repeats)}
+    tasks = {name: {task: by_task[task][name] for task in by_task} for name in spec.baselines}
+    num_seeds = spec.confirm.seeds
+    against = [_as_json(c, VERDICT_METRIC) | {"tasks": _tasks_json(tasks[c.baseline])} for c in overall]
+    return {
+        "summary": " ".join(_sentence(best.balancer, c, tasks[c.baseline], num_seeds, len(overall)) for c in overall),
+        "metric": VERDICT_METRIC,
+        "confidence": CONFIDENCE,
+        "margin": margin,
+        "seeds": num_seeds,
+        "covers": COVERS,
+        "against": against,
+    }
+
+
+def _measured(repeats: Sequence[Trial], original: Trial | None) -> list[Trial]:
+    """The completed repeats of a trial."""
+    return [t for t in repeats if original and t.confirms == original.id and t.state is TrialState.COMPLETED]
+
+
+def _values(repeats: Sequence[Trial], metric: str) -> dict[int, float]:
+    return {trial.seed: trial.metrics[metric] for trial in repeats if metric in trial.metrics}
+
+
+def _task_names(repeats: Sequence[Trial]) -> list[str]:
+    return sorted({key.removeprefix(_TASK_LOSS) for t in repeats for key in t.metrics if key.startswith(_TASK_LOSS)})
+
+
+def _compare_task(
+    task: str, of_best: Sequence[Trial], of_baselines: Mapping[str, Sequence[Trial]], margin: float
+) -> dict[str, Comparison]:
+    """By baseline. The losses of tasks have different units: the margin is that share of the baseline's median loss."""
+    metric = _TASK_LOSS + task
+    contrasts: list[Contrast] = []
+    for name, others in of_baselines.items():
+        other = _values(others, metric)
+        finite = [abs(value) for value in other.values() if math.isfinite(value)]
+        unit = statistics.median(finite) if finite else 1.0
+        contrasts.append(
+            Contrast(baseline=name, best=_values(of_best, metric), other=other, margin=margin * (unit or 1.0))
+        )
+    return {comparison.baseline: comparison for comparison in compare(contrasts)}
+
+
+def _tasks_json(tasks: Mapping[str, Comparison]) -> dict[str, Any]:
+    return {task: _as_json(comparison, _TASK_LOSS + task) for task, comparison in tasks.items()}
+
+
+def _as_json(comparison: Comparison, metric: str) -> dict[str, Any]:
+    return {
+        "baseline": comparison.baseline,
+        "metric": metric,
+        "outcome": str(comparison.outcome),
+        "mean_difference": comparison.mean_difference,
+        "interval": list(comparison.interval) if comparison.interval else None,
+        "p_value": comparison.p_value,
+        "p_value_holm": comparison.p_value_holm,
+        "margin": comparison.margin,
+        "num_pairs": comparison.num_pairs,
+        "reason": comparison.reason,
+    }
+
+
+def _sentence(
+    balancer: str, comparison: Comparison, tasks: Mapping[str, Comparison], num_seeds: int, num_baselines: int
+) -> str:
+    """One sentence on one baseline; where it lost, that word is in it."""
+    best, other = {"gradnorm": "GradNorm"}.get(balancer, balancer), comparison.baseline
+    if comparison.interval is None or comparison.mean_difference is None or comparison.p_value_holm is None:
+        return f"{best} against {other} is inconclusive: {comparison.reason}."
+    mean, (low, high) = comparison.mean_difference, comparison.interval
+    seeds = (
+        f"{num_seeds} seeds" if comparison.num_pairs == num_seeds else f"{comparison.num_pairs} of {num_seeds} seeds"
+    )
+    measured = f"mean difference {mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, {seeds}"
+    chance = f"p = {comparison.p_value_holm:.2g} after Holm's correction"
+    match comparison.outcome:
+        case Outcome.HELPED:
+            fact = f"{best} helped against {other}: its {VERDICT_METRIC} is lower ({measured}, {chance})"
+        case Outcome.HURT:
+            fact = f"{best} lost to {other}: its {VERDICT_METRIC} is higher ({measured}, {chance})"
+        case Outcome.EQUIVALENT:
+            margin = f"the whole interval lies inside ±{comparison.margin:g}"
+            fact = f"{best} and {other} are equivalent in {VERDICT_METRIC}: {margin} ({measured})"
+        case Outcome.INCONCLUSIVE:
+            fact = f"{best} against {other} is inconclusive in {VERDICT_METRIC} ({measured}, {chance})"
+    return fact + _task_clause(tasks) + "."
+
+
+def _task_clause(tasks: Mapping[str, Comparison]) -> str:
+    helped = [task for task, comparison in tasks.items() if comparison.outcome is Outcome.HELPED]
+    hurt = [task for task, comparison in tasks.items() if comparison.outcome is Outcome.HURT]
+    clauses = [f"it lost on {_listed(hurt)}"] if hurt else []
+    clauses += [f"it won on {_listed(helped)}"] if helped else []
+    return f"; task by task {' and '.join(clauses)}" if clauses else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

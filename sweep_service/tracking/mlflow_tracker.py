@@ -1,0 +1,375 @@
+"""Results in MLflow: one parent run a sweep, one child run a trial. The only module that imports mlflow.
+
+Runs are made only after a search by tag has found none, metrics keep the timestamps of their reports, files overwrite
+themselves: so every method can be repeated. Only ``MlflowClient`` with explicit run ids: no active run, nothing global.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.states import SweepState, TrialState
+from sweep_service.domain.trial import Report, Sweep, Trial
+from sweep_service.tracking.files import write_results, write_spec
+from sweep_service.tracking.summary import describe_sweep
+from sweep_service.tracking.tags import as_text, ending_tags, sweep_tags, trial_tags
+
+# MLflow reads these when it is imported. Whoever has set one of them keeps it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# By default a call to a server that is down blocks for minutes; results wait in the outbox, on our own clock, instead.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+
+_MAX_METRICS = 1000  # of one log_batch
+_MAX_PARAMS_OR_TAGS = 100  # of one log_batch
+_MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 5000  # of the oldest servers in use; newer ones take more
+
+# Sending the same again would be refused again. Anything else may pass: the server is down, busy or being upgraded.
+_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+
+_TRIAL_STATUS: Mapping[TrialState, str] = {
+    TrialState.PENDING: "SCHEDULED",
+    TrialState.RUNNING: "RUNNING",
+    TrialState.RESTING: "RUNNING",
+    TrialState.COMPLETED: "FINISHED",
+    TrialState.EARLY_STOPPED: "FINISHED",
+    TrialState.FAILED: "FAILED",
+    TrialState.INFEASIBLE: "FAILED",
+    TrialState.CANCELLED: "KILLED",
+}
+_SWEEP_STATUS: Mapping[SweepState, str] = {
+    SweepState.COMPLETED: "FINISHED",
+    SweepState.STOPPED: "FINISHED",
+    SweepState.FAILED: "FAILED",
+    SweepState.CANCELLED: "KILLED",
+}
+
+_T = TypeVar("_T")
+
+
+class MlflowTracker:
+    """Implements :class:`sweep_service.ports.Tracker`. Every method may raise TrackingUnavailableError.
+
+    ``artifact_location`` is the artifact root of experiments that this tracker makes; None leaves it to the server.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_location: str | None = None) -> None:
+        self._artifact_location = artifact_location
+        self._tracking_uri = tracking_uri
+        self._experiments: dict[str, str] = {}  # parent run's id -> its experiment's id
+        self._refused: set[tuple[str, str]] = set()  # (run id, metric key) that MLflow will not take
+
+    def open_sweep(self, sweep: Sweep) -> str:
+        with self._server():
+            experiment_id = self._experiment_id(sweep.spec.experiment)
+            run = self._find(experiment_id, f"tags.sweep_id = '{sweep.id}' AND tags.kind = 'sweep'")
+            if run is None:
+                run = self._client.create_run(
+                    experiment_id,
+                    start_time=_millis(sweep.started_at or sweep.created_at),
+                    tags=_fitting(sweep_tags(sweep) | {"mlflow.note.content": describe_sweep(sweep)}),
+                    run_name=sweep.spec.name,
+                )
+            ref = run.info.run_id
+            self._experiments[ref] = experiment_id
+            self._revive(run, ended=sweep.state.is_ended)
+            with tempfile.TemporaryDirectory() as folder:
+                write_spec(Path(folder), sweep)
+                self._client.log_artifacts(ref, folder)
+            return ref
+
+    def open_trial(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str:
+        with self._server():
+            experiment_id = self._experiment_of(sweep_ref)
+            run = self._find(experiment_id, f"tags.sweep_id = '{sweep.id}' AND tags.trial_id = '{trial.id}'")
+            if run is None:
+                run = self._client.create_run(
+                    experiment_id,
+                    start_time=_millis(trial.started_at or trial.created_at),
+                    tags=_fitting(trial_tags(sweep, sweep_ref, trial)),
+                    run_name=f"trial-{trial.number:03d} {trial.balancer}",
+                )
+            self._revive(run, ended=trial.state.is_ended)
+            self._log_params(run.info.run_id, {**trial.params, "seed": trial.seed}, known=run.data.params)
+            return run.info.run_id
+
+    def log_reports(self, refs: Mapping[str, str], reports: Sequence[Report]) -> None:
+        """See the port. A metric that MLflow refuses is left out with a warning: the rest must get through.
+
+        Raises:
+            KeyError: ``refs`` lacks the trial of a report.
+        """
+        by_run: dict[str, list[Metric]] = {}
+        for report in reports:
+            ref = refs[report.trial_id]
+            by_run.setdefault(ref, []).extend(
+                Metric(key, value, _millis(report.reported_at), report.step)
+                for key, value in report.metrics.items()
+                if (ref, key) not in self._refused
+            )
+        with self._server():
+            for ref, metrics in by_run.items():
+                self._log_metrics(ref, metrics)
+
+    def close_trial(self, ref: str, trial: Trial) -> None:
+        with self._server():
+            self._set_tags(ref, ending_tags(trial))
+            if trial.traceback:
+                self._client.log_text(ref, trial.traceback, "traceback.txt")
+            self._terminate(ref, _TRIAL_STATUS[trial.state], trial.ended_at)
+
+    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+        results = sweep.results or {}
+        with self._server():
+            if best := results.get("best"):
+                self._log_best(ref, best, trials)
+            with tempfile.TemporaryDirectory() as folder:
+                write_results(Path(folder), sweep, best_reports)
+                self._client.log_artifacts(ref, folder)
+            self._set_tags(ref, sweep_tags(sweep) | {"mlflow.note.content": describe_sweep(sweep)})
+            self._close_children(ref, sweep, trials)
+            self._terminate(ref, _SWEEP_STATUS.get(sweep.state, "RUNNING"), sweep.ended_at)
+
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+        """See the port. ``runs:/<ref>/model`` loads by ``mlflow.pytorch.load_model`` where this package is installed.
+
+        Raises:
+            FileNotFoundError, trainables.checkpoint.CheckpointError: the checkpoint cannot be used.
+        """
+        with self._server():
+            if self._client.get_run(ref).data.tags.get("model_trial_id") == trial.id:
+                return
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / MODEL_FOLDER
+            _save_model(model, sweep, trial, checkpoint)
+            with self._server():
+                self._client.log_artifacts(ref, str(model), MODEL_FOLDER)
+                self._set_tags(
+                    ref,
+                    {
+                        "model_trial": str(trial.number),
+                        "model_uri": f"runs:/{ref}/{MODEL_FOLDER}",
+                        "model_trial_id": trial.id,  # last: it says that the files are all there
+                    },
+                )
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """Made at the first use, inside ``_server``: a database is opened here, and migrated if it is new."""
+        if self._tracking_uri.startswith("sqlite:///"):
+            # SQLite makes a missing file but not a missing folder, and MLflow would try that again for minutes.
+            Path(self._tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self._tracking_uri, registry_uri=self._tracking_uri)
+
+    @contextmanager
+    def _server(self) -> Iterator[None]:
+        """What goes wrong between here and MLflow, under one name."""
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            fact = f"MLflow at {self._tracking_uri}: {_first_line(error)}"
+            raise TrackingUnavailableError(_without_password(fact)) from error
+
+    def _experiment_id(self, name: str) -> str:
+        """The experiment of that name, made if there is none, brought back if somebody has deleted it."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return self._client.create_experiment(name, artifact_location=self._artifact_location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # somebody else made it a moment ago
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            logger.warning("the MLflow experiment %r had been deleted and is restored for a new sweep", name)
+            self._client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+    def _experiment_of(self, sweep_ref: str) -> str:
+        if sweep_ref not in self._experiments:
+            self._experiments[sweep_ref] = self._client.get_run(sweep_ref).info.experiment_id
+        return self._experiments[sweep_ref]
+
+    def _find(self, experiment_id: str, filter_string: str) -> Run | None:
+        """The oldest such run: should two ever have been made, everybody writes to the same one."""
+        order = ["attributes.start_time ASC"]
+        return next(iter(self._client.search_runs([experiment_id], filter_string, max_results=1, order_by=order)), None)
+
+    def _revive(self, run: Run, *, ended: bool) -> None:
+        """A run that was closed goes on: its sweep was re-opened, or closed by a conductor that had lost it."""
+        if not ended and run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+
+    def _terminate(self, ref: str, status: str, ended_at: datetime | None) -> None:
+        if RunStatus.is_terminated(RunStatus.from_string(status)):
+            self._client.set_terminated(ref, status, _millis(ended_at) if ended_at else None)
+
+    def _log_params(self, ref: str, params: Mapping[str, Any], *, known: Mapping[str, str]) -> None:
+        """MLflow keeps a parameter's first value for ever; another one is refused, and left out here with a warning."""
+        texts = {name: as_text(value)[:_MAX_PARAM_LENGTH] for name, value in params.items()}
+        missing = [Param(name, text) for name, text in texts.items() if known.get(name) != text]
+        for chunk in _chunks(missing, _MAX_PARAMS_OR_TAGS):
+            try:
+                self._client.log_batch(ref, params=chunk)
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                self._log_params_singly(ref, chunk)
+
+    def _log_params_singly(self, ref: str, params: Sequence[Param]) -> None:
+        for param in params:
+            try:
+                self._client.log_batch(ref, params=[param])
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                logger.warning("MLflow refuses the parameter %s of run %s: %s", param.key, ref, _first_line(error))
+
+    def _log_metrics(self, ref: str, metrics: Sequence[Metric]) -> None:
+        for chunk in _chunks(metrics, _MAX_METRICS):
+            try:
+                self._client.log_batch(ref, metrics=chunk)
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                self._log_metrics_by_key(ref, chunk)
+
+    def _log_metrics_by_key(self, ref: str, metrics: Sequence[Metric]) -> None:
+        """One call a key, to find those that are refused and get the others through; the refused are not sent again."""
+        for key in dict.fromkeys(metric.key for metric in metrics):
+            try:
+                self._client.log_batch(ref, metrics=[metric for metric in metrics if metric.key == key])
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                self._refused.add((ref, key))
+                logger.warning("MLflow refuses the metric %s of run %s: %s", key, ref, _first_line(error))
+
+    def _set_tags(self, ref: str, tags: Mapping[str, str]) -> None:
+        fitting = [RunTag(key, value) for key, value in _fitting(tags).items()]
+        for chunk in _chunks(fitting, _MAX_PARAMS_OR_TAGS):
+            self._client.log_batch(ref, tags=chunk)
+
+    def _log_best(self, ref: str, best: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """The best trial's parameters and last metrics, at the trial's own end: repeating it adds no point."""
+        trial = next((trial for trial in trials if trial.id == best["trial_id"]), None)
+        if trial is None:
+            return
+        run = self._client.get_run(ref)
+        self._log_params(ref, trial.searched, known=run.data.params)
+        values = {"objective": best["objective"], **trial.metrics}
+        at = _millis(trial.ended_at or trial.created_at)
+        self._log_metrics(ref, [Metric(f"best/{key}", value, at, trial.number) for key, value in values.items()])
+        # Parameters cannot be changed when a re-opened sweep finds a better trial; this tag can.
+        searched = json.dumps(dict(trial.searched))
+        self._set_tags(ref, {"best_trial": str(trial.number), "best_trial_id": trial.id, "best_params": searched})
+
+    def _close_children(self, ref: str, sweep: Sweep, trials: Sequence[Trial]) -> None:
+        """End every run of an ended sweep that still runs, one that lost a race for its trial included."""
+        if not sweep.state.is_ended:
+            return
+        by_id = {trial.id: trial for trial in trials}
+        left_running = f"tags.sweep_id = '{sweep.id}' AND attributes.status = 'RUNNING'"
+        for run in self._all(self._experiment_of(ref), left_running):
+            trial = by_id.get(run.data.tags.get("trial_id", ""))
+            if run.info.run_id == ref:
+                continue
+            if trial is not None and trial.state.is_ended:
+                self.close_trial(run.info.run_id, trial)
+            else:
+                self._terminate(run.info.run_id, "KILLED", sweep.ended_at)
+
+    def _all(self, experiment_id: str, filter_string: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment_id], filter_string, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+def _save_model(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+    """The module as an MLflow model; beside it its state_dict and what builds it again without a pickle."""
+    import torch
+    from mlflow.pytorch import save_model
+
+    from trainables.catalog import load_problem
+    from trainables.checkpoint import Checkpoint
+    from trainables.export import export_model
+
+    problem = load_problem(sweep.spec.trainable, trial.params)
+    module = export_model(Checkpoint.load(checkpoint), problem)
+    own_warnings = logging.getLogger("mlflow.pytorch")
+    level = own_warnings.level
+    own_warnings.setLevel(logging.ERROR)  # it warns of pickles from strangers; this one is ours
+    try:
+        # With the requirements given, MLflow does not start a process to find them out.
+        requirements = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy")]
+        save_model(module, str(folder), serialization_format="pickle", pip_requirements=requirements)
+    finally:
+        own_warnings.setLevel(level)
+    torch.save(module.state_dict(), folder / "state_dict.pt")
+    description = {
+        "trainable": sweep.spec.trainable,
+        "params": dict(trial.params),
+        "balancer": trial.balancer,
+        "seed": trial.seed,
+        "tasks": [task.name for task in problem.tasks],
+        "objective": {"metric": sweep.spec.objective.metric, "value": trial.objective},
+        "sweep_id": sweep.id,
+        "trial_id": trial.id,
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _millis(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value[:_MAX_TAG_LENGTH] for key, value in tags.items()}
+
+
+def _without_password(text: str) -> str:
+    """MLflow's own messages repeat the URI that it was given; these end in events that many may read."""
+    return re.sub(r"://[^/@\s]+@", "://…@", text)
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

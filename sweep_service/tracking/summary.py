@@ -1,0 +1,107 @@
+"""The results of a sweep as a person reads them: a text in Markdown, and the leaderboard as CSV.
+
+Both are made of ``Sweep.results``, whose shape :func:`sweep_service.services.results.summarise` gives.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sweep_service.domain.trial import Sweep
+
+_NUM_ROWS = 10  # of the leaderboard in the text; the CSV holds all of them
+_MAX_LENGTH = 5000  # of a tag in MLflow
+
+
+def describe_sweep(sweep: Sweep) -> str:
+    """Markdown: the verdict, the best parameters and the top of the leaderboard, or what is being searched."""
+    results, spec = sweep.results or {}, sweep.spec
+    head = f"`{sweep.id}` trains **{spec.trainable}** for `{spec.objective.metric}` ({spec.objective.direction})."
+    parts = [head + (f" It ended *{sweep.state}*. {sweep.message}" if sweep.state.is_ended else "")]
+    best = results.get("best")
+    if verdict := results.get("verdict"):
+        parts += ["### Verdict", _plain(verdict["summary"]), f"*{_plain(verdict['covers'])}*"]
+    if best:
+        objective = f"{spec.objective.metric} = **{_cell(best['objective'])}**"
+        parts += [f"### Best: trial {best['number']} ({best['label']}), {objective}", _params_table(best["params"])]
+    if rows := results.get("leaderboard"):
+        parts += ["### Leaderboard", _leaderboard_table(rows, results.get("baselines", ()), spec.objective.metric)]
+    elif sweep.state.is_ended:
+        parts.append("No trial was completed, so there is no leaderboard.")
+    return _cut("\n\n".join(part for part in parts if part))
+
+
+def leaderboard_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """All rows, one column a value: ``params.<name>``, ``val/<metric>/<task>``. Empty cells: it has no such value."""
+    fixed = ("rank", "label", "role", "trial_id", "number", "objective", "delta_m")
+    flat = [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows]
+    columns = list(dict.fromkeys([*fixed, *(name for row in flat for name in row)]))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _cut(text: str) -> str:
+    """Whole lines, as many as a tag holds."""
+    return text if len(text) <= _MAX_LENGTH else text[: text.rindex("\n", 0, _MAX_LENGTH - 2)] + "\n…"
+
+
+def _params(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"params.{name}": value for name, value in row["params"].items()}
+
+
+def _task_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"val/{metric}/{task}": value for task, metrics in row["tasks"].items() for metric, value in metrics.items()
+    }
+
+
+def _params_table(params: Mapping[str, Any]) -> str:
+    return _table(("parameter", "value"), params.items()) if params else ""
+
+
+def _leaderboard_table(rows: Sequence[Mapping[str, Any]], baselines: Iterable[Mapping[str, Any]], metric: str) -> str:
+    """The first rows, and the best of each baseline wherever it stands."""
+    wanted = {row["trial_id"] for row in baselines}
+    shown = [row for row in rows if row["rank"] <= _NUM_ROWS or row["trial_id"] in wanted]
+    names = list(dict.fromkeys(name for row in shown for name in row["params"]))
+    has_delta = any(row["delta_m"] is not None for row in shown)
+    tasks = list(dict.fromkeys(task for row in shown for task in row["tasks"]))
+    header = ("rank", "trial", "balancer", metric, *names, *(f"{task} loss" for task in tasks))
+    lines = [
+        (
+            row["rank"],
+            row["number"],
+            row["label"],
+            row["objective"],
+            *(row["params"].get(name) for name in names),
+            *(row["tasks"].get(task, {}).get("loss") for task in tasks),
+            *((row["delta_m"],) if has_delta else ()),
+        )
+        for row in shown
+    ]
+    table = _table((*header, *(("Δm, %",) if has_delta else ())), lines)
+    hidden = len(rows) - len(shown)
+    return table + (f"\n\n{hidden} more in `leaderboard.csv`." if hidden else "")
+
+
+def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    """As it is: an asterisk or an underscore in a task's name is no mark-up."""
+    return text.replace("*", r"\*").replace("_", r"\_")
