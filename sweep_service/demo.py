@@ -37,7 +37,8 @@ def run(*, home: Path, output: Path) -> int:
         print_results(console, sweep)
         document = _document(sweep, num_trials, tracking_uri=stack.settings.tracking_uri, began=began)
     output.write_text(json.dumps(document, indent=2) + "\n")
-    console.print(f"{document['seconds']:.0f} s in all. Written to {output}. Nothing runs any more; to look at the runs:")
+    console.print(f"{document['seconds']:.0f} s in all. Written to {output}.")
+    console.print("Nothing runs any more. To look at the runs:")
     console.print(f"  {_mlflow_command(home)}", soft_wrap=True)
     return 0 if sweep["state"] == "completed" else 1
 

@@ -20,8 +20,8 @@ CLUSTER_INTERVAL_S = 5.0  # between looks at the cluster's nodes
 class Dispatcher:
     """Claims sweeps and starts a conductor for each. Several may run at once: the store gives a sweep to one of them.
 
-    A conductor that dies leaves a lease that runs out; the sweep can then be claimed again, by any dispatcher. The first
-    lease is long enough for a process to start, load its libraries and renew it.
+    A conductor that dies leaves a lease that runs out; the sweep can then be claimed again, by any dispatcher. The
+    first lease is long enough for a process to start, load its libraries and renew it.
     """
 
     def __init__(

@@ -1,0 +1,357 @@
+"""A store that lives in this process alone: for tests, and for trying things out."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import (
+    CatalogMissingError,
+    LeaseLostError,
+    NotFoundError,
+    SweepNotFoundError,
+    TrialNotFoundError,
+)
+from sweep_service.domain.events import Event
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, verb_target
+from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
+from sweep_service.ports import Clock, TrialEnd
+from sweep_service.storage import intake, moves
+from trainables.catalog import Trainable
+
+
+@dataclass(kw_only=True)
+class _Tables:
+    """Everything that is stored. A write changes a copy, which takes the place of the original when all went well."""
+
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)  # by sweep
+    trials: dict[str, Trial] = field(default_factory=dict)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    reports: dict[tuple[str, int], Report] = field(default_factory=dict)  # by trial and step
+    events: dict[tuple[str, int], Event] = field(default_factory=dict)  # by sweep and seq
+    num_reports: dict[str, int] = field(default_factory=dict)  # by sweep
+    num_events: dict[str, int] = field(default_factory=dict)  # by sweep
+    num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
+    catalog: Mapping[str, Trainable] | None = None
+    cluster: Cluster | None = None
+
+    def copy(self) -> _Tables:
+        return _Tables(
+            sweeps=dict(self.sweeps),
+            leases=dict(self.leases),
+            trials=dict(self.trials),
+            attempts=dict(self.attempts),
+            reports=dict(self.reports),
+            events=dict(self.events),
+            num_reports=dict(self.num_reports),
+            num_events=dict(self.num_events),
+            num_delivered=dict(self.num_delivered),
+            catalog=self.catalog,
+            cluster=self.cluster,
+        )
+
+    def sweep(self, sweep_id: str) -> Sweep:
+        """Raises SweepNotFoundError."""
+        try:
+            return self.sweeps[sweep_id]
+        except KeyError:
+            raise SweepNotFoundError(sweep_id) from None
+
+    def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
+        """Raises TrialNotFoundError, also for a trial of another sweep than ``of``."""
+        trial = self.trials.get(trial_id)
+        if trial is None or (of is not None and trial.sweep_id != of):
+            raise TrialNotFoundError(trial_id)
+        return trial
+
+    def trials_of(self, sweep_id: str) -> list[Trial]:
+        return sorted((t for t in self.trials.values() if t.sweep_id == sweep_id), key=lambda trial: trial.number)
+
+    def attempt(self, attempt_id: str, *, of: str) -> Attempt:
+        """Raises NotFoundError."""
+        attempt = self.attempts.get(attempt_id)
+        if attempt is None or attempt.sweep_id != of:
+            raise NotFoundError(f"There is no attempt {attempt_id!r}.")
+        return attempt
+
+    def running_attempt(self, trial_id: str) -> Attempt | None:
+        running = (a for a in self.attempts.values() if a.trial_id == trial_id and not a.state.is_ended)
+        return next(running, None)
+
+    def update_sweep(self, sweep: Sweep, *, now: datetime) -> Sweep:
+        if sweep is not self.sweeps.get(sweep.id):
+            sweep = self.sweeps[sweep.id] = replace(sweep, updated_at=now)
+        return sweep
+
+    def append(self, *events: Event) -> None:
+        for event in events:
+            seq = self.num_events[event.sweep_id] = self.num_events.get(event.sweep_id, 0) + 1
+            self.events[event.sweep_id, seq] = replace(event, seq=seq)
+
+    def take_report(self, report: Report) -> None:
+        trial = self.trial(report.trial_id)
+        attempt = self.attempt(report.attempt_id, of=report.sweep_id)
+        if attempt.trial_id != trial.id:
+            raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial.id!r}.")
+        key = (report.trial_id, report.step)
+        is_new = key not in self.reports
+        self.trials[trial.id] = moves.take_report(trial, attempt, report, is_new=is_new)
+        if is_new:
+            seq = self.num_reports[report.sweep_id] = self.num_reports.get(report.sweep_id, 0) + 1
+            self.reports[key] = replace(report, seq=seq)
+
+    def end_trial(self, trial: Trial, end: TrialEnd, *, now: datetime) -> None:
+        ended, attempt, events = moves.end_trial(trial, self.running_attempt(trial.id), end, now=now)
+        self.trials[trial.id] = ended
+        if attempt is not None:
+            self.attempts[attempt.id] = attempt
+        self.append(*events)
+
+    def is_claimable(self, sweep: Sweep, now: datetime) -> bool:
+        if sweep.state is SweepState.QUEUED:
+            return True
+        lease = self.leases.get(sweep.id)
+        has_live_lease = lease is not None and lease.expires_at > now
+        return sweep.state in moves.CLAIMABLE_WITHOUT_LEASE and not has_live_lease
+
+
+class MemorySweepStore:
+    """A SweepStore in memory. Safe to share between threads.
+
+    Besides what the port says: an id that does not exist, or is of another sweep than the lease's, raises
+    TrialNotFoundError or NotFoundError, and a value that makes no sense (a new trial that has ended, an id or a number
+    used twice) ValueError.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._tables = _Tables()  # never changed, only replaced: readers need no lock
+
+    def close(self) -> None:
+        """Nothing to close; here because every store has it."""
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[_Tables, datetime]]:
+        with self._lock:
+            tables = self._tables.copy()
+            yield tables, self._clock.now()
+            self._tables = tables
+
+    @contextmanager
+    def _fenced(self, lease: Lease) -> Iterator[tuple[_Tables, datetime]]:
+        """A write of the lease's holder. Raises LeaseLostError."""
+        with self._writing() as (tables, now):
+            current = tables.leases.get(lease.sweep_id)
+            if current is None or current.token != lease.token or current.expires_at <= now:
+                raise LeaseLostError(f"The lease of {lease.owner!r} on {lease.sweep_id} has ended.")
+            yield tables, now
+
+    # --- anybody ------------------------------------------------------------------------------------------------------
+
+    def check_ready(self) -> None:
+        """Memory is always ready."""
+
+    def add_sweep(self, sweep: Sweep) -> None:
+        sweep = intake.accept_sweep(sweep)
+        with self._writing() as (tables, _):
+            if sweep.id in tables.sweeps:
+                raise ValueError(f"There is a sweep {sweep.id} already.")
+            tables.sweeps[sweep.id] = sweep
+            tables.append(moves.submitted(sweep))
+
+    def get_sweep(self, sweep_id: str) -> Sweep:
+        return self._tables.sweep(sweep_id)
+
+    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
+        sweeps = [s for s in self._tables.sweeps.values() if before is None or s.id < before]
+        return sorted(sweeps, key=lambda sweep: sweep.id, reverse=True)[:limit]
+
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+        with self._writing() as (tables, now):
+            sweep = tables.sweep(sweep_id)
+            target = verb_target(sweep.state, verb)
+            if target is sweep.state:
+                return sweep
+            moved, event = moves.move_sweep(sweep, target, reason=SweepReason.USER, message=message, now=now)
+            tables.append(event)
+            if target.is_ended:
+                for trial in tables.trials_of(sweep_id):
+                    if not trial.state.is_ended:
+                        tables.end_trial(trial, moves.cancelled(trial.id), now=now)
+            return tables.update_sweep(moved, now=now)
+
+    def get_trial(self, trial_id: str) -> Trial:
+        return self._tables.trial(trial_id)
+
+    def list_trials(self, sweep_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[Trial]:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        return [trial for trial in tables.trials_of(sweep_id) if trial.number > after][:limit]
+
+    def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
+        tables = self._tables
+        tables.trial(trial_id)
+        attempts = (a for a in tables.attempts.values() if a.trial_id == trial_id)
+        return sorted(attempts, key=lambda attempt: attempt.number)
+
+    def list_reports(self, trial_id: str) -> Sequence[Report]:
+        tables = self._tables
+        tables.trial(trial_id)
+        reports = (r for r in tables.reports.values() if r.trial_id == trial_id)
+        return sorted(reports, key=lambda report: report.step)
+
+    def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        last = tables.num_events[sweep_id]
+        return [tables.events[sweep_id, seq] for seq in range(max(after, 0) + 1, min(after + limit, last) + 1)]
+
+    def publish_catalog(self, trainables: Sequence[Trainable]) -> None:
+        with self._writing() as (tables, _):
+            tables.catalog = {trainable.name: trainable for trainable in trainables}
+
+    def read_catalog(self) -> Mapping[str, Trainable]:
+        catalog = self._tables.catalog
+        if catalog is None:
+            raise CatalogMissingError("No dispatcher has published what can be trained yet; start one, or wait.")
+        return dict(catalog)
+
+    def publish_cluster(self, cluster: Cluster) -> None:
+        with self._writing() as (tables, _):
+            tables.cluster = cluster
+
+    def read_cluster(self) -> Cluster | None:
+        return self._tables.cluster
+
+    # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        with self._writing() as (tables, now):
+            waiting = sorted(s.id for s in tables.sweeps.values() if tables.is_claimable(s, now))
+            if not waiting:
+                return None
+            claimed, events = moves.claim_sweep(tables.sweep(waiting[0]), owner=owner, now=now)
+            tables.append(*events)
+            tables.update_sweep(claimed, now=now)
+            lease = Lease(
+                sweep_id=claimed.id,
+                token=uuid.uuid4().hex,
+                owner=owner,
+                generation=claimed.generation,
+                expires_at=now + ttl,
+            )
+            tables.leases[claimed.id] = lease
+            return lease
+
+    def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
+        with self._fenced(lease) as (tables, now):
+            renewed = tables.leases[lease.sweep_id] = replace(lease, expires_at=now + ttl)
+            return renewed
+
+    def release_lease(self, lease: Lease) -> None:
+        with self._writing() as (tables, _):
+            current = tables.leases.get(lease.sweep_id)
+            if current is not None and current.token == lease.token:
+                del tables.leases[lease.sweep_id]
+
+    # --- the conductor ------------------------------------------------------------------------------------------------
+
+    def move_sweep(
+        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+    ) -> Sweep:
+        with self._fenced(lease) as (tables, now):
+            sweep = tables.sweep(lease.sweep_id)
+            if target is sweep.state:
+                return sweep
+            moved, event = moves.move_sweep(sweep, target, reason=reason, message=message, now=now)
+            tables.append(event)
+            return tables.update_sweep(moved, now=now)
+
+    def add_notice(self, lease: Lease, message: str, *, trial_id: str | None = None) -> None:
+        with self._fenced(lease) as (tables, now):
+            if trial_id is not None:
+                tables.trial(trial_id, of=lease.sweep_id)
+            tables.append(moves.notice(lease.sweep_id, message, trial_id=trial_id, now=now))
+
+    def set_best(self, lease: Lease, trial_id: str) -> None:
+        with self._fenced(lease) as (tables, now):
+            trial = tables.trial(trial_id, of=lease.sweep_id)
+            sweep, events = moves.new_best(tables.sweep(lease.sweep_id), trial, now=now)
+            tables.append(*events)
+            tables.update_sweep(sweep, now=now)
+
+    def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
+        results = intake.plain_document(results, field="results")
+        with self._fenced(lease) as (tables, now):
+            sweep, event = moves.new_results(tables.sweep(lease.sweep_id), results, now=now)
+            tables.append(event)
+            tables.update_sweep(sweep, now=now)
+
+    def set_tracking_ref(self, lease: Lease, ref: str, *, trial_id: str | None = None) -> None:
+        with self._fenced(lease) as (tables, now):
+            if trial_id is None:
+                tables.update_sweep(replace(tables.sweep(lease.sweep_id), tracking_ref=ref), now=now)
+            else:
+                trial = tables.trial(trial_id, of=lease.sweep_id)
+                tables.trials[trial_id] = replace(trial, tracking_ref=ref)
+
+    def add_trials(self, lease: Lease, trials: Sequence[Trial]) -> None:
+        accepted = [intake.accept_trial(trial, sweep_id=lease.sweep_id) for trial in trials]
+        with self._fenced(lease) as (tables, now):
+            numbers = {trial.number for trial in tables.trials_of(lease.sweep_id)}
+            for trial in accepted:
+                if trial.id in tables.trials or trial.number in numbers:
+                    raise ValueError(f"The trial {trial.id} or its number {trial.number} is stored already.")
+                numbers.add(trial.number)
+                tables.trials[trial.id] = trial
+                tables.append(moves.created(trial, now=now))
+
+    def start_attempt(self, lease: Lease, attempt: Attempt) -> Trial:
+        attempt = intake.accept_attempt(attempt, sweep_id=lease.sweep_id)
+        with self._fenced(lease) as (tables, now):
+            trial = tables.trial(attempt.trial_id, of=lease.sweep_id)
+            is_one_running = tables.running_attempt(trial.id) is not None
+            started, events = moves.start_attempt(trial, attempt, is_one_running=is_one_running, now=now)
+            if attempt.id in tables.attempts:
+                raise ValueError(f"The attempt {attempt.id} is stored already.")
+            tables.trials[trial.id] = started
+            tables.attempts[attempt.id] = attempt
+            tables.append(*events)
+            return started
+
+    def end_attempt(self, lease: Lease, attempt_id: str, state: AttemptState, *, message: str = "") -> None:
+        with self._fenced(lease) as (tables, now):
+            attempt = tables.attempt(attempt_id, of=lease.sweep_id)
+            tables.attempts[attempt_id], event = moves.end_attempt(attempt, state, message=message, now=now)
+            tables.append(event)
+
+    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
+        reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
+        ends = [intake.accept_end(end) for end in ends]
+        with self._fenced(lease) as (tables, now):
+            for trial_id in [report.trial_id for report in reports] + [end.trial_id for end in ends]:
+                tables.trial(trial_id, of=lease.sweep_id)
+            for report in reports:
+                tables.take_report(report)
+            for end in ends:
+                tables.end_trial(tables.trial(end.trial_id), end, now=now)
+
+    def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
+        tables = self._tables
+        delivered = tables.num_delivered.get(sweep_id, 0)
+        waiting = (r for r in tables.reports.values() if r.sweep_id == sweep_id and r.seq > delivered)
+        return sorted(waiting, key=lambda report: report.seq)[:limit]
+
+    def mark_delivered(self, lease: Lease, *, up_to: int) -> None:
+        with self._fenced(lease) as (tables, _):
+            recorded = tables.num_reports.get(lease.sweep_id, 0)
+            delivered = tables.num_delivered.get(lease.sweep_id, 0)
+            tables.num_delivered[lease.sweep_id] = max(delivered, min(up_to, recorded))

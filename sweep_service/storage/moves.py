@@ -1,0 +1,205 @@
+"""How each move changes a sweep, a trial or an attempt, and which event tells of it.
+
+Pure functions from value to value, shared by every store: ``domain.states`` says what is allowed, this module what
+comes of it, and a store only keeps the result. An event leaves here without a seq; the store numbers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sweep_service.domain.errors import IllegalMoveError
+from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.states import (
+    ATTEMPT_MOVES,
+    SWEEP_MOVES,
+    TRIAL_MOVES,
+    AttemptState,
+    SweepReason,
+    SweepState,
+    TrialEnding,
+    TrialState,
+    check_move,
+)
+from sweep_service.domain.trial import Attempt, Report, Sweep, Trial
+from sweep_service.ports import TrialEnd
+from sweep_service.storage.intake import plain_text
+
+CLAIMABLE_WITHOUT_LEASE = frozenset(
+    {SweepState.STARTING, SweepState.RUNNING, SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING}
+)
+"""States in which a conductor has work to do: without a live lease, somebody must take over."""
+
+_ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})
+
+
+def submitted(sweep: Sweep) -> Event:
+    """The event of a new sweep."""
+    return Event(sweep_id=sweep.id, kind=EventKind.SWEEP_SUBMITTED, at=sweep.created_at)
+
+
+def move_sweep(
+    sweep: Sweep, target: SweepState, *, reason: SweepReason | None, message: str, now: datetime
+) -> tuple[Sweep, Event]:
+    """Reason and message are of the state, so each move replaces them; but what led to PAUSING, STOPPING or CANCELLING
+    also explains the state after it, and stays unless another reason is given.
+
+    Raises:
+        IllegalMoveError.
+    """
+    check_move(SWEEP_MOVES, sweep.state, target)
+    if reason is None and sweep.state in _ON_THE_WAY:
+        reason, message = sweep.reason, message or sweep.message
+    message = plain_text(message)
+    is_first_run = target is SweepState.RUNNING and sweep.started_at is None
+    moved = replace(
+        sweep,
+        state=target,
+        reason=reason,
+        message=message,
+        started_at=now if is_first_run else sweep.started_at,
+        ended_at=now if target.is_ended else None,
+    )
+    data = {"from": str(sweep.state), "to": str(target), "reason": None if reason is None else str(reason)}
+    event = Event(sweep_id=sweep.id, kind=EventKind.SWEEP_MOVED, message=message, data=data, at=now)
+    return moved, event
+
+
+def claim_sweep(sweep: Sweep, *, owner: str, now: datetime) -> tuple[Sweep, list[Event]]:
+    """The next generation of the sweep; STARTING if it was QUEUED, else in the state in which its conductor left it."""
+    claimed = replace(sweep, generation=sweep.generation + 1)
+    data = {"owner": owner, "generation": claimed.generation}
+    events = [Event(sweep_id=sweep.id, kind=EventKind.SWEEP_CLAIMED, data=data, at=now)]
+    if sweep.state is SweepState.QUEUED:
+        claimed, moved = move_sweep(claimed, SweepState.STARTING, reason=None, message="", now=now)
+        events.append(moved)
+    return claimed, events
+
+
+def notice(sweep_id: str, message: str, *, trial_id: str | None, now: datetime) -> Event:
+    return Event(sweep_id=sweep_id, trial_id=trial_id, kind=EventKind.SWEEP_NOTICE, message=plain_text(message), at=now)
+
+
+def new_best(sweep: Sweep, trial: Trial, *, now: datetime) -> tuple[Sweep, list[Event]]:
+    """No event where the trial is the best one already."""
+    if sweep.best_trial_id == trial.id:
+        return sweep, []
+    data = {"objective": trial.objective}
+    event = Event(sweep_id=sweep.id, trial_id=trial.id, kind=EventKind.TRIAL_BEST, data=data, at=now)
+    return replace(sweep, best_trial_id=trial.id), [event]
+
+
+def new_results(sweep: Sweep, results: Mapping[str, Any], *, now: datetime) -> tuple[Sweep, Event]:
+    """Raises ValueError if there is a verdict that is no mapping."""
+    verdict = results.get("verdict") or {}
+    if not isinstance(verdict, Mapping):
+        raise ValueError(f"results['verdict'] must be a mapping, not {type(verdict).__name__}.")
+    event = Event(sweep_id=sweep.id, kind=EventKind.SWEEP_VERDICT, data=verdict, at=now)
+    return replace(sweep, results=results), event
+
+
+def created(trial: Trial, *, now: datetime) -> Event:
+    """The event of a new trial."""
+    data = {"number": trial.number, "role": str(trial.role)}
+    return Event(sweep_id=trial.sweep_id, trial_id=trial.id, kind=EventKind.TRIAL_CREATED, data=data, at=now)
+
+
+def start_attempt(trial: Trial, attempt: Attempt, *, is_one_running: bool, now: datetime) -> tuple[Trial, list[Event]]:
+    """The trial with that attempt running.
+
+    Raises:
+        IllegalMoveError: the trial has ended, or another attempt of it is running.
+        ValueError: the attempt's number is not the next one.
+    """
+    if is_one_running:
+        allowed = sorted(ATTEMPT_MOVES[AttemptState.RUNNING])
+        raise IllegalMoveError(current=AttemptState.RUNNING, target=AttemptState.RUNNING, allowed=allowed)
+    if trial.state is not TrialState.RUNNING:
+        check_move(TRIAL_MOVES, trial.state, TrialState.RUNNING)
+    if attempt.number != trial.num_attempts:
+        raise ValueError(f"The next attempt of {trial.id} has number {trial.num_attempts}, not {attempt.number}.")
+    data = {"attempt_id": attempt.id, "number": attempt.number, "node": attempt.node}
+    events = [
+        Event(sweep_id=trial.sweep_id, trial_id=trial.id, kind=EventKind.ATTEMPT_STARTED, data=data, at=now),
+    ]
+    if trial.state is not TrialState.RUNNING:
+        events.append(_trial_moved(trial, TrialState.RUNNING, ending=None, message="", now=now))
+    started = replace(
+        trial,
+        state=TrialState.RUNNING,
+        num_attempts=trial.num_attempts + 1,
+        started_at=trial.started_at or now,
+    )
+    return started, events
+
+
+def end_attempt(attempt: Attempt, state: AttemptState, *, message: str, now: datetime) -> tuple[Attempt, Event]:
+    """Raises IllegalMoveError: the attempt has ended, or ``state`` is no end."""
+    check_move(ATTEMPT_MOVES, attempt.state, state)
+    message = plain_text(message)
+    data = {"attempt_id": attempt.id, "state": str(state)}
+    event = Event(
+        sweep_id=attempt.sweep_id,
+        trial_id=attempt.trial_id,
+        kind=EventKind.ATTEMPT_ENDED,
+        message=message,
+        data=data,
+        at=now,
+    )
+    return replace(attempt, state=state, message=message, ended_at=now), event
+
+
+def end_trial(
+    trial: Trial, running: Attempt | None, end: TrialEnd, *, now: datetime
+) -> tuple[Trial, Attempt | None, list[Event]]:
+    """The trial and its running attempt, if any, ended. Raises IllegalMoveError."""
+    target = end.ending.state
+    check_move(TRIAL_MOVES, trial.state, target)
+    events: list[Event] = []
+    if running is not None:
+        running, event = end_attempt(running, end.ending.attempt_state, message=end.message, now=now)
+        events.append(event)
+    events.append(_trial_moved(trial, target, ending=end.ending, message=end.message, now=now))
+    ended = replace(
+        trial,
+        state=target,
+        ending=end.ending,
+        message=end.message,
+        traceback=end.traceback,
+        objective=end.objective,
+        provenance=end.provenance or trial.provenance,
+        ended_at=now,
+    )
+    return ended, running, events
+
+
+def cancelled(trial_id: str) -> TrialEnd:
+    """The end of a trial whose sweep a user ended."""
+    return TrialEnd(trial_id=trial_id, ending=TrialEnding.CANCELLED, message="The sweep was ended by a user.")
+
+
+def take_report(trial: Trial, attempt: Attempt, report: Report, *, is_new: bool) -> Trial:
+    """The trial after that report; of a step that it reported before, only the checkpoint counts.
+
+    Raises:
+        IllegalMoveError: the trial or the attempt has ended.
+    """
+    if trial.state is not TrialState.RUNNING:
+        allowed = sorted(TRIAL_MOVES[trial.state])
+        raise IllegalMoveError(current=trial.state, target=TrialState.RUNNING, allowed=allowed)
+    if attempt.state.is_ended:
+        raise IllegalMoveError(current=attempt.state, target=AttemptState.RUNNING, allowed=())
+    checkpoint = report.checkpoint if report.checkpoint is not None else trial.checkpoint
+    if not is_new:
+        return replace(trial, checkpoint=checkpoint)
+    return replace(trial, checkpoint=checkpoint, metrics=report.metrics, last_step=report.step)
+
+
+def _trial_moved(trial: Trial, target: TrialState, *, ending: TrialEnding | None, message: str, now: datetime) -> Event:
+    data = {"from": str(trial.state), "to": str(target), "ending": None if ending is None else str(ending)}
+    return Event(
+        sweep_id=trial.sweep_id, trial_id=trial.id, kind=EventKind.TRIAL_MOVED, message=message, data=data, at=now
+    )

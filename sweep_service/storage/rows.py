@@ -1,0 +1,95 @@
+"""Rows of the tables as values of the domain, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
+
+from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState
+from sweep_service.domain.trial import Attempt, Cluster, NodeResources, Report, Role, Sweep, Trial
+
+_SWEEP = tuple(f.name for f in fields(Sweep))
+_TRIAL = tuple(f.name for f in fields(Trial))
+_ATTEMPT = tuple(f.name for f in fields(Attempt))
+_REPORT = tuple(f.name for f in fields(Report))
+_EVENT = tuple(f.name for f in fields(Event))
+
+
+def _values(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
+    mapping = row._mapping
+    return {name: mapping[name] for name in names}
+
+
+def sweep_of(row: Row[Any]) -> Sweep:
+    values = _values(row, _SWEEP)
+    values["spec"] = SweepSpec.model_validate(values["spec"])
+    values["state"] = SweepState(values["state"])
+    values["reason"] = None if values["reason"] is None else SweepReason(values["reason"])
+    return Sweep(**values)
+
+
+def trial_of(row: Row[Any]) -> Trial:
+    values = _values(row, _TRIAL)
+    values["role"] = Role(values["role"])
+    values["state"] = TrialState(values["state"])
+    values["ending"] = None if values["ending"] is None else TrialEnding(values["ending"])
+    return Trial(**values)
+
+
+def attempt_of(row: Row[Any]) -> Attempt:
+    values = _values(row, _ATTEMPT)
+    values["state"] = AttemptState(values["state"])
+    return Attempt(**values)
+
+
+def report_of(row: Row[Any]) -> Report:
+    return Report(**_values(row, _REPORT))
+
+
+def event_of(row: Row[Any]) -> Event:
+    values = _values(row, _EVENT)
+    values["kind"] = EventKind(values["kind"])
+    return Event(**values)
+
+
+def sweep_row(sweep: Sweep) -> dict[str, Any]:
+    """The columns of the value; the lease's and the counters' are apart."""
+    return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical()}
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    return _columns(trial, _TRIAL)
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    return _columns(attempt, _ATTEMPT)
+
+
+def report_row(report: Report) -> dict[str, Any]:
+    return _columns(report, _REPORT)
+
+
+def event_row(event: Event) -> dict[str, Any]:
+    return _columns(event, _EVENT)
+
+
+def _columns(value: object, names: tuple[str, ...]) -> dict[str, Any]:
+    columns = {name: getattr(value, name) for name in names}
+    return {name: str(column) if isinstance(column, StrEnum) else column for name, column in columns.items()}
+
+
+def cluster_document(cluster: Cluster) -> dict[str, Any]:
+    nodes = [{"node": n.node, "cpus": n.cpus, "gpus": n.gpus} for n in cluster.nodes]
+    return {"nodes": nodes, "seen_at": cluster.seen_at.isoformat()}
+
+
+def cluster_of(document: Mapping[str, Any]) -> Cluster:
+    nodes = tuple(NodeResources(**node) for node in document["nodes"])
+    return Cluster(nodes=nodes, seen_at=datetime.fromisoformat(document["seen_at"]))

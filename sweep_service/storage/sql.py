@@ -1,0 +1,208 @@
+"""The store in a SQL database: SQLite on one machine, PostgreSQL on a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Engine, insert, update
+from sqlalchemy.exc import IntegrityError
+
+from sweep_service.clock import SystemClock
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, verb_target
+from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
+from sweep_service.ports import Clock, TrialEnd
+from sweep_service.storage import intake, moves, rows
+from sweep_service.storage.database import Database, open_engine
+from sweep_service.storage.locked import LockedSweep
+from sweep_service.storage.sql_shared import SharedTables
+from sweep_service.storage.tables import attempts, events, sweeps, trials
+
+
+def open_sql_store(url: str) -> SqlSweepStore:
+    """The store at a SQLAlchemy URL (sqlite:///file or postgresql://…); connects to nothing yet.
+
+    Raises:
+        ValueError: the URL cannot be the store's.
+        StoreUnavailableError: the folder of the SQLite file cannot be made.
+    """
+    return SqlSweepStore(open_engine(url))
+
+
+class SqlSweepStore(SharedTables):
+    """A SweepStore in SQL. Safe to share between threads; other processes open their own.
+
+    Besides what the port says: an id that does not exist, or is of another sweep than the lease's, raises
+    TrialNotFoundError or NotFoundError, and a value that makes no sense (a new trial that has ended, an id or a number
+    used twice) ValueError. Any method may raise SchemaOutdatedError.
+
+    The clock is used with SQLite only, where the machine's time is the store's; PostgreSQL has its own.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
+        super().__init__(Database(engine, clock or SystemClock()))
+
+    def close(self) -> None:
+        """Close the idle connections. The store may be used again."""
+        self._database.engine.dispose()
+
+    @contextmanager
+    def _locked(self, sweep_id: str) -> Iterator[LockedSweep]:
+        """A write to a sweep. Raises SweepNotFoundError."""
+        with self._database.writing() as connection:
+            yield LockedSweep.lock(connection, sweep_id, self._database.now())
+
+    @contextmanager
+    def _fenced(self, lease: Lease) -> Iterator[LockedSweep]:
+        """A write of the lease's holder. Raises LeaseLostError."""
+        with self._database.writing() as connection:
+            yield LockedSweep.lock_leased(connection, lease, self._database.now())
+
+    # --- anybody ------------------------------------------------------------------------------------------------------
+
+    def add_sweep(self, sweep: Sweep) -> None:
+        sweep = intake.accept_sweep(sweep)
+        first = replace(moves.submitted(sweep), seq=1)
+        with _duplicates_named(f"There is a sweep {sweep.id} already."), self._database.writing() as connection:
+            counters = {"num_events": 1, "num_reports": 0, "num_delivered": 0}
+            connection.execute(insert(sweeps), rows.sweep_row(sweep) | counters)
+            connection.execute(insert(events), rows.event_row(first))
+
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+        with self._locked(sweep_id) as locked:
+            target = verb_target(locked.sweep.state, verb)
+            if target is locked.sweep.state:
+                return locked.sweep
+            locked.sweep, event = moves.move_sweep(
+                locked.sweep, target, reason=SweepReason.USER, message=message, now=locked.now
+            )
+            locked.append(event)
+            if target.is_ended:
+                locked.record((), [moves.cancelled(trial.id) for trial in locked.unfinished_trials()])
+            return locked.flush()
+
+    # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        with self._database.writing() as connection:
+            locked = LockedSweep.lock_oldest_waiting(connection, self._database.now())
+            if locked is None:
+                return None
+            locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)
+            locked.append(*told)
+            lease = Lease(
+                sweep_id=locked.sweep.id,
+                token=uuid.uuid4().hex,
+                owner=owner,
+                generation=locked.sweep.generation,
+                expires_at=locked.now + ttl,
+            )
+            locked.set_columns(lease_token=lease.token, lease_owner=owner, lease_expires_at=lease.expires_at)
+            locked.flush()
+            return lease
+
+    def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
+        with self._fenced(lease) as locked:
+            renewed = replace(lease, expires_at=locked.now + ttl)
+            locked.set_columns(lease_expires_at=renewed.expires_at)
+            locked.flush()
+            return renewed
+
+    def release_lease(self, lease: Lease) -> None:
+        holds = (sweeps.c.id == lease.sweep_id) & (sweeps.c.lease_token == lease.token)
+        with self._database.writing() as connection:
+            connection.execute(
+                update(sweeps).where(holds).values(lease_token=None, lease_owner=None, lease_expires_at=None)
+            )
+
+    # --- the conductor ------------------------------------------------------------------------------------------------
+
+    def move_sweep(
+        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+    ) -> Sweep:
+        with self._fenced(lease) as locked:
+            if target is locked.sweep.state:
+                return locked.sweep
+            locked.sweep, event = moves.move_sweep(locked.sweep, target, reason=reason, message=message, now=locked.now)
+            locked.append(event)
+            return locked.flush()
+
+    def add_notice(self, lease: Lease, message: str, *, trial_id: str | None = None) -> None:
+        with self._fenced(lease) as locked:
+            if trial_id is not None:
+                locked.trial(trial_id)
+            locked.append(moves.notice(lease.sweep_id, message, trial_id=trial_id, now=locked.now))
+            locked.flush()
+
+    def set_best(self, lease: Lease, trial_id: str) -> None:
+        with self._fenced(lease) as locked:
+            locked.sweep, told = moves.new_best(locked.sweep, locked.trial(trial_id), now=locked.now)
+            locked.append(*told)
+            locked.flush()
+
+    def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
+        results = intake.plain_document(results, field="results")
+        with self._fenced(lease) as locked:
+            locked.sweep, event = moves.new_results(locked.sweep, results, now=locked.now)
+            locked.append(event)
+            locked.flush()
+
+    def set_tracking_ref(self, lease: Lease, ref: str, *, trial_id: str | None = None) -> None:
+        with self._fenced(lease) as locked:
+            if trial_id is None:
+                locked.sweep = replace(locked.sweep, tracking_ref=ref)
+                locked.flush()
+            else:
+                locked.save_trials([replace(locked.trial(trial_id), tracking_ref=ref)])
+
+    def add_trials(self, lease: Lease, new_trials: Sequence[Trial]) -> None:
+        accepted = [intake.accept_trial(trial, sweep_id=lease.sweep_id) for trial in new_trials]
+        with _duplicates_named("A new trial's id or number is stored already."), self._fenced(lease) as locked:
+            locked.insert(trials, [rows.trial_row(trial) for trial in accepted])
+            locked.append(*(moves.created(trial, now=locked.now) for trial in accepted))
+            locked.flush()
+
+    def start_attempt(self, lease: Lease, attempt: Attempt) -> Trial:
+        attempt = intake.accept_attempt(attempt, sweep_id=lease.sweep_id)
+        with _duplicates_named(f"The attempt {attempt.id} is stored already."), self._fenced(lease) as locked:
+            trial = locked.trial(attempt.trial_id)
+            is_one_running = bool(locked.running_attempts([trial.id]))
+            started, told = moves.start_attempt(trial, attempt, is_one_running=is_one_running, now=locked.now)
+            locked.insert(attempts, [rows.attempt_row(attempt)])
+            locked.save_trials([started])
+            locked.append(*told)
+            locked.flush()
+            return started
+
+    def end_attempt(self, lease: Lease, attempt_id: str, state: AttemptState, *, message: str = "") -> None:
+        with self._fenced(lease) as locked:
+            attempt = locked.attempts([attempt_id])[attempt_id]
+            ended, event = moves.end_attempt(attempt, state, message=message, now=locked.now)
+            locked.save_attempts([ended])
+            locked.append(event)
+            locked.flush()
+
+    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
+        new_reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
+        ends = [intake.accept_end(end) for end in ends]
+        with self._fenced(lease) as locked:
+            locked.record(new_reports, ends)
+            locked.flush()
+
+    def mark_delivered(self, lease: Lease, *, up_to: int) -> None:
+        with self._fenced(lease) as locked:
+            locked.set_columns(num_delivered=max(locked.num_delivered, min(up_to, locked.num_reports)))
+            locked.flush()
+
+
+@contextmanager
+def _duplicates_named(message: str) -> Iterator[None]:
+    """Turn the database's refusal of a row into the ValueError that the caller deserves."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise ValueError(message) from error

@@ -1,0 +1,123 @@
+"""The part of the SQL store that needs no sweep's lock: all reading, and what the dispatcher publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+
+from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError, TrialNotFoundError
+from sweep_service.domain.events import Event
+from sweep_service.domain.trial import Attempt, Cluster, Report, Sweep, Trial
+from sweep_service.storage import rows
+from sweep_service.storage.database import Database
+from sweep_service.storage.schema import check_schema
+from sweep_service.storage.tables import attempts, events, publications, reports, sweeps, trials
+from trainables.catalog import Trainable
+
+_CATALOG = "catalog"
+_CLUSTER = "cluster"
+
+
+class SharedTables:
+    """Base of SqlSweepStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def check_ready(self) -> None:
+        with self._database.reading() as connection:
+            check_schema(connection)
+
+    def get_sweep(self, sweep_id: str) -> Sweep:
+        with self._database.reading() as connection:
+            row = connection.execute(select(sweeps).where(sweeps.c.id == sweep_id)).one_or_none()
+        if row is None:
+            raise SweepNotFoundError(sweep_id)
+        return rows.sweep_of(row)
+
+    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
+        query = select(sweeps).order_by(sweeps.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(sweeps.c.id < before)
+        with self._database.reading() as connection:
+            return [rows.sweep_of(row) for row in connection.execute(query)]
+
+    def get_trial(self, trial_id: str) -> Trial:
+        with self._database.reading() as connection:
+            row = connection.execute(select(trials).where(trials.c.id == trial_id)).one_or_none()
+        if row is None:
+            raise TrialNotFoundError(trial_id)
+        return rows.trial_of(row)
+
+    def list_trials(self, sweep_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[Trial]:
+        query = select(trials).where(trials.c.sweep_id == sweep_id, trials.c.number > after).order_by(trials.c.number)
+        with self._database.reading() as connection:
+            return [rows.trial_of(row) for row in _rows_of_sweep(connection, sweep_id, query.limit(limit))]
+
+    def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
+        query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
+        with self._database.reading() as connection:
+            return [rows.attempt_of(row) for row in _rows_of_trial(connection, trial_id, query)]
+
+    def list_reports(self, trial_id: str) -> Sequence[Report]:
+        query = select(reports).where(reports.c.trial_id == trial_id).order_by(reports.c.step)
+        with self._database.reading() as connection:
+            return [rows.report_of(row) for row in _rows_of_trial(connection, trial_id, query)]
+
+    def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
+        query = select(events).where(events.c.sweep_id == sweep_id, events.c.seq > after).order_by(events.c.seq)
+        with self._database.reading() as connection:
+            return [rows.event_of(row) for row in _rows_of_sweep(connection, sweep_id, query.limit(limit))]
+
+    def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
+        query = (
+            select(reports)
+            .join(sweeps, sweeps.c.id == reports.c.sweep_id)
+            .where(reports.c.sweep_id == sweep_id, reports.c.seq > sweeps.c.num_delivered)
+            .order_by(reports.c.seq)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [rows.report_of(row) for row in connection.execute(query)]
+
+    def publish_catalog(self, trainables: Sequence[Trainable]) -> None:
+        self._publish(_CATALOG, {trainable.name: trainable.model_dump(mode="json") for trainable in trainables})
+
+    def read_catalog(self) -> Mapping[str, Trainable]:
+        document = self._published(_CATALOG)
+        if document is None:
+            raise CatalogMissingError("No dispatcher has published what can be trained yet; start one, or wait.")
+        return {name: Trainable.model_validate(item) for name, item in document.items()}
+
+    def publish_cluster(self, cluster: Cluster) -> None:
+        self._publish(_CLUSTER, rows.cluster_document(cluster))
+
+    def read_cluster(self) -> Cluster | None:
+        document = self._published(_CLUSTER)
+        return None if document is None else rows.cluster_of(document)
+
+    def _publish(self, name: str, document: Mapping[str, Any]) -> None:
+        with self._database.writing() as connection:
+            row = {"name": name, "document": document, "published_at": self._database.now()}
+            connection.execute(self._database.upsert(publications, row))
+
+    def _published(self, name: str) -> Mapping[str, Any] | None:
+        query = select(publications.c.document).where(publications.c.name == name)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+
+def _rows_of_sweep(connection: Connection, sweep_id: str, query: Select[Any]) -> Sequence[Row[Any]]:
+    found = connection.execute(query).all()
+    if not found and connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep_id)).first() is None:
+        raise SweepNotFoundError(sweep_id)
+    return found
+
+
+def _rows_of_trial(connection: Connection, trial_id: str, query: Select[Any]) -> Sequence[Row[Any]]:
+    found = connection.execute(query).all()
+    if not found and connection.execute(select(trials.c.id).where(trials.c.id == trial_id)).first() is None:
+        raise TrialNotFoundError(trial_id)
+    return found

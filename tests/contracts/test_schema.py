@@ -1,0 +1,173 @@
+"""The migrations: what they make is what the code's tables say, on both databases and however they are run."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from postgres_server import new_database
+from processes import processes_at_once
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import URL
+from store_values import SPEC, new_sweep
+
+from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
+from sweep_service.storage import schema
+from sweep_service.storage.database import open_engine
+from sweep_service.storage.schema import check_schema, migrate
+from sweep_service.storage.sql import open_sql_store
+from sweep_service.storage.tables import SCHEMA_VERSION, VERSION_TABLE, metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database with nothing in it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'store.db'}"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def empty_engine(empty_url: str) -> Iterator[Engine]:
+    engine = open_engine(empty_url)
+    yield engine
+    engine.dispose()
+
+
+def test_the_newest_migration_is_the_one_that_the_code_expects() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+
+
+def test_migrations_make_the_tables_of_the_code(empty_url: str, empty_engine: Engine) -> None:
+    migrate(empty_url)
+    with empty_engine.connect() as connection:
+        check_schema(connection)
+        options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrations_make_the_constraints_of_the_code_in_sqlite(tmp_path: Path) -> None:
+    migrated, made = f"sqlite:///{tmp_path / 'migrated.db'}", f"sqlite:///{tmp_path / 'made.db'}"
+    migrate(migrated)
+    metadata.create_all(engine := open_engine(made))
+    engine.dispose()
+    assert _sqlite_statements(migrated) == _sqlite_statements(made)
+
+
+def test_migrations_make_the_constraints_of_the_code_in_postgresql(postgres_server: URL) -> None:
+    with new_database(postgres_server) as migrated, new_database(postgres_server) as made:
+        migrate(migrated)
+        metadata.create_all(engine := open_engine(made))
+        engine.dispose()
+        assert _postgres_statements(migrated) == _postgres_statements(made)
+
+
+def test_migrating_again_changes_nothing(empty_url: str) -> None:
+    migrate(empty_url)
+    store = open_sql_store(empty_url)
+    store.add_sweep(new_sweep())
+    migrate(empty_url)
+    assert store.get_sweep(new_sweep().id).spec == SPEC
+    store.close()
+
+
+_MIGRATE = """
+import sys
+from sweep_service.storage.schema import migrate
+print("ready", flush=True)
+sys.stdin.readline()
+migrate(sys.argv[1])
+print("migrated")
+"""
+
+
+def test_processes_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:
+    assert processes_at_once(_MIGRATE, empty_url, num=3) == ["migrated"] * 3
+    store = open_sql_store(empty_url)
+    store.check_ready()
+    store.close()
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str, empty_engine: Engine) -> None:
+    with empty_engine.begin() as connection:
+        connection.execute(text("CREATE TABLE events (unlike_ours INTEGER)"))
+    with pytest.raises(Exception, match="events"):
+        migrate(empty_url)
+    with empty_engine.connect() as connection:
+        tables = empty_engine.dialect.get_table_names(connection)
+    assert tables == ["events"]
+
+
+def test_a_database_that_was_never_migrated_says_so(empty_url: str) -> None:
+    store = open_sql_store(empty_url)
+    with pytest.raises(SchemaOutdatedError, match="no schema yet"):
+        store.check_ready()
+    with pytest.raises(SchemaOutdatedError, match="sweeps"):
+        store.get_sweep(new_sweep().id)
+    store.close()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(empty_url: str, empty_engine: Engine) -> None:
+    migrate(empty_url)
+    with empty_engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    store = open_sql_store(empty_url)
+    with pytest.raises(SchemaOutdatedError, match="9999"):
+        store.check_ready()
+    with pytest.raises(SchemaOutdatedError, match="9999"):
+        migrate(empty_url)
+    store.close()
+
+
+def test_a_sqlite_store_is_read_while_it_is_written(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate(url)
+    store = open_sql_store(url)
+    writer = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    assert store.list_sweeps() == []
+    writer.close()
+    store.close()
+
+
+def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for url in (f"sqlite:///{tmp_path / 'file' / 'store.db'}", "postgresql://sweep@127.0.0.1:1/nowhere"):
+        with pytest.raises(StoreUnavailableError):
+            migrate(url)
+
+
+def _sqlite_statements(url: str) -> dict[str, list[str]]:
+    """What made each table and index, line by line in alphabetical order."""
+    path = url.removeprefix("sqlite:///")
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    connection.close()
+    return {
+        name: sorted(line.strip(" \t,") for line in sql.splitlines()) for name, sql in rows if name != VERSION_TABLE
+    }
+
+
+def _postgres_statements(url: str) -> set[tuple[str, ...]]:
+    """Every column, constraint and index of ours."""
+    columns = "table_name, column_name, data_type, is_nullable, coalesce(collation_name, '')"
+    constraints = "conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+    queries = (
+        f"SELECT {columns} FROM information_schema.columns WHERE table_schema = 'public'",
+        f"SELECT {constraints} FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+        "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    )
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        found = {tuple(row) for query in queries for row in connection.execute(text(query))}
+    engine.dispose()
+    return {row for row in found if row[0] != VERSION_TABLE}

@@ -1,0 +1,275 @@
+"""Random sequences of calls: the SQL store says and does what the store in memory does."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from store_values import START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
+
+from sweep_service.domain.errors import SweepServiceError
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, Verb
+from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
+from sweep_service.ports import SweepStore, TrialEnd
+from sweep_service.storage.database import open_engine
+from sweep_service.storage.memory import MemorySweepStore
+from sweep_service.storage.schema import migrate
+from sweep_service.storage.sql import SqlSweepStore
+
+SWEEP_IDS = [new_sweep(index).id for index in range(3)]
+NUMBERS = range(4)
+LONG = timedelta(minutes=10)
+
+# Most draws are of what can succeed: nearly all sequences would be nothing but refusals otherwise.
+sweep_ids = st.sampled_from([*[SWEEP_IDS[0]] * 5, *SWEEP_IDS[1:]])
+numbers = st.sampled_from(NUMBERS)
+rarely = st.sampled_from([0] * 7 + [1])
+ttls = st.sampled_from([LONG] * 6 + [timedelta(seconds=30), timedelta(0)])
+messages = st.text(max_size=5)
+metric_values = st.floats(allow_subnormal=False)
+documents = st.dictionaries(
+    st.sampled_from(["verdict", "leaderboard"]),
+    st.recursive(st.none() | st.floats() | st.text(max_size=3), lambda x: st.lists(x, max_size=2), max_leaves=3)
+    | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+    max_size=2,
+)
+
+
+@cache
+def _template() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="sweep-store-machine-")) / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+class SameStores(RuleBasedStateMachine):
+    """Each rule does the same to both stores and compares what comes of it."""
+
+    @initialize()
+    def open_stores(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sweep-store-machine-"))
+        shutil.copy(_template(), self.folder / "store.db")
+        self.clock = FakeClock()
+        self.memory = MemorySweepStore(self.clock)
+        self.sql = SqlSweepStore(open_engine(f"sqlite:///{self.folder / 'store.db'}"), self.clock)
+        # Tokens are random, so each store has its own lease. Of a sweep, every lease so far; the last is the current.
+        self.leases: dict[str, list[tuple[Lease, Lease]]] = {sweep_id: [] for sweep_id in SWEEP_IDS}
+        for index in range(2):
+            self.add_sweep(index, "")
+        for sweep_id in SWEEP_IDS[:2]:
+            self.claim_sweep(LONG)
+            self.add_trials(sweep_id, 0, [0, 1, 2])
+            self.move_sweep(sweep_id, 0, SweepState.RUNNING, None, "")
+            self.start_attempt(sweep_id, 0, 0, 0)
+            self.start_attempt(sweep_id, 1, 0, 0)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "sql"):
+            return
+        for sweep_id in SWEEP_IDS:
+            self.both(lambda store, _, i=sweep_id: store.undelivered(i, limit=1000))
+            for number in NUMBERS:
+                trial_id = new_trial(sweep_id, number).id
+                self.both(lambda store, _, i=trial_id: store.list_attempts(i))
+                self.both(lambda store, _, i=trial_id: store.list_reports(i))
+        self.sql.close()
+        shutil.rmtree(self.folder)
+
+    def both(self, call: Callable[[SweepStore, Lease], Any], leases: tuple[Lease, Lease] | None = None) -> Any:
+        """Do it to both and compare what it returns, or the kind of error that it raises."""
+        mine, theirs = leases or (_NO_LEASE, _NO_LEASE)
+        expected, actual = _outcome(call, self.memory, mine), _outcome(call, self.sql, theirs)
+        assert repr(_without_tokens(actual)) == repr(_without_tokens(expected))
+        return expected, actual
+
+    def fenced(self, call: Callable[[SweepStore, Lease], Any], sweep_id: str, age: int) -> None:
+        """With the current lease of the sweep, or an older one; then look at the sweep."""
+        held = self.leases[sweep_id]
+        self.both(call, held[-1 - age] if age < len(held) else None)
+        self.both(lambda store, _: store.get_sweep(sweep_id))
+        self.both(lambda store, _: store.list_trials(sweep_id))
+        self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
+
+    # --- anybody ------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1, 1, 1, 20, 40, 700]))
+    def let_time_pass(self, seconds: int) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+
+    @rule(index=st.integers(0, 2), message=messages)
+    def add_sweep(self, index: int, message: str) -> None:
+        self.both(lambda store, _: store.add_sweep(new_sweep(index, message=message)))
+
+    @rule(before=st.none() | sweep_ids, limit=st.integers(1, 3))
+    def list_sweeps(self, before: str | None, limit: int) -> None:
+        self.both(lambda store, _: store.list_sweeps(before=before, limit=limit))
+
+    @rule(sweep_id=sweep_ids, verb=st.sampled_from(Verb), message=messages)
+    def control_sweep(self, sweep_id: str, verb: Verb, message: str) -> None:
+        self.both(lambda store, _: store.control_sweep(sweep_id, verb, message=message))
+        self.both(lambda store, _: store.list_trials(sweep_id))
+        self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
+
+    @rule(sweep_id=sweep_ids, number=numbers, after=st.integers(-1, 20), limit=st.integers(1, 5))
+    def read_pages(self, sweep_id: str, number: int, after: int, limit: int) -> None:
+        self.both(lambda store, _: store.get_trial(new_trial(sweep_id, number).id))
+        self.both(lambda store, _: store.list_trials(sweep_id, after=after, limit=limit))
+        self.both(lambda store, _: store.list_events(sweep_id, after=after, limit=limit))
+        self.both(lambda store, _: store.undelivered(sweep_id, limit=limit))
+
+    @rule(num_nodes=st.integers(0, 2))
+    def publish(self, num_nodes: int) -> None:
+        nodes = tuple(NodeResources(node=f"n{index}", cpus=2.0, gpus=0.5) for index in range(num_nodes))
+        self.both(lambda store, _: store.publish_cluster(Cluster(nodes=nodes, seen_at=self.clock.now())))
+        self.both(lambda store, _: store.read_cluster())
+        self.both(lambda store, _: store.read_catalog())
+
+    # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    @rule(ttl=ttls)
+    def claim_sweep(self, ttl: timedelta) -> None:
+        mine, theirs = self.both(lambda store, _: store.claim_sweep(owner="dispatcher", ttl=ttl))
+        if mine is not None:
+            self.leases[mine.sweep_id].append((mine, theirs))
+
+    @rule(sweep_id=sweep_ids, age=rarely, ttl=ttls)
+    def renew_lease(self, sweep_id: str, age: int, ttl: timedelta) -> None:
+        self.fenced(lambda store, lease: store.renew_lease(lease, ttl=ttl), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, age=rarely)
+    def release_lease(self, sweep_id: str, age: int) -> None:
+        self.fenced(lambda store, lease: store.release_lease(lease), sweep_id, age)
+
+    # --- the conductor ------------------------------------------------------------------------------------------------
+
+    @rule(
+        sweep_id=sweep_ids,
+        age=rarely,
+        state=st.sampled_from([SweepState.RUNNING] * 3 + list(SweepState)),
+        reason=st.none() | st.sampled_from(SweepReason),
+        message=messages,
+    )
+    def move_sweep(self, sweep_id: str, age: int, state: SweepState, reason: SweepReason | None, message: str) -> None:
+        self.fenced(lambda store, lease: store.move_sweep(lease, state, reason=reason, message=message), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, number=st.none() | numbers, message=messages)
+    def add_notice(self, sweep_id: str, number: int | None, message: str) -> None:
+        trial_id = None if number is None else new_trial(sweep_id, number).id
+        self.fenced(lambda store, lease: store.add_notice(lease, message, trial_id=trial_id), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, number=numbers)
+    def set_best(self, sweep_id: str, number: int) -> None:
+        self.fenced(lambda store, lease: store.set_best(lease, new_trial(sweep_id, number).id), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, results=documents)
+    def set_results(self, sweep_id: str, results: dict[str, Any]) -> None:
+        self.fenced(lambda store, lease: store.set_results(lease, results), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, number=st.none() | numbers)
+    def set_tracking_ref(self, sweep_id: str, number: int | None) -> None:
+        trial_id = None if number is None else new_trial(sweep_id, number).id
+        self.fenced(lambda store, lease: store.set_tracking_ref(lease, "run", trial_id=trial_id), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, age=rarely, chosen=st.lists(numbers, max_size=3))
+    def add_trials(self, sweep_id: str, age: int, chosen: list[int]) -> None:
+        trials = [new_trial(sweep_id, number, created_at=self.clock.now()) for number in chosen]
+        self.fenced(lambda store, lease: store.add_trials(lease, trials), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, number=numbers, age=rarely, ahead=rarely)
+    def start_attempt(self, sweep_id: str, number: int, age: int, ahead: int) -> None:
+        attempt = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) + ahead)
+        self.fenced(lambda store, lease: store.start_attempt(lease, attempt), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, number=numbers, back=rarely, state=st.sampled_from([AttemptState.LOST, *AttemptState]))
+    def end_attempt(self, sweep_id: str, number: int, back: int, state: AttemptState) -> None:
+        attempt_id = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) - 1 - back).id
+        self.fenced(lambda store, lease: store.end_attempt(lease, attempt_id, state, message="m"), sweep_id, 0)
+
+    @rule(data=st.data(), sweep_id=sweep_ids, age=rarely)
+    def record(self, data: st.DataObject, sweep_id: str, age: int) -> None:
+        reports = data.draw(st.lists(numbers.flatmap(lambda n: self._reports(sweep_id, n)), max_size=4))
+        ends = data.draw(st.lists(_ends(sweep_id), max_size=1))
+        self.fenced(lambda store, lease: store.record(lease, reports=reports, ends=ends), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, up_to=st.integers(-1, 12))
+    def mark_delivered(self, sweep_id: str, up_to: int) -> None:
+        self.fenced(lambda store, lease: store.mark_delivered(lease, up_to=up_to), sweep_id, 0)
+        self.both(lambda store, _: store.undelivered(sweep_id, limit=3))
+
+    def _num_attempts(self, sweep_id: str, number: int) -> int:
+        trials: Sequence[Trial] = ()
+        if any(sweep.id == sweep_id for sweep in self.memory.list_sweeps()):
+            trials = self.memory.list_trials(sweep_id)
+        return next((trial.num_attempts for trial in trials if trial.number == number), 0)
+
+    def _reports(self, sweep_id: str, number: int) -> st.SearchStrategy[Report]:
+        last = max(self._num_attempts(sweep_id, number) - 1, 0)
+        return st.builds(
+            lambda back, step, value, checkpoint: new_report(
+                new_attempt(new_trial(sweep_id, number), max(last - back, 0)),
+                step,
+                metrics={"val/loss": value},
+                objective=value,
+                checkpoint=checkpoint,
+            ),
+            rarely,
+            st.sampled_from([10, 20, 30, 40]),
+            metric_values,
+            st.none() | st.sampled_from(["/c/1", "/c/2"]),
+        )
+
+
+def _ends(sweep_id: str) -> st.SearchStrategy[TrialEnd]:
+    return st.builds(
+        lambda number, ending, objective, message: new_end(
+            new_trial(sweep_id, number).id,
+            ending,
+            objective=objective if ending is TrialEnding.COMPLETED else None,
+            message=message,
+        ),
+        numbers,
+        st.sampled_from(TrialEnding),
+        st.sampled_from([0.5, 0.25, math.nan]),
+        messages,
+    )
+
+
+_NO_LEASE = Lease(sweep_id=SWEEP_IDS[0], token="0" * 32, owner="nobody", generation=0, expires_at=START)
+
+
+def _outcome(call: Callable[[SweepStore, Lease], Any], store: SweepStore, lease: Lease) -> Any:
+    try:
+        return call(store, lease)
+    except (SweepServiceError, ValueError) as error:
+        return type(error).__name__
+
+
+def _without_tokens(value: Any) -> Any:
+    """What both stores must agree on, in a form whose repr tells values apart, NaN included."""
+    if isinstance(value, Lease):
+        return replace(value, token="")
+    if isinstance(value, Sweep):
+        return replace(value, results=_sorted(value.results))
+    if isinstance(value, list | tuple):
+        return [_without_tokens(item) for item in value]
+    return value
+
+
+def _sorted(document: Any) -> Any:
+    return dict(sorted(document.items())) if isinstance(document, dict) else document
+
+
+TestSameStores = SameStores.TestCase
+TestSameStores.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
