@@ -161,7 +161,7 @@ class SweepStore(Protocol):
         """Record the tracking run of the trial, or of the sweep if no trial is given. Raises LeaseLostError."""
         ...
 
-    def add_trials(self, lease: Lease, trials: Sequence[Trial]) -> None:
+    def add_trials(self, lease: Lease, new_trials: Sequence[Trial]) -> None:
         """Store new trials, all PENDING (an event TRIAL_CREATED each). Raises LeaseLostError."""
         ...
 

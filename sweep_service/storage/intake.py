@@ -96,11 +96,10 @@ def accept_attempt(attempt: Attempt, *, sweep_id: str) -> Attempt:
 def accept_report(report: Report, *, sweep_id: str) -> Report:
     """A report, fit to be stored; its seq is the store's to give. Raises ValueError if it is of another sweep."""
     _check_sweep(f"A report of {report.trial_id}", report.sweep_id, sweep_id)
-    objective = None if report.objective is None else float(report.objective)
     return replace(
         report,
         metrics=plain_metrics(report.metrics),
-        objective=objective,
+        objective=_plain_number(report.objective),
         reported_at=utc_time(report.reported_at, field="reported_at"),
         seq=0,
     )
@@ -116,11 +115,15 @@ def accept_end(end: TrialEnd) -> TrialEnd:
         )
     return replace(
         end,
-        objective=None if end.objective is None else float(end.objective),
+        objective=_plain_number(end.objective),
         message=plain_text(end.message),
         traceback=plain_text(end.traceback),
         provenance=plain_document(end.provenance, field="provenance"),
     )
+
+
+def _plain_number(value: float | None) -> float | None:
+    return None if value is None else float(value) + 0.0  # SQLite has no negative zero, and nobody misses it
 
 
 def _check_sweep(name: str, actual: str, expected: str) -> None:

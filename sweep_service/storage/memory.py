@@ -212,7 +212,8 @@ class MemorySweepStore:
         tables = self._tables
         tables.sweep(sweep_id)
         last = tables.num_events[sweep_id]
-        return [tables.events[sweep_id, seq] for seq in range(max(after, 0) + 1, min(after + limit, last) + 1)]
+        first = max(after, 0) + 1
+        return [tables.events[sweep_id, seq] for seq in range(first, min(first + limit, last + 1))]
 
     def publish_catalog(self, trainables: Sequence[Trainable]) -> None:
         with self._writing() as (tables, _):
@@ -303,8 +304,8 @@ class MemorySweepStore:
                 trial = tables.trial(trial_id, of=lease.sweep_id)
                 tables.trials[trial_id] = replace(trial, tracking_ref=ref)
 
-    def add_trials(self, lease: Lease, trials: Sequence[Trial]) -> None:
-        accepted = [intake.accept_trial(trial, sweep_id=lease.sweep_id) for trial in trials]
+    def add_trials(self, lease: Lease, new_trials: Sequence[Trial]) -> None:
+        accepted = [intake.accept_trial(trial, sweep_id=lease.sweep_id) for trial in new_trials]
         with self._fenced(lease) as (tables, now):
             numbers = {trial.number for trial in tables.trials_of(lease.sweep_id)}
             for trial in accepted:
@@ -339,6 +340,8 @@ class MemorySweepStore:
         with self._fenced(lease) as (tables, now):
             for trial_id in [report.trial_id for report in reports] + [end.trial_id for end in ends]:
                 tables.trial(trial_id, of=lease.sweep_id)
+            for report in reports:
+                tables.attempt(report.attempt_id, of=lease.sweep_id)
             for report in reports:
                 tables.take_report(report)
             for end in ends:

@@ -53,16 +53,24 @@ def test_a_report_without_a_checkpoint_leaves_the_last_one(store: SweepStore, le
     assert (after.last_step, after.checkpoint) == (2, "/checkpoints/1")
 
 
-def test_numbers_that_are_not_finite_are_kept(store: SweepStore, lease: Lease) -> None:
+def test_numbers_come_back_as_they_were_nan_included(store: SweepStore, lease: Lease) -> None:
     trial, attempt = started(store, lease)
     metrics = {"nan": math.nan, "up": math.inf, "down": -math.inf, "tiny": 5e-324, "whole": 3}
     reports = [
         new_report(attempt, step, metrics=metrics, objective=objective)
-        for step, objective in enumerate((math.nan, math.inf, -math.inf, None, 0.1 + 0.2), start=1)
+        for step, objective in enumerate((math.nan, math.inf, -math.inf, None, 0.1 + 0.2, -0.0, 1), start=1)
     ]
     store.record(lease, reports=reports)
     listed = store.list_reports(trial.id)
-    assert [repr(report.objective) for report in listed] == ["nan", "inf", "-inf", "None", repr(0.1 + 0.2)]
+    assert [repr(report.objective) for report in listed] == [
+        "nan",
+        "inf",
+        "-inf",
+        "None",
+        repr(0.1 + 0.2),
+        "0.0",
+        "1.0",
+    ]
     for stored in (listed[0].metrics, store.get_trial(trial.id).metrics):
         assert {name: repr(value) for name, value in stored.items()} == {
             "nan": "nan", "up": "inf", "down": "-inf", "tiny": "5e-324", "whole": "3.0",

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from store_values import START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SweepServiceError
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, Verb
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
 from sweep_service.ports import SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
@@ -89,7 +89,7 @@ class SameStores(RuleBasedStateMachine):
         """Do it to both and compare what it returns, or the kind of error that it raises."""
         mine, theirs = leases or (_NO_LEASE, _NO_LEASE)
         expected, actual = _outcome(call, self.memory, mine), _outcome(call, self.sql, theirs)
-        assert repr(_without_tokens(actual)) == repr(_without_tokens(expected))
+        assert repr(_without_tokens(actual)) == repr(_without_tokens(expected)), f"{actual}\nbut in memory: {expected}"
         return expected, actual
 
     def fenced(self, call: Callable[[SweepStore, Lease], Any], sweep_id: str, age: int) -> None:
@@ -197,20 +197,41 @@ class SameStores(RuleBasedStateMachine):
 
     @rule(data=st.data(), sweep_id=sweep_ids, age=rarely)
     def record(self, data: st.DataObject, sweep_id: str, age: int) -> None:
-        reports = data.draw(st.lists(numbers.flatmap(lambda n: self._reports(sweep_id, n)), max_size=4))
-        ends = data.draw(st.lists(_ends(sweep_id), max_size=1))
+        running = [trial.number for trial in self._trials(sweep_id) if trial.state is TrialState.RUNNING]
+        likely = st.sampled_from([*running * 5, *NUMBERS])
+        reports = data.draw(st.lists(likely.flatmap(lambda number: self._reports(sweep_id, number)), max_size=4))
+        ends = data.draw(st.lists(likely.flatmap(lambda number: _ends(sweep_id, number)), max_size=1))
         self.fenced(lambda store, lease: store.record(lease, reports=reports, ends=ends), sweep_id, age)
+
+    @rule(sweep_id=sweep_ids, checkpoint=st.none() | st.just("/c/3"))
+    def report_of_all(self, sweep_id: str, checkpoint: str | None) -> None:
+        """What goes well most of the time: every running trial reports its next step."""
+        reports = [
+            new_report(
+                new_attempt(trial, trial.num_attempts - 1), trial.last_step + 10, objective=0.5, checkpoint=checkpoint
+            )
+            for trial in self._trials(sweep_id)
+            if trial.state is TrialState.RUNNING
+        ]
+        self.fenced(lambda store, lease: store.record(lease, reports=reports), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, number=numbers, ending=st.sampled_from([TrialEnding.COMPLETED, *TrialEnding]))
+    def end_trial(self, sweep_id: str, number: int, ending: TrialEnding) -> None:
+        objective = 0.5 / (1 + number) if ending is TrialEnding.COMPLETED else None
+        end = new_end(new_trial(sweep_id, number).id, ending, objective=objective, provenance={"code": "1"})
+        self.fenced(lambda store, lease: store.record(lease, ends=[end]), sweep_id, 0)
 
     @rule(sweep_id=sweep_ids, up_to=st.integers(-1, 12))
     def mark_delivered(self, sweep_id: str, up_to: int) -> None:
         self.fenced(lambda store, lease: store.mark_delivered(lease, up_to=up_to), sweep_id, 0)
         self.both(lambda store, _: store.undelivered(sweep_id, limit=3))
 
+    def _trials(self, sweep_id: str) -> Sequence[Trial]:
+        is_there = any(sweep.id == sweep_id for sweep in self.memory.list_sweeps())
+        return self.memory.list_trials(sweep_id) if is_there else ()
+
     def _num_attempts(self, sweep_id: str, number: int) -> int:
-        trials: Sequence[Trial] = ()
-        if any(sweep.id == sweep_id for sweep in self.memory.list_sweeps()):
-            trials = self.memory.list_trials(sweep_id)
-        return next((trial.num_attempts for trial in trials if trial.number == number), 0)
+        return next((trial.num_attempts for trial in self._trials(sweep_id) if trial.number == number), 0)
 
     def _reports(self, sweep_id: str, number: int) -> st.SearchStrategy[Report]:
         last = max(self._num_attempts(sweep_id, number) - 1, 0)
@@ -229,17 +250,16 @@ class SameStores(RuleBasedStateMachine):
         )
 
 
-def _ends(sweep_id: str) -> st.SearchStrategy[TrialEnd]:
+def _ends(sweep_id: str, number: int) -> st.SearchStrategy[TrialEnd]:
     return st.builds(
-        lambda number, ending, objective, message: new_end(
+        lambda ending, objective, message: new_end(
             new_trial(sweep_id, number).id,
             ending,
             objective=objective if ending is TrialEnding.COMPLETED else None,
             message=message,
         ),
-        numbers,
         st.sampled_from(TrialEnding),
-        st.sampled_from([0.5, 0.25, math.nan]),
+        st.sampled_from([0.5, 0.25, 0.125, math.nan]),
         messages,
     )
 
@@ -271,5 +291,5 @@ def _sorted(document: Any) -> Any:
 
 TestSameStores = SameStores.TestCase
 TestSameStores.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
