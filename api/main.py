@@ -33,6 +33,7 @@ def main() -> None:
         http="httptools",
         ws="none",
         log_config=None,  # one format for all of this process
+        access_log=False,  # whoever watches a sweep asks twice a second, which would bury everything else
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sweep_service.domain.trial import Report
 
 _WEIGHT = "weight/"
+_LINEAR_UP_TO = 30.0  # largest weight over smallest, beyond which the axis is logarithmic
 
 # Okabe and Ito's palette without yellow (too faint on white): told apart with every common colour blindness, and
 # together with the markers in grey too.
@@ -47,11 +48,19 @@ def save_weight_curves(path: Path, reports: Sequence[Report], *, title: str) -> 
     axes.set_title(title)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("task weight")
-    axes.set_ylim(bottom=0)
+    if _spans_decades(curves):  # on a linear axis the small ones would all lie on zero
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.25)
     axes.legend(title="task", loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(curves) // 16, frameon=False)
     figure.savefig(path)
     return True
+
+
+def _spans_decades(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> bool:
+    values = [weight for _, weights in curves.values() for weight in weights]
+    return min(values) > 0 and max(values) / min(values) > _LINEAR_UP_TO
 
 
 def _curves(reports: Sequence[Report]) -> dict[str, tuple[list[int], list[float]]]:
