@@ -261,7 +261,7 @@ class Tracker(Protocol):
         ...
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
-        """Store the trial's model under the sweep's run, so that it loads without this service."""
+        """Store the trial's model under the sweep's run, so that it loads wherever this package is installed."""
         ...
 
 
