@@ -48,11 +48,12 @@ def up(
     """Start the whole stack on this machine; Ctrl-C ends it."""
     from sweep_service.launcher import LaunchError, StackOptions
     from sweep_service.launcher import up as start
+    from sweep_service.supervisor import ChildFailedError
 
     options = StackOptions(home=home, port=port, mlflow_port=mlflow_port, num_cpus=cpus, num_gpus=gpus)
     try:
         code = start(options)
-    except LaunchError as error:
+    except (LaunchError, ChildFailedError) as error:
         _fail(str(error), FAILED)
     raise typer.Exit(code)
 

@@ -15,8 +15,7 @@ import yaml
 
 from sweep_service.client import SweepClient
 from sweep_service.launcher import Stack, StackOptions, running_stack
-from sweep_service.rendering import print_results
-from sweep_service.watching import console_for_output, shown_updates
+from sweep_service.rendering import console_for, print_results, shown_updates
 
 POLL_S = 0.5
 
@@ -27,7 +26,7 @@ def run(*, home: Path, output: Path) -> int:
     Must be called from the main thread.
     """
     logging.basicConfig(level="WARNING", format="%(asctime)s %(message)s")
-    console = console_for_output()
+    console = console_for()
     began = time.monotonic()
     console.print("Starting Ray, the dispatcher, the API and MLflow on loopback ...")
     # Any free ports: a stack of the user's own may have the usual ones.
@@ -50,7 +49,7 @@ def demo_spec() -> Mapping[str, Any]:
 
 def _sweep(stack: Stack) -> tuple[Mapping[str, Any], int]:
     """Submit the sweep over REST and watch it to its end; with the number of its trials."""
-    console = console_for_output()
+    console = console_for()
     with SweepClient(stack.api_url) as client, shown_updates(console) as show:
         sweep_id = client.submit(demo_spec())["id"]
 
