@@ -1,0 +1,131 @@
+"""A sweep spec that is right, and strategies for ones that are nearly so."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+from hypothesis import strategies as st
+
+from trainables.catalog import BALANCERS, TRAINING_PARAMETERS, Parameter, TaskInfo, TaskKind, Trainable
+
+CATALOG = {
+    "toy": Trainable(
+        name="toy",
+        summary="Two tasks.",
+        factory="package.module:Toy",
+        tasks=(
+            TaskInfo(name="income", kind=TaskKind.BINARY, metrics=("auc",)),
+            TaskInfo(name="weeks", kind=TaskKind.REGRESSION),
+        ),
+        parameters=(
+            Parameter(name="hidden", type="int_list", default=[64], low=1, high=4096, searchable=False, description=""),
+            Parameter(name="shuffle", type="bool", default=True, description=""),
+            Parameter(name="free", type="float", default=0.0, description="Any number."),
+            Parameter(name="count", type="int", default=0, description="Any whole number."),
+            *TRAINING_PARAMETERS,
+        ),
+        problem_parameters=("hidden", "shuffle", "free", "count"),
+    )
+}
+
+VALID: dict[str, Any] = {
+    "name": "toy-gradnorm",
+    "trainable": "toy",
+    "params": {"hidden": [128, 64], "batch_size": 256, "lr": 1.0e-3, "steps": 1500, "shuffle": False},
+    "space": {
+        "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+        "weight_lr": {"type": "float", "low": 1.0e-4, "high": 1.0e-1, "log": True},
+        "seed": {"type": "categorical", "choices": [1, 2, 3]},
+    },
+    "objective": {"metric": "val/normalized_loss", "direction": "minimize"},
+    "search": {"sampler": "tpe", "seed": 7},
+    "budget": {"trials": 32},
+    "resources": {"cpus": 1, "gpus": 0.5, "parallel": 2, "lanes": 1},
+    "baselines": ["equal", "single_task"],
+    "confirm": {"seeds": 5, "margin": 0.02},
+    "retries": 2,
+    "tracking": {"experiment": "toys"},
+    "labels": {"team": "ads"},
+}
+
+_MISSING = object()
+
+
+def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The valid spec with other values at those JSON pointers."""
+    document = copy.deepcopy(VALID)
+    for pointer, value in changes:
+        *parents, last = pointer.removeprefix("/").split("/")
+        place: Any = document
+        for parent in parents:
+            place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        if value is _MISSING:
+            del place[last]
+        elif isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    return document
+
+
+def without(pointer: str) -> dict[str, Any]:
+    """The valid spec without that field."""
+    return changed((pointer, _MISSING))
+
+
+_keys = st.text(max_size=8) | st.sampled_from(["a/b", "m~n", "type", "low", "high", "log", "step", "choices", "0"])
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, -1, 1, 2**31, 2**63, 10**400, -(10**4000), sys.float_info.max, 5e-324])
+    | st.floats()  # JSON has no NaN, but Python's reader takes it
+    | st.text(max_size=6)
+    | st.sampled_from(["gradnorm", "float", "int", "categorical", "alpha", "toy", "\ud800", "\x00", *BALANCERS])
+)
+json_values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+_bounds = (
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([10**400, sys.float_info.max])
+)
+_ranges = st.fixed_dictionaries(
+    {"type": st.sampled_from(["float", "int"]), "low": _bounds, "high": _bounds},
+    optional={"log": st.booleans(), "step": _bounds},
+)
+_choices = st.fixed_dictionaries({"type": st.just("categorical"), "choices": st.lists(_scalars, max_size=4)})
+
+_places = st.sampled_from(
+    [
+        *(f"/{key}" for key in VALID),
+        *(f"/{key}/{inner}" for key, value in VALID.items() if isinstance(value, dict) for inner in value),
+        *(f"/space/{name}/{key}" for name in ("alpha", "seed") for key in ("type", "low", "high", "log", "step", "x")),
+        *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
+        *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
+        *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
+    ]
+)
+
+
+@st.composite
+def nearly_valid(draw: st.DrawFn) -> Any:
+    """The valid spec with a few places overwritten by anything."""
+    document: Any = copy.deepcopy(VALID)
+    for pointer in draw(st.lists(_places, min_size=1, max_size=4, unique=True)):
+        *parents, last = pointer.removeprefix("/").split("/")
+        place = document
+        for parent in parents:
+            if isinstance(place, dict):
+                place = place.setdefault(parent, {})
+            elif isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
+                place = place[int(parent)]
+        if isinstance(place, dict):
+            place[last] = draw(_ranges | _choices | json_values if "/space/" in pointer else json_values)
+        elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
+            place[int(last)] = draw(json_values)
+    return document
