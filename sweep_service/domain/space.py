@@ -6,11 +6,14 @@ import math
 import random
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, WithJsonSchema, model_validator
 
 Scalar: TypeAlias = bool | int | float | str
+
+MAX_WHOLE = 2**53  # whole numbers up to here are exact as floats, which samplers compute with
+MAX_POINTS = 10**9  # of a grid
 
 
 class _Range(BaseModel):
@@ -29,6 +32,10 @@ class FloatRange(_Range):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_range(self.low, self.high, log=self.log, has_step=self.step is not None, smallest_log_low=None)
+        if not math.isfinite(self.high - self.low):
+            raise ValueError("high - low is too large for a floating-point number; narrow the range")
+        if self.step is not None and (self.high - self.low) / self.step > MAX_POINTS:
+            raise ValueError(f"step ({self.step}) cuts the range into more than {MAX_POINTS} points; raise or drop it")
         return self
 
     def draw(self, generator: random.Random) -> float:
@@ -62,8 +69,8 @@ class IntRange(_Range):
     """Whole numbers from low to high, both included."""
 
     type: Literal["int"]
-    low: int
-    high: int
+    low: Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
+    high: Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
     log: bool = False
     step: Annotated[int, Field(ge=1)] = 1
 
@@ -88,11 +95,31 @@ class IntRange(_Range):
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
+def _check_choice(value: Any) -> Any:
+    """One message for all that a choice cannot be, instead of one for each type that it is not."""
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be true or false, a number or a text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError(f"must lie between -{MAX_WHOLE} and {MAX_WHOLE}")
+    if isinstance(value, str) and len(value) > 1000:
+        raise ValueError("a text may have at most 1000 characters")
+    return value
+
+
+_ChoiceValue = Annotated[
+    Any,
+    AfterValidator(_check_choice),
+    WithJsonSchema({"anyOf": [{"type": t} for t in ("boolean", "number", "string")]}),
+]
+
+
 class Choice(_Range):
     """One of the listed values, each as likely."""
 
     type: Literal["categorical"]
-    choices: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000, strict=False)]
+    choices: Annotated[tuple[_ChoiceValue, ...], Field(min_length=1, max_length=1000, strict=False)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,7 +7,8 @@ metric) is checked in :mod:`sweep_service.domain.spec_check`.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,26 +18,35 @@ from pydantic import (
     FiniteFloat,
     StringConstraints,
     WithJsonSchema,
-    model_validator,
 )
 
-from sweep_service.domain.space import Dimension
+from sweep_service.domain.space import MAX_WHOLE, Dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
+_NAME = r"^[^\x00-\x1f\x7f]+$"
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+PATTERN_RULES: Mapping[str, str] = {
+    _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
+    _NAME: "Must be one line of text without control characters.",
+    _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
+}
+"""What each pattern asks for, in words."""
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NAME)]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_IDENTIFIER)]
 
 
 def _check_param(value: Any) -> Any:
     """One message for all that a parameter cannot be, instead of one for each type that it is not."""
     if isinstance(value, list):
-        if len(value) <= 1000 and all(type(item) is int for item in value):
+        if len(value) <= 1000 and all(type(item) is int and abs(item) <= MAX_WHOLE for item in value):
             return value
-        raise ValueError("a list may hold at most 1000 whole numbers and nothing else")
+        raise ValueError(f"a list may hold at most 1000 whole numbers, up to {MAX_WHOLE}, and nothing else")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError(f"must lie between -{MAX_WHOLE} and {MAX_WHOLE}")
     if isinstance(value, str) and len(value) > 10_000:
         raise ValueError("a text may have at most 10000 characters")
     if not isinstance(value, bool | int | float | str):
@@ -87,19 +97,19 @@ class Budget(_Strict):
     )
 
 
+def _check_gpus(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError("above 1 it must be a whole number; a fraction shares one GPU")
+    return value
+
+
 class Resources(_Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
     cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = 1.0
-    gpus: Annotated[FiniteFloat, Field(ge=0, le=64)] = 0.0
+    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_gpus)] = 0.0
     parallel: Annotated[int, Field(ge=1, le=1000)] = 1
     lanes: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Trials that one pack trains.")
-
-    @model_validator(mode="after")
-    def _whole_gpus(self) -> Self:
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError("gpus above 1 must be a whole number; a fraction shares one GPU")
-        return self
 
 
 class Confirm(_Strict):

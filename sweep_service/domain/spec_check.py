@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange
-from sweep_service.domain.spec import SweepSpec
-from trainables.catalog import Parameter, Trainable
+from sweep_service.domain.spec import PATTERN_RULES, SweepSpec
+from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_FINDINGS = 100  # a document with more faults than this is not read to its end by anybody
 
@@ -43,13 +43,36 @@ def json_pointer(parts: Iterable[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
+_WORDS: Mapping[str, tuple[str, str]] = {  # pydantic's kinds of fault whose own words speak of Python
+    "model_type": ("not_an_object", "Must be an object with named fields."),
+    "dict_type": ("not_an_object", "Must be an object with named fields."),
+    "model_attributes_type": ("not_an_object", "Must be an object such as {type: float, low: 0.0, high: 1.0}."),
+    "int_type": ("int_type", "Must be a whole number."),
+    "string_type": ("string_type", "Must be a text."),
+    "tuple_type": ("not_a_list", "Must be a list."),
+    "string_unicode": ("invalid_text", "Must be a text of valid Unicode."),
+    "missing": ("missing", "This field is required."),
+    "union_tag_not_found": ("missing", "This field is required: float, int or categorical."),
+}
+_TAGS = ("float", "int", "categorical")
+
+
 def _shape_findings(error: ValidationError, document: Mapping[str, Any]) -> Sequence[Finding]:
     findings: dict[tuple[str, str], Finding] = {}
-    for item in error.errors(include_url=False, include_context=True):
+    items = error.errors(include_url=False, include_context=True)
+    for item in items:
+        if item["type"] == "too_short" and any(_is_inside(other["loc"], item["loc"]) for other in items):
+            continue  # pydantic counts the right elements only; the wrong ones have findings of their own
         pointer = json_pointer(_document_path(item["loc"], document, missing=item["type"] == "missing"))
+        if item["type"].startswith("union_tag"):
+            pointer += "/type"
         code, detail = _explain(item, document)
         findings.setdefault((pointer, code), Finding(pointer=pointer, code=code, detail=detail))
     return list(findings.values())[:MAX_FINDINGS]
+
+
+def _is_inside(loc: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
 
 
 def _document_path(loc: tuple[str | int, ...], document: Any, *, missing: bool) -> Iterator[str | int]:
@@ -71,12 +94,20 @@ def _holds(container: Any, part: str | int) -> bool:
 
 def _explain(item: Any, document: Mapping[str, Any]) -> tuple[str, str]:
     kind, message = str(item["type"]), str(item["msg"]).removeprefix("Value error, ")
+    if kind in _WORDS:
+        return _WORDS[kind]
     if kind == "extra_forbidden":
         return "unknown_key", f"Unknown key {str(item['loc'][-1])!r}.{_closest(str(item['loc'][-1]), item['loc'])}"
-    if kind == "missing":
-        return "missing", "This field is required."
+    if kind == "union_tag_invalid":
+        tag = str(item["ctx"]["tag"])
+        return "unknown_type", f"There is no range of type {tag!r}.{_suggest(tag, _TAGS)}"
+    if kind == "string_pattern_mismatch":
+        return kind, PATTERN_RULES.get(item["ctx"]["pattern"], message + ".")
+    if kind == "too_short":
+        return kind, f"Must have at least {item['ctx']['min_length']} entry."
     if kind == "value_error":
         return "invalid_value", message[:1].upper() + message[1:] + "."
+    message = message.replace("Input should", "Must").replace("String should", "Must").replace("be a valid", "be a")
     return kind, message if message.endswith(".") else message + "."
 
 
@@ -131,7 +162,7 @@ def _space_findings(spec: SweepSpec, trainable: Trainable) -> Iterator[Finding]:
             detail = f"{name!r} is fixed in params and searched in space; keep one of the two."
             yield Finding(pointer=pointer, code="fixed_and_searched", detail=detail)
         balancer = str(spec.params.get("balancer", trainable.defaults()["balancer"]))
-        if parameter.used_by is not None and balancer not in parameter.used_by:
+        if parameter.used_by is not None and balancer in BALANCERS and balancer not in parameter.used_by:
             detail = f"The balancer {balancer!r} does not read {name!r}: searching it changes nothing. Remove it."
             yield Finding(pointer=pointer, code="unused_parameter", detail=detail)
         yield from _dimension_findings(pointer, parameter, dimension)

@@ -1,0 +1,255 @@
+"""Every kind of wrong spec gets a finding that points at the field and names the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from spec_documents import CATALOG, VALID, changed, without
+
+from sweep_service.domain.errors import Finding, InvalidSpecError
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.spec_check import MAX_FINDINGS, check_spec, json_pointer
+
+
+def findings_of(document: Any) -> tuple[Finding, ...]:
+    with pytest.raises(InvalidSpecError) as raised:
+        check_spec(document, CATALOG)
+    return raised.value.findings
+
+
+def only_finding_of(document: Any) -> Finding:
+    (finding,) = findings_of(document)
+    return finding
+
+
+def test_a_right_spec_is_taken_with_every_default_filled_in() -> None:
+    small = {key: VALID[key] for key in ("name", "trainable", "space", "budget")}
+    spec = check_spec(small, CATALOG)
+    assert (spec.objective.metric, spec.objective.direction) == ("val/normalized_loss", "minimize")
+    assert (spec.search.sampler, spec.resources.cpus, spec.resources.parallel, spec.retries) == ("tpe", 1.0, 1, 2)
+    assert (spec.baselines, spec.confirm, spec.experiment) == ((), None, "toy")
+    assert check_spec(VALID, CATALOG).experiment == "toys"
+
+
+def test_a_spec_survives_its_canonical_form() -> None:
+    spec = check_spec(VALID, CATALOG)
+    assert SweepSpec.model_validate(spec.canonical()) == spec
+    assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("document", [None, [], "spec", 7, True, [VALID]], ids=repr)
+def test_what_is_no_object_is_no_spec(document: Any) -> None:
+    finding = only_finding_of(document)
+    assert (finding.pointer, finding.code) == ("", "not_an_object")
+
+
+@pytest.mark.parametrize("field", ["/name", "/trainable", "/space", "/budget", "/budget/trials"])
+def test_a_missing_field_is_named(field: str) -> None:
+    finding = only_finding_of(without(field))
+    assert (finding.pointer, finding.code) == (field, "missing")
+
+
+@pytest.mark.parametrize("field", ["/space/alpha/type", "/space/alpha/low", "/space/alpha/high", "/space/seed/choices"])
+def test_a_missing_part_of_a_range_is_named(field: str) -> None:
+    finding = only_finding_of(without(field))
+    assert (finding.pointer, finding.code) == (field, "missing")
+
+
+@pytest.mark.parametrize(
+    ("pointer", "hint"),
+    [
+        ("/baseline", "'baselines'"),
+        ("/paramz", "'params'"),
+        ("/xyzzy", "Known: baselines, budget"),
+        ("/budget/epochs", "Remove it"),
+        ("/search/samplr", "Remove it"),
+        ("/space/alpha/hihg", "Remove it"),
+        ("/confirm/sides", "Remove it"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) -> None:
+    finding = only_finding_of(changed((pointer, 1)))
+    assert (finding.pointer, finding.code) == (pointer, "unknown_key")
+    assert hint in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value", "code", "detail"),
+    [
+        # wrong types: nothing is converted
+        ("/name", 7, "string_type", "text"),
+        ("/name", None, "string_type", "text"),
+        ("/params", [], "not_an_object", "object"),
+        ("/space", [], "not_an_object", "object"),
+        ("/space/alpha", 3, "not_an_object", "low"),
+        ("/space/alpha", None, "not_an_object", "low"),
+        ("/space/alpha/low", "0", "float_type", "number"),
+        ("/space/alpha/low", True, "float_type", "number"),
+        ("/space/weight_lr/log", "yes", "bool_type", "boolean"),
+        ("/objective", "val/normalized_loss", "not_an_object", "object"),
+        ("/search/seed", "7", "int_type", "whole number"),
+        ("/search/seed", 7.0, "int_type", "whole number"),
+        ("/budget/trials", "32", "int_type", "whole number"),
+        ("/resources/cpus", "1", "float_type", "number"),
+        ("/baselines", "equal", "not_a_list", "list"),
+        ("/tracking", None, "not_an_object", "object"),
+        ("/labels/team", 7, "string_type", "text"),
+        # out of bounds
+        ("/name", "", "string_too_short", "at least 1"),
+        ("/name", "x" * 201, "string_too_long", "at most 200"),
+        ("/name", "two\nlines", "string_pattern_mismatch", "one line"),
+        ("/name", "\ud800", "invalid_text", "Unicode"),
+        ("/budget/trials", 0, "greater_than_equal", "1"),
+        ("/budget/trials", 100_001, "less_than_equal", "100000"),
+        ("/search/seed", -1, "greater_than_equal", "0"),
+        ("/search/seed", 2**31, "less_than", "2147483648"),
+        ("/search/sampler", "grid", "literal_error", "'tpe' or 'random'"),
+        ("/objective/direction", "min", "literal_error", "'minimize' or 'maximize'"),
+        ("/resources/cpus", 0, "greater_than", "0"),
+        ("/resources/cpus", math.inf, "finite_number", "finite"),
+        ("/resources/gpus", -0.5, "greater_than_equal", "0"),
+        ("/resources/gpus", 1.5, "invalid_value", "whole number"),
+        ("/resources/parallel", 0, "greater_than_equal", "1"),
+        ("/confirm/seeds", 1, "greater_than_equal", "2"),
+        ("/confirm/margin", 0, "greater_than", "0"),
+        ("/retries", -1, "greater_than_equal", "0"),
+        ("/baselines/0", "gradnorm", "literal_error", "'single_task'"),
+        ("/labels/team", "no spaces", "string_pattern_mismatch", "letters"),
+        ("/labels/-team", "ads", "string_pattern_mismatch", "letters"),
+        ("/params/no-dashes", 1, "string_pattern_mismatch", "'_'"),
+        ("/params/lr", math.nan, "invalid_value", "finite"),
+        ("/params/lr", None, "invalid_value", "a number"),
+        ("/params/lr", {"low": 0}, "invalid_value", "a number"),
+        ("/params/hidden", [1.5], "invalid_value", "whole numbers"),
+        ("/params/hidden", [True], "invalid_value", "whole numbers"),
+        ("/params/steps", 2**53 + 1, "invalid_value", "9007199254740992"),
+        # ranges
+        ("/space", {}, "too_short", "at least 1"),
+        ("/space/alpha/type", "floot", "unknown_type", "'float'"),
+        ("/space/alpha/low", 3.5, "invalid_value", "above high"),
+        ("/space/alpha/low", math.nan, "finite_number", "finite"),
+        ("/space/weight_lr/low", 0.0, "invalid_value", "log"),
+        ("/space/weight_lr/low", -1.0, "invalid_value", "log"),
+        ("/space/weight_lr/step", 0.1, "invalid_value", "drop one"),
+        ("/space/alpha/step", 0, "greater_than", "0"),
+        ("/space/alpha/step", 1e-12, "invalid_value", "points"),
+        ("/space/free", {"type": "float", "low": -1e308, "high": 1e308}, "invalid_value", "narrow"),
+        ("/space/count", {"type": "int", "low": 5, "high": 1}, "invalid_value", "above high"),
+        ("/space/count", {"type": "int", "low": 0, "high": 9, "log": True}, "invalid_value", "at least 1"),
+        ("/space/seed/choices", [], "too_short", "at least 1"),
+        ("/space/seed/choices", [1, 2, 1], "invalid_value", "twice"),
+        ("/space/seed/choices/1", None, "invalid_value", "number or a text"),
+        ("/space/seed/choices/1", math.inf, "invalid_value", "finite"),
+    ],
+    ids=repr,
+)
+def test_a_value_of_the_wrong_shape_is_refused_at_its_field(pointer: str, value: Any, code: str, detail: str) -> None:
+    finding = only_finding_of(changed((pointer, value)))
+    whole_range = "/".join(pointer.split("/")[:3])  # a fault between low and high is the range's
+    assert finding.pointer in {pointer, whole_range}
+    assert finding.code == code
+    assert detail in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value", "code", "detail"),
+    [
+        ("/trainable", "tyo", "unknown_trainable", "'toy'"),
+        ("/objective/metric", "val/auc/weeks", "unknown_metric", "Did you mean"),
+        ("/objective/metric", "accuracy", "unknown_metric", "val/normalized_loss"),
+        ("/params/btach_size", 8, "unknown_parameter", "'batch_size'"),
+        ("/space/alhpa", {"type": "float", "low": 0, "high": 1}, "unknown_parameter", "'alpha'"),
+        ("/space/steps", {"type": "int", "low": 1, "high": 9}, "not_searchable", "cannot be searched"),
+        ("/space/lr", {"type": "float", "low": 1e-4, "high": 1e-2}, "fixed_and_searched", "keep one"),
+        ("/params/batch_size", "256", "invalid_value", "a whole number"),
+        ("/params/batch_size", 256.0, "invalid_value", "a whole number"),
+        ("/params/batch_size", True, "invalid_value", "a whole number"),
+        ("/params/batch_size", 0, "invalid_value", "at least 1"),
+        ("/params/lr", 0, "invalid_value", "above 0"),
+        ("/params/lr", 101.0, "invalid_value", "at most 100"),
+        ("/params/shuffle", 1, "invalid_value", "true or false"),
+        ("/params/hidden", [], "invalid_value", "at least one"),
+        ("/params/hidden", [64, 0], "invalid_value", "at least 1"),
+        ("/params/hidden", 64, "invalid_value", "a list"),
+        ("/params/dtype", "float16", "invalid_value", "float32, float64"),
+        ("/params/balancer", "gradnrom", "invalid_value", "gradnorm, equal"),
+        ("/params/balancer", True, "invalid_value", "gradnorm, equal"),
+        ("/space/alpha/high", 10.5, "invalid_value", "at most 10"),
+        ("/space/weight_lr/high", 11.0, "invalid_value", "at most 10"),
+        ("/space/seed/choices/2", "three", "invalid_value", "a whole number"),
+        ("/baselines", ["equal", "equal"], "duplicate", "once"),
+        ("/baselines", [], "nothing_to_compare", "drop confirm"),
+    ],
+    ids=repr,
+)
+def test_what_the_catalogue_does_not_know_is_refused_at_its_field(
+    pointer: str, value: Any, code: str, detail: str
+) -> None:
+    finding = only_finding_of(changed((pointer, value)))
+    assert finding.pointer == ("/confirm" if code == "nothing_to_compare" else pointer)
+    assert finding.code == code
+    assert detail in finding.detail
+
+
+def test_a_range_of_the_wrong_type_points_at_its_type() -> None:
+    finding = only_finding_of(changed(("/space/batch_size", {"type": "float", "low": 1, "high": 9}), ("/params", {})))
+    assert (finding.pointer, finding.code) == ("/space/batch_size/type", "wrong_type")
+
+
+def test_both_bounds_of_a_range_are_judged() -> None:
+    found = findings_of(changed(("/space/alpha", {"type": "float", "low": -11.0, "high": 11.0})))
+    assert [f.pointer for f in found] == ["/space/alpha/low", "/space/alpha/high"]
+
+
+def test_a_parameter_that_the_balancer_does_not_read_cannot_be_searched() -> None:
+    found = findings_of(changed(("/params/balancer", "inverse_initial_loss")))
+    assert {(f.pointer, f.code) for f in found} == {
+        ("/space/alpha", "unused_parameter"),
+        ("/space/weight_lr", "unused_parameter"),
+    }
+
+
+def test_a_baseline_differs_from_what_is_searched() -> None:
+    free = {"type": "float", "low": 0, "high": 1}
+    found = findings_of(changed(("/params/balancer", "single_task"), ("/space", {"free": free})))
+    assert [(f.pointer, f.code) for f in found] == [("/baselines/1", "same_as_search")]
+
+
+def test_all_faults_are_found_at_once() -> None:
+    shape = changed(("/nmae", "x"), ("/space/alpha/low", 9.0), ("/budget/trials", "many"), ("/baselines/1", 5))
+    assert {f.pointer for f in findings_of(shape)} == {"/nmae", "/space/alpha", "/budget/trials", "/baselines/1"}
+    meaning = changed(("/params/x", 1), ("/space/y", VALID["space"]["alpha"]), ("/objective/metric", "z"))
+    assert {f.pointer for f in findings_of(meaning)} == {"/params/x", "/space/y", "/objective/metric"}
+
+
+def test_one_wrong_entry_does_not_make_its_list_look_empty() -> None:
+    assert [f.pointer for f in findings_of(changed(("/space/seed/choices", [None])))] == ["/space/seed/choices/0"]
+    only = {"alpha": {"type": "float", "low": 0.0, "high": "x"}}
+    assert [f.pointer for f in findings_of(changed(("/space", only)))] == ["/space/alpha/high"]
+
+
+def test_nobody_gets_more_findings_than_can_be_read() -> None:
+    found = findings_of(VALID | {f"unknown_{index}": 1 for index in range(3 * MAX_FINDINGS)})
+    assert len(found) == MAX_FINDINGS
+
+
+def test_a_pointer_escapes_what_a_key_may_hold() -> None:
+    assert json_pointer(["a/b", "m~n", 0]) == "/a~1b/m~0n/0"
+    document = VALID | {"params": VALID["params"] | {"a/b~c": 1}}
+    assert only_finding_of(document).pointer == "/params/a~1b~0c"
+
+
+def test_the_error_says_all_of_its_findings() -> None:
+    with pytest.raises(InvalidSpecError) as raised:
+        check_spec(changed(("/name", ""), ("/budget/trials", 0)), CATALOG)
+    assert "/name: " in str(raised.value)
+    assert "/budget/trials: " in str(raised.value)
+    with pytest.raises(InvalidSpecError, match="/: A sweep spec is a JSON object"):
+        check_spec(3, CATALOG)
+
+
+def test_an_empty_catalogue_knows_no_trainable() -> None:
+    with pytest.raises(InvalidSpecError, match="/trainable"):
+        check_spec(VALID, {})
