@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, Verb
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
+from sweep_service.domain.spec import Objective
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
+from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
 from trainables.catalog import Trainable
 
 
@@ -86,6 +87,18 @@ class SweepStore(Protocol):
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[Trial]:
         """By number, only those above ``after``. Raises SweepNotFoundError."""
+        ...
+
+    def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
+        """How many trials are in each state; only pairs that some trial has. Raises SweepNotFoundError."""
+        ...
+
+    def find_leader(
+        self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
+    ) -> Trial | None:
+        """The completed trial of that role, and of that balancer if one is given, with the best objective; of equal
+        ones the first made. None: there is none. Raises SweepNotFoundError.
+        """
         ...
 
     def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
@@ -261,7 +274,11 @@ class Tracker(Protocol):
         ...
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
-        """Store the trial's model under the sweep's run, so that it loads wherever this package is installed."""
+        """Store the trial's model under the sweep's run, so that it loads wherever this package is installed.
+
+        Raises:
+            ModelUnusableError: no model comes out of the checkpoint.
+        """
         ...
 
 

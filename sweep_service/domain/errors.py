@@ -11,6 +11,7 @@ SweepServiceError
 ├── StoreUnavailableError   the database does not answer; try again later
 ├── SchemaOutdatedError     the database has not been migrated
 ├── TrackingUnavailableError    the tracking server does not answer; deliver again later
+├── ModelUnusableError      a trial's model cannot be built from its checkpoint; its numbers stand
 └── ClusterLostError        the Ray cluster is gone; connect anew
 """
 
@@ -84,6 +85,10 @@ class SchemaOutdatedError(SweepServiceError):
 
 class TrackingUnavailableError(SweepServiceError):
     """The tracking server does not answer, or refuses for now."""
+
+
+class ModelUnusableError(SweepServiceError):
+    """The checkpoint of a trial is gone, or no model comes out of it."""
 
 
 class ClusterLostError(SweepServiceError):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import SweepStore, Tracker
@@ -34,6 +34,7 @@ class Delivery:
         self._lease = lease
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
         self._is_late = False  # the server did not answer the last time
+        self._without_model: str | None = None  # the best trial, once its model has been given up
 
     def deliver(self) -> None:
         """Bring the tracker up to date with the store, once."""
@@ -73,9 +74,20 @@ class Delivery:
         ref = self._sweep_ref(sweep)
         best = next((trial for trial in trials if trial.id == sweep.best_trial_id), None)
         if best is not None and best.checkpoint is not None:
-            self._tracker.log_model(ref, sweep, best, Path(best.checkpoint))
+            self._store_model(ref, sweep, best, Path(best.checkpoint))
         reports = self._store.list_reports(best.id) if best is not None else ()
         self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, reports)
+
+    def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: Path) -> None:
+        """The best trial's model; a sweep whose model is lost still has its results, and says so."""
+        if best.id == self._without_model:
+            return
+        try:
+            self._tracker.log_model(ref, sweep, best, checkpoint)
+        except ModelUnusableError as error:
+            logger.warning("%s ends without the model of its best trial.", sweep.id, exc_info=error)
+            self._store.add_notice(self._lease, f"The best trial's model is not stored. {error}", trial_id=best.id)
+            self._without_model = best.id
 
     def _sweep_ref(self, sweep: Sweep) -> str:
         if sweep.tracking_ref is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +13,6 @@ from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore
-from sweep_service.services.results import best_baseline, best_trial
 from trainables.catalog import Trainable
 
 _ItemT = TypeVar("_ItemT")
@@ -90,8 +88,8 @@ class SweepService:
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""
         sweep = self._sweep(sweep_id)
-        trials = self._store.list_trials(sweep_id)
-        return SweepOverview(sweep=sweep, progress=_progress(sweep, trials), leaders=_leaders(sweep, trials))
+        progress = _progress(sweep, self._store.count_trials(sweep_id))
+        return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
     def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Page[Sweep]:
         """Newest first, only those submitted before the sweep of that id."""
@@ -145,6 +143,13 @@ class SweepService:
         _check_id(sweep_id)
         return self._store.get_sweep(sweep_id)
 
+    def _leaders(self, sweep: Sweep) -> Iterator[Trial]:
+        lines = [(Role.SEARCH, None), *((Role.BASELINE, name) for name in sweep.spec.baselines)]
+        for role, balancer in lines:
+            leader = self._store.find_leader(sweep.id, role, objective=sweep.spec.objective, balancer=balancer)
+            if leader is not None:
+                yield leader
+
     def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
         _check_id(sweep_id)
         self._store.control_sweep(sweep_id, verb)
@@ -161,14 +166,7 @@ def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:
     return Page(items=tuple(items[:limit]), has_more=len(items) > limit)
 
 
-def _progress(sweep: Sweep, trials: Sequence[Trial]) -> Progress:
-    counts: dict[Role, Counter[TrialState]] = {role: Counter() for role in Role}
-    for trial in trials:
-        counts[trial.role][trial.state] += 1
-    used = sum(count for state, count in counts[Role.SEARCH].items() if state.counts_in_budget)
-    return Progress(budget_trials=sweep.spec.budget.trials, used_trials=used, trials=counts)
-
-
-def _leaders(sweep: Sweep, trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    best = (best_trial(sweep.spec, trials), *(best_baseline(sweep.spec, trials, name) for name in sweep.spec.baselines))
-    return tuple(trial for trial in best if trial is not None)
+def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int]) -> Progress:
+    by_role = {role: {s: counts[role, s] for s in TrialState if (role, s) in counts} for role in Role}
+    used = sum(number for state, number in by_role[Role.SEARCH].items() if state.counts_in_budget)
+    return Progress(budget_trials=sweep.spec.budget.trials, used_trials=used, trials=by_role)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,9 @@ from sweep_service.domain.errors import (
     TrialNotFoundError,
 )
 from sweep_service.domain.events import Event
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, verb_target
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
+from sweep_service.domain.spec import Objective
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb, verb_target
+from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, TrialEnd
 from sweep_service.storage import intake, moves
 from trainables.catalog import Trainable
@@ -195,6 +197,22 @@ class MemorySweepStore:
         tables = self._tables
         tables.sweep(sweep_id)
         return [trial for trial in tables.trials_of(sweep_id) if trial.number > after][:limit]
+
+    def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        return Counter((trial.role, trial.state) for trial in tables.trials_of(sweep_id))
+
+    def find_leader(
+        self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
+    ) -> Trial | None:
+        leader: Trial | None = None
+        for trial in self.list_trials(sweep_id):
+            if trial.role is not role or trial.objective is None or balancer not in (None, trial.balancer):
+                continue
+            if leader is None or objective.is_better(trial.objective, leader.objective or 0.0):
+                leader = trial
+        return leader
 
     def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
         tables = self._tables

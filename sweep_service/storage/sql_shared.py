@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
-from sweep_service.domain.trial import Attempt, Cluster, Report, Sweep, Trial
+from sweep_service.domain.spec import Objective
+from sweep_service.domain.states import TrialState
+from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Trial
 from sweep_service.storage import rows
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
@@ -55,6 +57,29 @@ class SharedTables:
         query = select(trials).where(trials.c.sweep_id == sweep_id, trials.c.number > after).order_by(trials.c.number)
         with self._database.reading() as connection:
             return [rows.trial_of(row) for row in _rows_of_sweep(connection, sweep_id, query.limit(limit))]
+
+    def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
+        query = (
+            select(trials.c.role, trials.c.state, func.count())
+            .where(trials.c.sweep_id == sweep_id)
+            .group_by(trials.c.role, trials.c.state)
+        )
+        with self._database.reading() as connection:
+            found = _rows_of_sweep(connection, sweep_id, query)
+        return {(Role(role), TrialState(state)): count for role, state, count in found}
+
+    def find_leader(
+        self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
+    ) -> Trial | None:
+        is_candidate = (trials.c.sweep_id == sweep_id) & (trials.c.role == str(role)) & trials.c.objective.is_not(None)
+        if balancer is not None:
+            is_candidate &= trials.c.balancer == balancer
+        value = trials.c.objective
+        order = value.asc() if objective.direction == "minimize" else value.desc()
+        query = select(trials).where(is_candidate).order_by(order, trials.c.number).limit(1)
+        with self._database.reading() as connection:
+            found = _rows_of_sweep(connection, sweep_id, query)
+        return rows.trial_of(found[0]) if found else None
 
     def list_attempts(self, trial_id: str) -> Sequence[Attempt]:
         query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)

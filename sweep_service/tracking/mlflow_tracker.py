@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
 from sweep_service.domain.states import SweepState, TrialState
 from sweep_service.domain.trial import Report, Sweep, Trial
 from sweep_service.tracking.files import write_results, write_spec
@@ -157,17 +157,17 @@ class MlflowTracker:
             self._terminate(ref, _SWEEP_STATUS.get(sweep.state, "RUNNING"), sweep.ended_at)
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
-        """See the port. ``runs:/<ref>/model`` loads by ``mlflow.pytorch.load_model`` where this package is installed.
-
-        Raises:
-            FileNotFoundError, trainables.checkpoint.CheckpointError: the checkpoint cannot be used.
-        """
+        """See the port. Loads by ``mlflow.pytorch.load_model("runs:/<ref>/model")``."""
         with self._server():
             if self._client.get_run(ref).data.tags.get("model_trial_id") == trial.id:
                 return
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / MODEL_FOLDER
-            _save_model(model, sweep, trial, checkpoint)
+            try:
+                _save_model(model, sweep, trial, checkpoint)
+            except Exception as error:  # builds the model by its author's code
+                fact = f"{type(error).__name__}: {_first_line(error)}"
+                raise ModelUnusableError(f"No model of trial {trial.number} from {checkpoint}: {fact}") from error
             with self._server():
                 self._client.log_artifacts(ref, str(model), MODEL_FOLDER)
                 self._set_tags(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from store_values import (
@@ -19,8 +19,9 @@ from store_values import (
     new_trial,
 )
 
-from sweep_service.domain.errors import IllegalMoveError, NotFoundError
+from sweep_service.domain.errors import IllegalMoveError, NotFoundError, SweepNotFoundError
 from sweep_service.domain.events import EventKind
+from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import ATTEMPT_MOVES, TRIAL_MOVES, AttemptState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Role, Trial
 from sweep_service.ports import SweepStore
@@ -54,6 +55,52 @@ def ended(store: SweepStore, lease: Lease, ending: TrialEnding, number: int = 0)
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def test_trials_are_counted_by_role_and_state(store: SweepStore, lease: Lease) -> None:
+    assert store.count_trials(lease.sweep_id) == {}
+    ended(store, lease, E.COMPLETED, 0)
+    ended(store, lease, E.COMPLETED, 1)
+    ended(store, lease, E.NON_FINITE, 2)
+    started(store, lease, 3)
+    store.add_trials(lease, [new_trial(lease.sweep_id, 4, role=Role.BASELINE, balancer="equal")])
+    assert store.count_trials(lease.sweep_id) == {
+        (Role.SEARCH, TrialState.COMPLETED): 2,
+        (Role.SEARCH, TrialState.INFEASIBLE): 1,
+        (Role.SEARCH, TrialState.RUNNING): 1,
+        (Role.BASELINE, TrialState.PENDING): 1,
+    }
+    with pytest.raises(SweepNotFoundError):
+        store.count_trials("swp_nowhere")
+
+
+@pytest.mark.parametrize(("direction", "leaders"), [("minimize", [1, 4, 5]), ("maximize", [0, 3, 5])])
+def test_the_leader_of_a_role_is_its_best_completed_trial_the_first_of_equal_ones(
+    store: SweepStore, lease: Lease, direction: Literal["minimize", "maximize"], leaders: list[int]
+) -> None:
+    objective = Objective(direction=direction)
+    assert store.find_leader(lease.sweep_id, Role.SEARCH, objective=objective) is None
+    values = {0: 2.0, 1: -1.0, 2: -1.0, 3: 2.0, 4: -1.0, 5: 7.0}
+    names = {3: "equal", 4: "equal", 5: "single_task"}
+    for number, value in values.items():
+        role = Role.BASELINE if number in names else Role.SEARCH
+        trial = new_trial(lease.sweep_id, number, role=role, balancer=names.get(number, "gradnorm"))
+        store.add_trials(lease, [trial])
+        store.start_attempt(lease, new_attempt(trial))
+        store.record(lease, ends=[new_end(trial.id, E.COMPLETED, objective=value)])
+    ended(store, lease, E.NON_FINITE, 6)
+    started(store, lease, 7)
+
+    def leader(role: Role, balancer: str | None = None) -> int | None:
+        found = store.find_leader(lease.sweep_id, role, objective=objective, balancer=balancer)
+        return found.number if found else None
+
+    found = [leader(Role.SEARCH), leader(Role.BASELINE, "equal"), leader(Role.BASELINE, "single_task")]
+    assert found == leaders
+    assert leader(Role.SEARCH, "equal") is None
+    assert leader(Role.CONFIRM) is None
+    with pytest.raises(SweepNotFoundError):
+        store.find_leader("swp_nowhere", Role.SEARCH, objective=objective)
 
 
 def test_new_trials_come_back_as_they_were_given(store: SweepStore, lease: Lease) -> None:

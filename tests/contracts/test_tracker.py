@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
@@ -32,7 +32,7 @@ from sweep_service.services.results import summarise
 from sweep_service.tracking.mlflow_tracker import MlflowTracker
 from sweep_service.tracking.null import NullTracker
 from trainables.catalog import load_problem
-from trainables.checkpoint import Checkpoint, CheckpointError
+from trainables.checkpoint import Checkpoint
 from trainables.export import export_model
 from trainables.protocol import Lane, LaneReport
 from trainables.training import train
@@ -622,7 +622,7 @@ def test_a_damaged_checkpoint_is_not_taken_for_a_server_that_is_down(database: P
     tracker, trial = database.tracker(), completed(make_trial(sweep, 0), 0.5)
     ref = tracker.open_sweep(sweep)
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(ModelUnusableError, match=r"trial 0 .*damaged\.pt"):
         tracker.log_model(ref, sweep, trial, tmp_path / "damaged.pt")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ModelUnusableError, match=r"missing\.pt"):
         tracker.log_model(ref, sweep, trial, tmp_path / "missing.pt")

@@ -9,7 +9,7 @@ from typing import Any
 
 from store_values import FakeClock, new_sweep
 
-from sweep_service.domain.errors import TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepState, TrialEnding
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
@@ -125,6 +125,8 @@ class RecordingTracker:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.lost_checkpoints: set[Path] = set()  # no model comes out of these
+        self.models: list[str] = []  # trials whose model is stored
         self.opened: list[str] = []
         self.points: list[tuple[str, int, str]] = []  # (run, step, metric), in the order of delivery
         self.closed: dict[str, str] = {}
@@ -150,6 +152,9 @@ class RecordingTracker:
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
         self._answer()
+        if checkpoint in self.lost_checkpoints:
+            raise ModelUnusableError(f"no file {checkpoint}")
+        self.models.append(trial.id)
 
     def _open(self, ref: str) -> str:
         self._answer()

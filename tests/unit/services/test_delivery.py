@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conductor_fakes import RecordingTracker, Rig, small_spec
 
@@ -96,3 +98,25 @@ def test_the_end_is_not_reached_while_the_tracker_is_away() -> None:
     tracker.is_away = False
     delivery_of(rig, tracker).finish(rig.sweep, rig.trials)
     assert f"run of {rig.sweep.id}" in tracker.closed
+
+
+def test_a_sweep_whose_best_checkpoint_is_lost_ends_with_its_results_and_says_so_once() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
+    rig.run_to_end()
+    best = rig.store.get_trial(rig.sweep.best_trial_id or "")
+    tracker.lost_checkpoints.add(Path(best.checkpoint or ""))
+    delivery = delivery_of(rig, tracker)
+    delivery.finish(rig.sweep, rig.trials)
+    delivery.finish(rig.sweep, rig.trials)
+    assert tracker.models == []
+    assert f"run of {rig.sweep.id}" in tracker.closed
+    (notice,) = [e for e in rig.store.list_events(rig.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    assert notice.trial_id == best.id
+    assert "model is not stored" in notice.message
+
+
+def test_the_model_of_the_best_trial_is_stored() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
+    rig.run_to_end()
+    delivery_of(rig, tracker).finish(rig.sweep, rig.trials)
+    assert tracker.models == [rig.sweep.best_trial_id]
