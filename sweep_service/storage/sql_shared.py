@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Executable, Row, func, select
 
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
@@ -60,13 +60,13 @@ class SharedTables:
 
     def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
         query = (
-            select(trials.c.role, trials.c.state, func.count())
+            select(trials.c.role, trials.c.state, func.count().label("number"))
             .where(trials.c.sweep_id == sweep_id)
             .group_by(trials.c.role, trials.c.state)
         )
         with self._database.reading() as connection:
             found = _rows_of_sweep(connection, sweep_id, query)
-        return {(Role(role), TrialState(state)): count for role, state, count in found}
+        return {(Role(row.role), TrialState(row.state)): row.number for row in found}
 
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
@@ -134,14 +134,14 @@ class SharedTables:
             return connection.execute(query).scalar_one_or_none()
 
 
-def _rows_of_sweep(connection: Connection, sweep_id: str, query: Select[Any]) -> Sequence[Row[Any]]:
+def _rows_of_sweep(connection: Connection, sweep_id: str, query: Executable) -> Sequence[Row[*tuple[Any, ...]]]:
     found = connection.execute(query).all()
     if not found and connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep_id)).first() is None:
         raise SweepNotFoundError(sweep_id)
     return found
 
 
-def _rows_of_trial(connection: Connection, trial_id: str, query: Select[Any]) -> Sequence[Row[Any]]:
+def _rows_of_trial(connection: Connection, trial_id: str, query: Executable) -> Sequence[Row[*tuple[Any, ...]]]:
     found = connection.execute(query).all()
     if not found and connection.execute(select(trials.c.id).where(trials.c.id == trial_id)).first() is None:
         raise TrialNotFoundError(trial_id)
