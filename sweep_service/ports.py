@@ -160,10 +160,6 @@ class SweepStore(Protocol):
         """An event SWEEP_NOTICE. Raises LeaseLostError."""
         ...
 
-    def set_best(self, lease: Lease, trial_id: str) -> None:
-        """Record the best search trial so far (event: TRIAL_BEST). Raises LeaseLostError."""
-        ...
-
     def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
         """Record leaderboard and verdict (event: SWEEP_VERDICT, whose data is results["verdict"]). Raises
         LeaseLostError.
@@ -195,17 +191,22 @@ class SweepStore(Protocol):
         """
         ...
 
-    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
-        """Record reports, then ends of trials, in one transaction.
+    def record(
+        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+    ) -> None:
+        """Record reports, then ends of trials, then which trial is the best one now, in one transaction.
 
         A report updates its trial's metrics, last_step and, if it has one, checkpoint. A step that the trial has
         reported
         before (an attempt that resumed behind it) is not recorded again; its checkpoint still is. An end moves the
         trial
-        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED).
+        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED). ``best`` is a completed trial (event:
+        TRIAL_BEST, unless it was the best already); None leaves the best one what it was.
 
         Raises:
-            LeaseLostError; IllegalMoveError: a trial or the report's attempt has ended already.
+            LeaseLostError.
+            IllegalMoveError: a trial or the report's attempt has ended already.
+            ValueError: ``best`` has no objective.
         """
         ...
 

@@ -23,6 +23,7 @@ from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Tria
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
+from sweep_service.services.results import best_trial
 
 logger = logging.getLogger(__name__)
 
@@ -125,11 +126,14 @@ class Generation:
             now = self._clock.now()
             reports = [self._report(message, pack, now) for message in live if message.metrics]
             ends = [self._end(message) for message in live if message.ending is not None]
-            self._store.record(self._lease, reports=reports, ends=ends)
+            best = self._new_best(ends)
+            self._store.record(self._lease, reports=reports, ends=ends, best=best)
             for message in live:
                 self._take_message(message)
             for end in ends:
                 self._take_end(end)
+            if best is not None:
+                self._best = self._trials[best]
             return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
@@ -271,15 +275,12 @@ class Generation:
         self._take(ended)
         if end.ending.state is TrialState.FAILED:
             logger.warning("Trial %s (%d) failed: %s", ended.id, ended.number, end.message)
-        self._consider_best(ended)
 
-    def _consider_best(self, trial: Trial) -> None:
-        if trial.role is not Role.SEARCH or trial.objective is None:
-            return
-        best = self._best.objective if self._best else None
-        if best is None or self._spec.objective.is_better(trial.objective, best):
-            self._best = trial
-            self._store.set_best(self._lease, trial.id)
+    def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
+        """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""
+        ended = [replace(self._trials[end.trial_id], state=end.ending.state, objective=end.objective) for end in ends]
+        best = best_trial(self._spec, [*ended, *([self._best] if self._best else [])])
+        return best.id if best is not None and (self._best is None or best.id != self._best.id) else None
 
     def _lose(self, trial: Trial, attempt_id: str | None, message: str) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has

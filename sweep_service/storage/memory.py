@@ -300,13 +300,6 @@ class MemorySweepStore:
                 tables.trial(trial_id, of=lease.sweep_id)
             tables.append(moves.notice(lease.sweep_id, message, trial_id=trial_id, now=now))
 
-    def set_best(self, lease: Lease, trial_id: str) -> None:
-        with self._fenced(lease) as (tables, now):
-            trial = tables.trial(trial_id, of=lease.sweep_id)
-            sweep, events = moves.new_best(tables.sweep(lease.sweep_id), trial, now=now)
-            tables.append(*events)
-            tables.update_sweep(sweep, now=now)
-
     def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
         results = intake.plain_document(results, field="results")
         with self._fenced(lease) as (tables, now):
@@ -352,7 +345,9 @@ class MemorySweepStore:
             tables.attempts[attempt_id], event = moves.end_attempt(attempt, state, message=message, now=now)
             tables.append(event)
 
-    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
+    def record(
+        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+    ) -> None:
         reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
         ends = [intake.accept_end(end) for end in ends]
         with self._fenced(lease) as (tables, now):
@@ -364,6 +359,12 @@ class MemorySweepStore:
                 tables.take_report(report)
             for end in ends:
                 tables.end_trial(tables.trial(end.trial_id), end, now=now)
+            if best is not None:
+                sweep, events = moves.new_best(
+                    tables.sweep(lease.sweep_id), tables.trial(best, of=lease.sweep_id), now=now
+                )
+                tables.append(*events)
+                tables.update_sweep(sweep, now=now)
 
     def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
         tables = self._tables

@@ -84,7 +84,9 @@ def notice(sweep_id: str, message: str, *, trial_id: str | None, now: datetime) 
 
 
 def new_best(sweep: Sweep, trial: Trial, *, now: datetime) -> tuple[Sweep, list[Event]]:
-    """No event where the trial is the best one already."""
+    """No event where the trial is the best one already. Raises ValueError if it has no objective."""
+    if trial.objective is None:
+        raise ValueError(f"The best trial has an objective; {trial.id} has none.")
     if sweep.best_trial_id == trial.id:
         return sweep, []
     data = {"objective": trial.objective}

@@ -138,12 +138,6 @@ class SqlSweepStore(SharedTables):
             locked.append(moves.notice(lease.sweep_id, message, trial_id=trial_id, now=locked.now))
             locked.flush()
 
-    def set_best(self, lease: Lease, trial_id: str) -> None:
-        with self._fenced(lease) as locked:
-            locked.sweep, told = moves.new_best(locked.sweep, locked.trial(trial_id), now=locked.now)
-            locked.append(*told)
-            locked.flush()
-
     def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
         results = intake.plain_document(results, field="results")
         with self._fenced(lease) as locked:
@@ -186,11 +180,16 @@ class SqlSweepStore(SharedTables):
             locked.append(event)
             locked.flush()
 
-    def record(self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = ()) -> None:
+    def record(
+        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+    ) -> None:
         new_reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
         ends = [intake.accept_end(end) for end in ends]
         with self._fenced(lease) as locked:
             locked.record(new_reports, ends)
+            if best is not None:
+                locked.sweep, told = moves.new_best(locked.sweep, locked.trial(best), now=locked.now)
+                locked.append(*told)
             locked.flush()
 
     def mark_delivered(self, lease: Lease, *, up_to: int) -> None:

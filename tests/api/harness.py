@@ -195,7 +195,13 @@ class Conductor:
         return attempt
 
     def run(
-        self, trial: Trial, ending: TrialEnding = TrialEnding.COMPLETED, *, objective: float = 0.5, message: str = ""
+        self,
+        trial: Trial,
+        ending: TrialEnding = TrialEnding.COMPLETED,
+        *,
+        objective: float = 0.5,
+        message: str = "",
+        is_best: bool = False,
     ) -> Trial:
         """Start, report once, end."""
         attempt = self.start(trial)
@@ -210,11 +216,8 @@ class Conductor:
             reported_at=datetime.now(UTC),
         )
         end = TrialEnd(trial_id=trial.id, ending=ending, objective=objective if completed else None, message=message)
-        self._store.record(self._lease, reports=[report], ends=[end])
+        self._store.record(self._lease, reports=[report], ends=[end], best=trial.id if is_best else None)
         return replace(trial, state=ending.state)
-
-    def set_best(self, trial: Trial) -> None:
-        self._store.set_best(self._lease, trial.id)
 
     def set_results(self, results: Mapping[str, Any]) -> None:
         self._store.set_results(self._lease, results)
@@ -227,8 +230,7 @@ def finish_sweep(store: SweepStore, sweep_id: str, *, state: SweepState = SweepS
     first, best = conductor.add_trial(alpha=1.0, weight_lr=0.01), conductor.add_trial(alpha=2.0, weight_lr=0.02)
     baseline = conductor.add_trial(Role.BASELINE, "equal")
     conductor.run(first, objective=0.6)
-    conductor.run(best, objective=0.4)
-    conductor.set_best(best)
+    conductor.run(best, objective=0.4, is_best=True)
     conductor.run(baseline, objective=0.5)
     conductor.set_results(results_of(best, baseline))
     if state is SweepState.STOPPED:

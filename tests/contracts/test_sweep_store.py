@@ -267,9 +267,10 @@ def test_the_best_trial_is_recorded_and_told_once(store: SweepStore) -> None:
     store.add_trials(lease, trials)
     for trial in trials:
         store.start_attempt(lease, new_attempt(trial))
-        store.record(lease, ends=[new_end(trial.id, TrialEnding.COMPLETED, objective=0.5 - trial.number / 10)])
-    for trial_id in (trials[0].id, trials[1].id, trials[1].id):
-        store.set_best(lease, trial_id)
+        end = new_end(trial.id, TrialEnding.COMPLETED, objective=0.5 - trial.number / 10)
+        store.record(lease, ends=[end], best=trial.id)
+    store.record(lease, best=trials[1].id)
+    store.record(lease)
     assert store.get_sweep(lease.sweep_id).best_trial_id == trials[1].id
     told = [(e.trial_id, e.data) for e in events_of(store, lease.sweep_id) if e.kind is EventKind.TRIAL_BEST]
     assert told == [(trials[0].id, {"objective": 0.5}), (trials[1].id, {"objective": 0.4})]
@@ -299,6 +300,17 @@ def test_results_that_are_no_json_document_are_refused_by_name(
     assert EventKind.SWEEP_VERDICT not in kinds(events_of(store, lease.sweep_id))
 
 
+def test_a_trial_without_an_objective_cannot_be_the_best_and_nothing_is_recorded_with_it(store: SweepStore) -> None:
+    lease = claimed(store)
+    ended, running = (new_trial(lease.sweep_id, number) for number in range(2))
+    store.add_trials(lease, [ended, running])
+    store.start_attempt(lease, new_attempt(ended))
+    with pytest.raises(ValueError, match="objective"):
+        store.record(lease, ends=[new_end(ended.id, TrialEnding.COMPLETED, objective=0.5)], best=running.id)
+    assert store.get_sweep(lease.sweep_id).best_trial_id is None
+    assert not store.get_trial(ended.id).state.is_ended
+
+
 def test_a_tracking_run_is_kept_for_the_sweep_or_the_trial(store: SweepStore) -> None:
     lease = claimed(store)
     trial = new_trial(lease.sweep_id)
@@ -317,7 +329,7 @@ def test_what_is_said_of_another_sweeps_trial_is_refused(store: SweepStore) -> N
     attempt = new_attempt(trial)
     started = store.start_attempt(other, attempt)
     refused = [
-        lambda: store.set_best(lease, trial.id),
+        lambda: store.record(lease, best=trial.id),
         lambda: store.set_tracking_ref(lease, "run", trial_id=trial.id),
         lambda: store.add_notice(lease, "hm", trial_id=trial.id),
         lambda: store.start_attempt(lease, replace(new_attempt(trial, 1), sweep_id=lease.sweep_id)),

@@ -152,7 +152,6 @@ WRITES: dict[str, Callable[[SweepStore, Lease], Any]] = {
     "move_sweep": lambda store, lease: store.move_sweep(lease, S.STOPPING),
     "move_sweep to where it is": lambda store, lease: store.move_sweep(lease, S.RUNNING),
     "add_notice": lambda store, lease: store.add_notice(lease, "hello"),
-    "set_best": lambda store, lease: store.set_best(lease, _TRIAL.id),
     "set_results": lambda store, lease: store.set_results(lease, {"verdict": {}}),
     "set_tracking_ref": lambda store, lease: store.set_tracking_ref(lease, "run"),
     "set_tracking_ref of a trial": lambda store, lease: store.set_tracking_ref(lease, "run", trial_id=_TRIAL.id),

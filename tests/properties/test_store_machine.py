@@ -167,10 +167,6 @@ class SameStores(RuleBasedStateMachine):
         trial_id = None if number is None else new_trial(sweep_id, number).id
         self.fenced(lambda store, lease: store.add_notice(lease, message, trial_id=trial_id), sweep_id, 0)
 
-    @rule(sweep_id=sweep_ids, number=numbers)
-    def set_best(self, sweep_id: str, number: int) -> None:
-        self.fenced(lambda store, lease: store.set_best(lease, new_trial(sweep_id, number).id), sweep_id, 0)
-
     @rule(sweep_id=sweep_ids, results=documents)
     def set_results(self, sweep_id: str, results: dict[str, Any]) -> None:
         self.fenced(lambda store, lease: store.set_results(lease, results), sweep_id, 0)
@@ -220,6 +216,14 @@ class SameStores(RuleBasedStateMachine):
         objective = 0.5 / (1 + number) if ending is TrialEnding.COMPLETED else None
         end = new_end(new_trial(sweep_id, number).id, ending, objective=objective, provenance={"code": "1"})
         self.fenced(lambda store, lease: store.record(lease, ends=[end]), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, number=numbers, becomes_best=st.none() | numbers)
+    def complete_trial(self, sweep_id: str, number: int, becomes_best: int | None) -> None:
+        """The named best is mostly the trial that ends, but may be any: one that runs, or that does not exist."""
+        end = new_end(new_trial(sweep_id, number).id, TrialEnding.COMPLETED, objective=0.5 / (1 + number))
+        best = new_trial(sweep_id, number if becomes_best is None else becomes_best).id
+        self.fenced(lambda store, lease: store.record(lease, ends=[end], best=best), sweep_id, 0)
+        self.fenced(lambda store, lease: store.record(lease, best=best), sweep_id, 0)
 
     @rule(sweep_id=sweep_ids, up_to=st.integers(-1, 12))
     def mark_delivered(self, sweep_id: str, up_to: int) -> None:

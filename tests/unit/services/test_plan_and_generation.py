@@ -9,10 +9,12 @@ import pytest
 from conductor_fakes import Rig, small_spec
 
 from sweep_service.domain.errors import LeaseLostError
+from sweep_service.domain.events import EventKind
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
 from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.results import best_trial
 
 
 def started(rig: Rig) -> tuple[str, PackOrder]:
@@ -37,6 +39,26 @@ def test_the_best_trial_is_recorded_as_soon_as_it_is_known() -> None:
         rig.train(*started(rig))
         bests.append(rig.store.get_trial(rig.sweep.best_trial_id or "").number)
     assert bests == [0, 1, 1]
+
+
+def test_of_equal_trials_the_first_made_is_the_best_whichever_ends_first() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}), objective=lambda trial: 1.0)
+    first, second = started(rig), started(rig)
+    rig.train(*second)
+    assert rig.store.get_trial(rig.sweep.best_trial_id or "").number == 1
+    rig.train(*first)
+    assert rig.store.get_trial(rig.sweep.best_trial_id or "").number == 0
+    assert best_trial(rig.sweep.spec, rig.trials) == rig.store.get_trial(rig.sweep.best_trial_id or "")
+
+
+def test_a_trial_ends_and_takes_the_lead_in_one_write() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}))
+    key, order = started(rig)
+    told = len(rig.store.list_events(rig.sweep.id, limit=500))
+    rig.generation.report(key, [rig.last_message(order.lanes[0].trial_id)])
+    assert rig.sweep.best_trial_id == order.lanes[0].trial_id
+    kinds = [event.kind for event in rig.store.list_events(rig.sweep.id, limit=500)][told:]
+    assert kinds == [EventKind.ATTEMPT_ENDED, EventKind.TRIAL_MOVED, EventKind.TRIAL_BEST]
 
 
 def test_a_maximised_objective_takes_the_largest_value() -> None:
