@@ -247,7 +247,9 @@ class Search(Protocol):
 
 class Tracker(Protocol):
     """Where people look at results. Every method may be repeated without harm, and may raise
-    TrackingUnavailableError.
+
+    - TrackingUnavailableError: the server does not answer, or not well; the same call may do later;
+    - TrackingRefusedError: the server will not take it; the same call will never do.
     """
 
     def open_sweep(self, sweep: Sweep) -> str:
@@ -259,7 +261,9 @@ class Tracker(Protocol):
         ...
 
     def log_reports(self, refs: Mapping[str, str], reports: Sequence[Report]) -> None:
-        """Write the metrics of the reports; ``refs`` maps trial ids to their runs."""
+        """Write the metrics of the reports; ``refs`` maps trial ids to their runs. What is refused is left out: the
+        rest must get through.
+        """
         ...
 
     def close_trial(self, ref: str, trial: Trial) -> None:
@@ -283,11 +287,23 @@ class Tracker(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailedStart:
+    """A conductor that ended by an error before it could run its sweep."""
+
+    lease: Lease
+    message: str
+
+
 class Conductors(Protocol):
     """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
 
     def start(self, lease: Lease) -> None:
         """Start a conductor for the sweep of that lease; returns before it runs."""
+        ...
+
+    def take_failed_starts(self) -> Sequence[FailedStart]:
+        """Conductors of this object's that could not even be put together; each is told once."""
         ...
 
     def num_running(self) -> int:

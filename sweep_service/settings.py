@@ -35,9 +35,13 @@ class Settings(BaseSettings):
     start_grace: timedelta = Field(
         default=timedelta(seconds=60), description="Time for a conductor to come up, until it renews its lease itself."
     )
+    unschedulable_after: timedelta = Field(
+        default=timedelta(seconds=30),
+        description="A sweep that no node could ever hold fails after this; until then, nodes may be joining.",
+    )
     poll_interval: timedelta = Field(default=timedelta(seconds=0.5), description="Pause between looks into the store.")
     max_running_sweeps: Annotated[int, Field(ge=1)] = Field(
-        default=4, description="Sweeps that one dispatcher runs at once; each holds about 0.5 GB."
+        default=4, description="Sweeps that run at once in the cluster; each conductor holds about 0.5 GB."
     )
     log_level: str = "INFO"
 

@@ -6,11 +6,14 @@ SweepServiceError
 │   ├── SweepNotFoundError
 │   └── TrialNotFoundError
 ├── IllegalMoveError        the state table forbids it; carries what is allowed
+├── PackOverError           the pack of that worker has been given up: end it, write and delete nothing
 ├── LeaseLostError          somebody else owns the sweep now: drop the result, write nothing more
 ├── CatalogMissingError     no dispatcher has published what can be trained; try again later
 ├── StoreUnavailableError   the database does not answer; try again later
 ├── SchemaOutdatedError     the database has not been migrated
 ├── TrackingUnavailableError    the tracking server does not answer; deliver again later
+├── TrackingRefusedError    the tracking server will not take it; sending it again is of no use
+├── TrainableMissingError   a stored sweep trains what is in the catalogue no more
 ├── ModelUnusableError      a trial's model cannot be built from its checkpoint; its numbers stand
 └── ClusterLostError        the Ray cluster is gone; connect anew
 """
@@ -67,6 +70,10 @@ class IllegalMoveError(SweepServiceError):
         super().__init__(f"{self.current} cannot become {self.target}; allowed from here: {choices}.")
 
 
+class PackOverError(SweepServiceError):
+    """A worker speaks for a pack that has been given up; its trials may be in other hands."""
+
+
 class LeaseLostError(SweepServiceError):
     """The write was fenced off: its lease has expired or belongs to somebody else."""
 
@@ -85,6 +92,14 @@ class SchemaOutdatedError(SweepServiceError):
 
 class TrackingUnavailableError(SweepServiceError):
     """The tracking server does not answer, or refuses for now."""
+
+
+class TrackingRefusedError(SweepServiceError):
+    """The tracking server will not take it, now or later: somebody has deleted the run, say."""
+
+
+class TrainableMissingError(SweepServiceError):
+    """A stored sweep names a trainable that the catalogue does not have any more."""
 
 
 class ModelUnusableError(SweepServiceError):

@@ -21,36 +21,27 @@ from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
-# Each pack calls twice at most at once; more callers wait for a free thread, which is harmless.
+# A pack makes one call at a time; where there are more packs, their calls wait for a free thread, which is harmless.
 MAX_CONCURRENT_CALLS = 32
 
 
 class ConductorActor:
-    """A conductor in a process of its own. The methods are those of
-    :class:`~sweep_service.execution.conductor.Conductor`.
+    """A conductor in a process of its own. ``begin``, ``report`` and ``explain`` are those of
+    :class:`~sweep_service.services.conductor.Conductor`; packs know of the actor only once it runs.
     """
 
     def __init__(self, name: str, lease: Lease) -> None:
-        _quieten_tune()
-        # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
-        from sweep_service.execution.conductor import Conductor
-        from sweep_service.storage.sql import open_sql_store
-        from sweep_service.tracking.mlflow_tracker import MlflowTracker
-
-        settings = Settings()
-        _log_to_file(settings)
-        self._conductor = Conductor(
-            name=name,
-            lease=lease,
-            settings=settings,
-            store=open_sql_store(settings.store_url),
-            tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
-            open_search=open_optuna_search,
-            clock=SystemClock(),
-        )
+        self._name = name
+        self._lease = lease
+        self._conductor: Any = None
 
     def run(self) -> None:
-        """Run the sweep to its end, then leave: a process per sweep, and none after it."""
+        """Run the sweep to its end, then leave: a process per sweep, and none after it.
+
+        Raises:
+            Exception: the conductor cannot even be put together; what is wrong here will be wrong again.
+        """
+        self._conductor = _new_conductor(self._name, self._lease)
         self._conductor.run()
         exit_actor()
 
@@ -59,6 +50,32 @@ class ConductorActor:
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         return self._conductor.report(pack, messages)
+
+    def explain(self, pack: str, message: str) -> None:
+        self._conductor.explain(pack, message)
+
+
+def _new_conductor(name: str, lease: Lease) -> Any:
+    settings = Settings()
+    _log_to_file(settings)  # before anything that can fail
+    _quieten_tune()
+    # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
+    from sweep_service.execution.tune_packs import TunePacks
+    from sweep_service.services.conductor import Conductor
+    from sweep_service.storage.sql import open_sql_store
+    from sweep_service.tracking.mlflow_tracker import MlflowTracker
+
+    clock = SystemClock()
+    return Conductor(
+        name=name,
+        lease=lease,
+        settings=settings,
+        store=open_sql_store(settings.store_url),
+        tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
+        open_search=open_optuna_search,
+        runner=TunePacks(conductor=name, folder=settings.root / "tune", clock=clock),
+        clock=clock,
+    )
 
 
 def open_optuna_search(sweep: Sweep) -> OpenSearch:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.trial import Cluster, Lease
 from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import NAMESPACE
-from sweep_service.ports import Clock
+from sweep_service.ports import Clock, FailedStart
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class RayConductors:
             ClusterLostError: nothing answers there, or it refuses the token.
         """
         self._clock = clock
+        self._runs: dict[Any, Lease] = {}  # reference to the answer of a conductor's run -> its lease
         try:
             # Not to_driver: each conductor's lines would be printed by whichever dispatcher started it, and by none
             # after that one's end. They are in the logs of the node, as all of Ray's.
@@ -43,12 +45,30 @@ class RayConductors:
         actor: Any = ray.remote(ConductorActor).options(
             name=name, lifetime="detached", num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, max_restarts=0
         )
+        handle: Any = None
         try:
             handle = actor.remote(name, lease)
-            handle.run.remote()
-        except RayError as error:
-            raise ClusterLostError(str(error)) from error
+            self._runs[handle.run.remote()] = lease
+        except BaseException as error:
+            if handle is not None:  # it would be counted among the running ones for ever
+                ray.kill(handle)
+            if isinstance(error, RayError):
+                raise ClusterLostError(str(error)) from error
+            raise
         logger.info("%s started.", name)
+
+    def take_failed_starts(self) -> Sequence[FailedStart]:
+        """Those whose process came up and raised, or never came up. One that was killed is none: its lease tells."""
+        try:
+            ended, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0) if self._runs else ([], [])
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterLostError(str(error)) from error
+        failed: list[FailedStart] = []
+        for run in ended:
+            lease = self._runs.pop(run)
+            if (message := _failure_of(run)) is not None:
+                failed.append(FailedStart(lease=lease, message=message))
+        return failed
 
     def num_running(self) -> int:
         """Conductors alive in the cluster, whoever started them."""
@@ -68,3 +88,17 @@ class RayConductors:
     def close(self) -> None:
         """Disconnect. Conductors go on."""
         ray.shutdown()
+
+
+def _failure_of(run: Any) -> str | None:
+    """What a conductor raised instead of running; None where it ran, to its end or to its death."""
+    try:
+        ray.get(run)
+    except RayActorError as error:
+        return str(error) if error.actor_init_failed else None
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        return f"{type(cause).__name__}: {cause}"
+    except RayError as error:
+        return str(error)
+    return None

@@ -6,6 +6,7 @@ directly.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import socket
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
+from ray.exceptions import RayError
 
 from sweep_service.domain.states import TrialEnding
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
@@ -37,13 +39,18 @@ _ENDINGS: Mapping[str, TrialEnding] = {
 def run_pack(config: Mapping[str, Any]) -> None:
     """Train one pack. What Tune calls, with the conductor's name in ``config``.
 
-    Returns when every lane has ended. Raises only when the conductor is gone or refuses a report: a fault of a trial
-    is that trial's ending.
+    Returns when every lane has ended. A fault of a trial's own code is that trial's ending; what is raised here (the
+    conductor is gone or refuses a report, the disk is full, torch does not load) loses the worker, and its trials go on
+    in another one.
     """
     link = _ConductorLink(config["conductor"], ray.tune.get_context().get_trial_id() or "")
-    order = link.begin()
-    if order.lanes:
-        _train(order, link)
+    try:
+        order = link.begin()
+        if order.lanes:
+            _train(order, link)
+    except Exception as error:
+        link.explain(error)
+        raise
     ray.tune.report({"lanes": len(order.lanes)})
 
 
@@ -62,6 +69,11 @@ class _ConductorLink:
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
 
+    def explain(self, error: Exception) -> None:
+        """Say why this worker ends: Tune keeps the reason for itself."""
+        with contextlib.suppress(RayError):  # the conductor may be the reason
+            ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
+
 
 def _train(order: PackOrder, link: _ConductorLink) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
@@ -78,7 +90,9 @@ def _train(order: PackOrder, link: _ConductorLink) -> None:
         reporter.fail_all(error)
         return
     reporter.data_hash = problem.data_hash
-    train(problem, lanes, reporter)
+    # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
+    device = torch.device("cpu") if order.gpus == 0 else None
+    train(problem, lanes, reporter, device=device)
 
 
 def _load_problem(order: PackOrder) -> Problem:

@@ -1,49 +1,49 @@
-"""Tune asks for packs; a generation gives them."""
+"""Tune asks for packs and whether to stop; a supply of packs answers.
+
+Tune copies and pickles its search algorithm and its stopper. What must not be copied stays in this module, by the name
+of the conductor.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from sweep_service.services.generation import Generation, Pause
+from sweep_service.services.generation import Pause
+from sweep_service.services.supply import PackSupply
 
-# Tune copies and pickles its search algorithm; what it must not copy stays here, by the conductor's name.
-_GENERATIONS: dict[str, Generation] = {}
+_SUPPLIES: dict[str, PackSupply] = {}
+
+
+def register(conductor: str, supply: PackSupply) -> None:
+    """Let the searcher and the stopper of that name find their supply."""
+    _SUPPLIES[conductor] = supply
+
+
+def forget(conductor: str) -> None:
+    """The opposite of :func:`register`."""
+    _SUPPLIES.pop(conductor, None)
 
 
 class PackSearcher(Searcher):
-    """Hands Tune one pack at a time and tells the generation when a pack is over.
+    """Hands Tune one pack at a time, and passes on that a pack is over."""
 
-    A generation's errors must not get lost in Tune's loop, which treats an exception of a searcher as its own end:
-    the first is kept in ``fault`` and the search declared finished.
-    """
-
-    def __init__(self, conductor: str, generation: Generation) -> None:
+    def __init__(self, conductor: str) -> None:
         super().__init__(metric="lanes", mode="max")
         self._conductor = conductor
-        _GENERATIONS[conductor] = generation
-        self.faults: list[Exception] = []
 
     def suggest(self, trial_id: str) -> Any:
         """The configuration of the pack that Tune will call ``trial_id``; None: nothing now; FINISHED: nothing ever."""
-        if self.faults:
-            return self.FINISHED
-        try:
-            pause = self._generation.next_pack(trial_id)
-        except Exception as error:  # noqa: BLE001 - raised again by the conductor, once Tune has wound up
-            self.faults.append(error)
-            return self.FINISHED
+        pause = _SUPPLIES[self._conductor].next_pack(trial_id)
         if pause is Pause.DONE:
             return self.FINISHED
         return None if pause is Pause.WAIT else {"conductor": self._conductor}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A pack has ended, by an error if its worker died or could not reach the conductor."""
-        try:
-            self._generation.pack_over(trial_id, lost=error, message="Its worker process died.")
-        except Exception as fault:  # noqa: BLE001 - as above
-            self.faults.append(fault)
+        """A pack has ended; by an error if its worker died, raised, or could not reach the conductor."""
+        _SUPPLIES[self._conductor].pack_over(trial_id, lost=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a generation is rebuilt from the store."""
@@ -51,16 +51,16 @@ class PackSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as for save."""
 
-    def close(self) -> None:
-        """Let go of the generation."""
-        _GENERATIONS.pop(self._conductor, None)
 
-    @property
-    def _generation(self) -> Generation:
-        return _GENERATIONS[self._conductor]
+class PackStopper(Stopper):
+    """Ends a Tune run in which packs wait for a place that nobody needs any more: Tune itself would wait for ever."""
 
-    def __deepcopy__(self, memo: dict) -> PackSearcher:
-        return self
+    def __init__(self, conductor: str) -> None:
+        self._conductor = conductor
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "faults": []}
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never one pack: its worker ends by itself, or is killed."""
+        return False
+
+    def stop_all(self) -> bool:
+        return _SUPPLIES[self._conductor].is_over

@@ -7,13 +7,19 @@ runs of the trials that have ended. A tracking server that is down delays result
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
-from sweep_service.domain.states import TrialState
-from sweep_service.domain.trial import Lease, Sweep, Trial
+from sweep_service.domain.errors import (
+    LeaseLostError,
+    ModelUnusableError,
+    StoreUnavailableError,
+    TrackingRefusedError,
+    TrackingUnavailableError,
+)
+from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import SweepStore, Tracker
 
 logger = logging.getLogger(__name__)
@@ -24,8 +30,8 @@ BATCH_REPORTS = 200  # of some ten to twenty metrics each: a few calls of a thou
 class Delivery:
     """Carries one sweep's results to the tracker. Not thread-safe: one loop owns it.
 
-    Methods raise LeaseLostError when the sweep is somebody else's, TrackingUnavailableError when the server does not
-    answer; calling them again goes on where they fell.
+    Methods raise LeaseLostError when the sweep is somebody else's, StoreUnavailableError when the store is away;
+    calling them again goes on where they fell. What the server will never take is left out, and said in an event.
     """
 
     def __init__(self, *, store: SweepStore, tracker: Tracker, lease: Lease) -> None:
@@ -33,11 +39,48 @@ class Delivery:
         self._tracker = tracker
         self._lease = lease
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
+        self._refused: set[str] = set()  # trials whose run the server does not take
         self._is_late = False  # the server did not answer the last time
-        self._without_model: str | None = None  # the best trial, once its model has been given up
+        self._told: set[str] = set()  # notices given in this generation
 
-    def deliver(self) -> None:
-        """Bring the tracker up to date with the store, once."""
+    def try_deliver(self) -> bool:
+        """Bring the tracker up to date with the store; False: not all the way, or not at all.
+
+        A server that does not answer is said once in the sweep's events, and once that it answers again.
+        """
+        try:
+            self._deliver()
+        except TrackingUnavailableError as error:
+            self._take_note_of_delay(error)
+            return False
+        except TrackingRefusedError as error:
+            self._notice(f"The tracking server does not take this sweep's results. {error}")
+            return False
+        self._take_note_of_answer()
+        return True
+
+    def try_finish(self, sweep: Sweep, trials: Sequence[Trial]) -> bool:
+        """Deliver what is left, the best model and the sweep's results, and close its run. False: try again later.
+
+        ``sweep`` carries the state that it is about to end in. A fault of ours in writing the results is said in the
+        sweep's events, and is no reason not to end it: the results are in the store.
+        """
+        try:
+            self._finish(sweep, trials)
+        except TrackingUnavailableError as error:
+            self._take_note_of_delay(error)
+            return False
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except TrackingRefusedError as error:
+            self._notice(f"The tracking server does not take this sweep's results. {error}")
+        except Exception as error:
+            logger.exception("The results of %s could not be written to the tracking server.", sweep.id)
+            self._notice(f"The results could not be written to the tracking server. {type(error).__name__}: {error}")
+        self._take_note_of_answer()
+        return True
+
+    def _deliver(self) -> None:
         sweep = self._store.get_sweep(self._lease.sweep_id)
         sweep_ref = self._sweep_ref(sweep)
         # Read before the outbox: what is ended here has all its reports in there, so that no run is closed too early.
@@ -46,31 +89,12 @@ class Delivery:
         self._empty_outbox(refs)
         for trial in trials:
             if trial.state.is_ended and trial.id in refs and trial.id not in self._closed:
-                self._tracker.close_trial(refs[trial.id], trial)
+                with self._refusal_of(trial):
+                    self._tracker.close_trial(refs[trial.id], trial)
                 self._closed.add(trial.id)
 
-    def try_deliver(self) -> bool:
-        """:meth:`deliver`, unless the server does not answer, which is said once in the sweep's events."""
-        try:
-            self.deliver()
-        except TrackingUnavailableError as error:
-            if not self._is_late:
-                logger.warning("Results of %s wait for the tracking server: %s", self._lease.sweep_id, error)
-                notice = "The tracking server does not answer; training goes on and results are kept until it does."
-                self._store.add_notice(self._lease, f"{notice} {error}")
-            self._is_late = True
-            return False
-        if self._is_late:
-            self._store.add_notice(self._lease, "The tracking server answers again; every result has been delivered.")
-        self._is_late = False
-        return True
-
-    def finish(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
-        """Deliver what is left, the best model and the sweep's results, and close its run.
-
-        ``sweep`` carries the state that it is about to end in.
-        """
-        self.deliver()
+    def _finish(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
+        self._deliver()
         ref = self._sweep_ref(sweep)
         best = next((trial for trial in trials if trial.id == sweep.best_trial_id), None)
         if best is not None and best.checkpoint is not None:
@@ -80,14 +104,11 @@ class Delivery:
 
     def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: Path) -> None:
         """The best trial's model; a sweep whose model is lost still has its results, and says so."""
-        if best.id == self._without_model:
-            return
         try:
             self._tracker.log_model(ref, sweep, best, checkpoint)
-        except ModelUnusableError as error:
+        except (ModelUnusableError, TrackingRefusedError) as error:
             logger.warning("%s ends without the model of its best trial.", sweep.id, exc_info=error)
-            self._store.add_notice(self._lease, f"The best trial's model is not stored. {error}", trial_id=best.id)
-            self._without_model = best.id
+            self._notice(f"The best trial's model is not stored. {error}", trial_id=best.id)
 
     def _sweep_ref(self, sweep: Sweep) -> str:
         if sweep.tracking_ref is not None:
@@ -97,22 +118,53 @@ class Delivery:
         return ref
 
     def _trial_ref(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str | None:
-        if trial.tracking_ref is not None or trial.state is TrialState.PENDING or trial.started_at is None:
+        if trial.tracking_ref is not None or trial.started_at is None or trial.id in self._refused:
             return trial.tracking_ref
-        ref = self._tracker.open_trial(sweep, sweep_ref, trial)
-        self._store.set_tracking_ref(self._lease, ref, trial_id=trial.id)
-        return ref
+        with self._refusal_of(trial):
+            ref = self._tracker.open_trial(sweep, sweep_ref, trial)
+            self._store.set_tracking_ref(self._lease, ref, trial_id=trial.id)
+            return ref
+        return None
 
-    def _empty_outbox(self, refs: dict[str, str]) -> None:
+    def _empty_outbox(self, refs: Mapping[str, str]) -> None:
         while True:
-            reports = self._store.undelivered(self._lease.sweep_id, limit=BATCH_REPORTS)
-            # A trial that started after the list was read has no run yet; the order forbids to go on past its reports.
-            known: list = []
-            for report in reports:
-                if report.trial_id not in refs:
+            reports: list[Report] = []
+            for report in self._store.undelivered(self._lease.sweep_id, limit=BATCH_REPORTS):
+                # A trial that started after the list was read has no run yet; the order forbids to go on past its
+                # reports.
+                if report.trial_id not in refs and report.trial_id not in self._refused:
                     break
-                known.append(report)
-            if not known:
+                reports.append(report)
+            if not reports:
                 return
-            self._tracker.log_reports(refs, known)
-            self._store.mark_delivered(self._lease, up_to=known[-1].seq)
+            self._tracker.log_reports(refs, [report for report in reports if report.trial_id in refs])
+            self._store.mark_delivered(self._lease, up_to=reports[-1].seq)
+
+    @contextmanager
+    def _refusal_of(self, trial: Trial) -> Iterator[None]:
+        """A run that the server does not take (somebody has deleted it, say) must not hold up the others."""
+        try:
+            yield
+        except TrackingRefusedError as error:
+            logger.warning("The tracking server does not take trial %d of %s.", trial.number, trial.sweep_id)
+            self._refused.add(trial.id)
+            message = f"The tracking server does not take the results of trial {trial.number}. {error}"
+            self._notice(message, trial_id=trial.id)
+
+    def _notice(self, message: str, *, trial_id: str | None = None) -> None:
+        """An event of the sweep, unless this generation has said the same before."""
+        if message not in self._told:
+            self._store.add_notice(self._lease, message, trial_id=trial_id)
+            self._told.add(message)
+
+    def _take_note_of_delay(self, error: TrackingUnavailableError) -> None:
+        if not self._is_late:
+            logger.warning("Results of %s wait for the tracking server: %s", self._lease.sweep_id, error)
+            fact = "The tracking server does not answer; training goes on and results are kept until it does."
+            self._store.add_notice(self._lease, f"{fact} {error}")
+        self._is_late = True
+
+    def _take_note_of_answer(self) -> None:
+        if self._is_late:
+            self._store.add_notice(self._lease, "The tracking server answers again; every result has been delivered.")
+        self._is_late = False

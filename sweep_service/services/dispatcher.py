@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
-from sweep_service.domain.errors import StoreUnavailableError
-from sweep_service.ports import Conductors, SweepStore
+from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError
+from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.ports import Conductors, FailedStart, SweepStore
+from sweep_service.services.outcome import cancel_unfinished
 from trainables.catalog import Trainable
 
 logger = logging.getLogger(__name__)
 
 CLUSTER_INTERVAL_S = 5.0  # between looks at the cluster's nodes
+MAX_FAILED_STARTS = 3  # of one sweep, after which it is the sweep that is given up
 
 
 class Dispatcher:
@@ -43,6 +48,7 @@ class Dispatcher:
         self._poll_interval = poll_interval
         self._max_running = max_running_sweeps
         self._looked_at: float | None = None
+        self._failed_starts: Counter[str] = Counter()  # by sweep
 
     def run(self, ended: threading.Event) -> None:
         """Dispatch until the event is set.
@@ -57,6 +63,7 @@ class Dispatcher:
                     self._store.publish_catalog(self._trainables)
                     published = True
                 self._look()
+                self.settle_failed_starts()
                 while not ended.is_set() and self.dispatch_one():
                     pass
             except StoreUnavailableError as error:
@@ -77,6 +84,26 @@ class Dispatcher:
             self._store.release_lease(lease)  # or everybody waits for it to run out
             raise
         return True
+
+    def settle_failed_starts(self) -> None:
+        """Let a sweep whose conductor could not start be claimed again at once; give it up after a few times."""
+        for failed in self._conductors.take_failed_starts():
+            sweep_id = failed.lease.sweep_id
+            self._failed_starts[sweep_id] += 1
+            logger.error("The conductor of %s could not start: %s", sweep_id, failed.message)
+            with suppress(LeaseLostError):  # it is somebody else's by now
+                if self._failed_starts[sweep_id] >= MAX_FAILED_STARTS:
+                    self._give_up(failed)
+                self._store.release_lease(failed.lease)
+
+    def _give_up(self, failed: FailedStart) -> None:
+        lease = failed.lease
+        cancel_unfinished(self._store, lease, message="The sweep failed.")
+        if self._store.get_sweep(lease.sweep_id).state is SweepState.CANCELLING:
+            self._store.move_sweep(lease, SweepState.CANCELLED)
+            return
+        message = f"Its conductor could not start {self._failed_starts[lease.sweep_id]} times: {failed.message}"
+        self._store.move_sweep(lease, SweepState.FAILED, reason=SweepReason.ERROR, message=message)
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -11,16 +11,19 @@ import logging
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from pathlib import Path
 
+from sweep_service.domain.errors import IllegalMoveError, PackOverError, StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState
+from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
+from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.results import best_trial
@@ -35,18 +38,9 @@ class Pause(Enum):
     DONE = "done"  # nothing runs and nothing will
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a sweep ends."""
-
-    state: SweepState
-    reason: SweepReason
-    message: str
-
-
 @dataclass(kw_only=True)
 class _Pack:
-    trial_ids: tuple[str, ...]
+    trial_ids: list[str]
     attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
 
 
@@ -54,10 +48,19 @@ class Generation:
     """The trials of one sweep under one lease. Every method may be called from any thread.
 
     Each may raise LeaseLostError: the sweep is somebody else's, and this generation must end without another write.
+    Each may raise StoreUnavailableError, and may then be called again with the same arguments: what the failed call
+    has brought about is found out first.
     """
 
     def __init__(
-        self, *, store: SweepStore, lease: Lease, sweep: Sweep, plan: Plan, clock: Clock, checkpoint_root: Path
+        self,
+        *,
+        store: SweepStore,
+        lease: Lease,
+        sweep: Sweep,
+        plan: Plan,
+        clock: Clock,
+        checkpoints: CheckpointFolders,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -65,13 +68,14 @@ class Generation:
         self._spec = sweep.spec
         self._plan = plan
         self._clock = clock
-        self._checkpoint_root = checkpoint_root
+        self._checkpoints = checkpoints
         self._trials = {trial.id: trial for trial in plan.trials}
         self._packs: dict[str, _Pack] = {}
         self._waiting: deque[str] = deque()  # trials that exist and need a pack
-        self._losses: Counter[str] = Counter()  # workers that a trial has lost in this generation
+        self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
         self._best: Trial | None = self._trials.get(sweep.best_trial_id or "")
         self._winding_up = SweepState.RUNNING  # STOPPING or CANCELLING once a user has asked for it
+        self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
 
     @property
@@ -82,86 +86,96 @@ class Generation:
 
     def take_up(self) -> None:
         """Take over what an earlier generation left: its attempts are lost, its unfinished trials wait for a pack."""
-        with self._lock:
-            for trial in self.trials:
-                if trial.state.is_ended:
-                    continue
-                for attempt in self._store.list_attempts(trial.id):
-                    if attempt.state is AttemptState.RUNNING:
-                        message = "The conductor that ran it is gone."
-                        self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message=message)
-                self._waiting.append(trial.id)
+        with self._acting():
+            self._end_strays("The conductor that ran it is gone.")
+            self._waiting = deque(trial.id for trial in self.trials if not trial.state.is_ended)
 
     # --- what the controller of the packs calls -----------------------------------------------------------------------
 
     def next_pack(self, key: str) -> Pause | None:
         """Set aside the trials of a new pack under that key; None: they are, start it."""
-        with self._lock:
+        with self._acting():
+            if self._winding_up is SweepState.CANCELLING:
+                return Pause.DONE
             if len(self._packs) >= self._spec.resources.parallel:
                 return Pause.WAIT
             trial_id = self._next_waiting()
             if trial_id is None:
                 return Pause.WAIT if self._packs else Pause.DONE
-            self._packs[key] = _Pack(trial_ids=(trial_id,))
+            self._packs[key] = _Pack(trial_ids=[trial_id])
             return None
 
     def begin(self, key: str, *, node: str) -> PackOrder:
         """The pack's worker is up: start an attempt of each of its trials. No lanes: do nothing, the sweep is being
         ended.
+
+        Raises:
+            PackOverError: the pack has been given up.
         """
-        with self._lock:
-            pack = self._packs.get(key, _Pack(trial_ids=()))
+        with self._acting():
+            pack = self._known(key)
             trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
             lanes = [self._begin_lane(pack, trial, node) for trial in trials if not trial.state.is_ended]
             threads = max(1, math.floor(self._spec.resources.cpus))
-            return PackOrder(trainable=self._spec.trainable, lanes=tuple(lanes), num_threads=threads)
+            gpus = self._spec.resources.gpus
+            return PackOrder(trainable=self._spec.trainable, lanes=tuple(lanes), num_threads=threads, gpus=gpus)
 
     def report(self, key: str, messages: Sequence[LaneMessage]) -> Collection[str]:
-        """Record what the lanes say, in one transaction. The answer names the trials that are to stop now."""
-        with self._lock:
-            pack = self._packs.get(key)
-            if pack is None:
-                return [message.trial_id for message in messages]
+        """Record what the lanes say, in one transaction. The answer names the trials that are to stop now.
+
+        Raises:
+            PackOverError: the pack has been given up, and its trials may be in other hands: nothing was recorded.
+        """
+        with self._acting():
+            pack = self._known(key)
             live = [m for m in messages if not self._trials[m.trial_id].state.is_ended]
             now = self._clock.now()
             reports = [self._report(message, pack, now) for message in live if message.metrics]
             ends = [self._end(message) for message in live if message.ending is not None]
-            best = self._new_best(ends)
-            self._store.record(self._lease, reports=reports, ends=ends, best=best)
-            for message in live:
-                self._take_message(message)
-            for end in ends:
-                self._take_end(end)
-            if best is not None:
-                self._best = self._trials[best]
+            self._record(reports, ends)
             return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
         """The pack's worker has ended, or died. Trials of it that have not ended get another attempt, or end for
         good.
         """
-        with self._lock:
-            pack = self._packs.pop(key, None)
+        with self._acting():
+            pack = self._packs.get(key)
             if pack is None:
                 return
             message = message if lost else "Its worker ended without a result."
-            for trial in [self._trials[trial_id] for trial_id in pack.trial_ids]:
+            while pack.trial_ids:
+                trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
                     self._lose(trial, pack.attempts.get(trial.id), message)
+                pack.trial_ids.pop()  # only now: a call that fails is made again
+            del self._packs[key]
+
+    @property
+    def open_packs(self) -> Sequence[str]:
+        """The keys of the packs that are not over."""
+        with self._lock:
+            return list(self._packs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a user has ended the sweep, and every trial with it: what still waits for a worker may go."""
+        with self._lock:
+            return self._winding_up is not SweepState.RUNNING and all(t.state.is_ended for t in self._trials.values())
 
     # --- control ------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """No new trials; those that have started go on to their end. Trials that never started are cancelled."""
-        with self._lock:
-            if self._winding_up is SweepState.RUNNING:
-                self._winding_up = SweepState.STOPPING
-                begun = {trial_id for pack in self._packs.values() for trial_id in pack.attempts}
-                self._cancel([t for t in self.trials if t.state is TrialState.PENDING and t.id not in begun])
+        with self._acting():
+            if self._winding_up is SweepState.CANCELLING:
+                return
+            self._winding_up = SweepState.STOPPING
+            self._cancel([trial for trial in self.trials if trial.state is TrialState.PENDING])
 
     def cancel(self) -> None:
         """End every trial now. The conductor kills the workers."""
-        with self._lock:
+        with self._acting():
             self._winding_up = SweepState.CANCELLING
             self._cancel([trial for trial in self.trials if not trial.state.is_ended])
             self._waiting.clear()
@@ -169,19 +183,46 @@ class Generation:
     def outcome(self) -> Outcome:
         """How the sweep ends, once :meth:`next_pack` has said DONE."""
         with self._lock:
-            if self._winding_up is SweepState.CANCELLING:
-                return Outcome(state=SweepState.CANCELLED, reason=SweepReason.USER, message="")
-            if self._winding_up is SweepState.STOPPING:
-                return Outcome(state=SweepState.STOPPED, reason=SweepReason.USER, message="")
-            search = [trial for trial in self.trials if trial.role is Role.SEARCH]
-            if not any(trial.state is TrialState.COMPLETED for trial in search):
-                first = next((trial for trial in search if trial.message), None)
-                because = f" The first: {first.message}" if first else ""
-                message = f"None of {len(search)} search trials completed.{because}"
-                return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)
-            return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS, message="")
+            return outcome_of(self.trials, self._winding_up)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        """One call at a time, each on what the store really holds."""
+        with self._lock:
+            if self._is_in_doubt:
+                self._read_again()
+            try:
+                yield
+            except StoreUnavailableError:
+                self._is_in_doubt = True
+                raise
+
+    def _read_again(self) -> None:
+        for trial in self._store.list_trials(self._sweep.id):
+            if trial.id not in self._trials:
+                self._waiting.append(trial.id)
+            self._take(trial)
+        self._best = self._trials.get(self._store.get_sweep(self._sweep.id).best_trial_id or "")
+        self._end_strays("The answer to its start was lost.")
+        self._is_in_doubt = False
+
+    def _end_strays(self, message: str) -> None:
+        """End what runs by the store's account and is not of a pack of this generation."""
+        own = {attempt_id for pack in self._packs.values() for attempt_id in pack.attempts.values()}
+        for trial in self.trials:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            for attempt in self._store.list_attempts(trial.id):
+                if attempt.state is AttemptState.RUNNING and attempt.id not in own:
+                    self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message=message)
+
+    def _known(self, key: str) -> _Pack:
+        pack = self._packs.get(key)
+        if pack is None:
+            raise PackOverError(f"The pack {key} has been given up.")
+        return pack
 
     def _next_waiting(self) -> str | None:
         while True:
@@ -198,9 +239,21 @@ class Generation:
                 self._waiting.append(trial.id)
 
     def _begin_lane(self, pack: _Pack, trial: Trial, node: str) -> LaneOrder:
-        attempt_id = new_id(IdPrefix.ATTEMPT, now=self._clock.now())
+        if trial.id not in pack.attempts:
+            pack.attempts[trial.id] = self._start_attempt(trial, node)
+        return LaneOrder(
+            trial_id=trial.id,
+            balancer=trial.balancer,
+            params=trial.params,
+            evaluate_test=trial.role is Role.CONFIRM,
+            checkpoint_dir=str(self._checkpoints.of_attempt(trial.id, pack.attempts[trial.id])),
+            resume_from=trial.checkpoint,
+        )
+
+    def _start_attempt(self, trial: Trial, node: str) -> str:
+        now = self._clock.now()
         attempt = Attempt(
-            id=attempt_id,
+            id=new_id(IdPrefix.ATTEMPT, now=now),
             trial_id=trial.id,
             sweep_id=trial.sweep_id,
             number=trial.num_attempts,
@@ -208,18 +261,10 @@ class Generation:
             generation=self._lease.generation,
             node=node,
             resumed_from=trial.checkpoint,
-            started_at=self._clock.now(),
+            started_at=now,
         )
         self._take(self._store.start_attempt(self._lease, attempt))
-        pack.attempts[trial.id] = attempt_id
-        return LaneOrder(
-            trial_id=trial.id,
-            balancer=trial.balancer,
-            params=trial.params,
-            evaluate_test=trial.role is Role.CONFIRM,
-            checkpoint_dir=str(self._checkpoint_root / trial.sweep_id / trial.id / attempt_id),
-            resume_from=trial.checkpoint,
-        )
+        return attempt.id
 
     def _report(self, message: LaneMessage, pack: _Pack, now: datetime) -> Report:
         return Report(
@@ -256,11 +301,37 @@ class Generation:
         self._trials[trial.id] = trial
         self._plan.take(trial)
 
-    def _take_message(self, message: LaneMessage) -> None:
-        trial = self._trials[message.trial_id]
-        if message.metrics and message.step > trial.last_step:
-            trial = replace(trial, metrics=message.metrics, last_step=message.step)
-        self._trials[trial.id] = replace(trial, checkpoint=message.checkpoint or trial.checkpoint)
+    def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd]) -> None:
+        """Store it, then know it, then remove the checkpoints that nothing will go on from."""
+        best = self._new_best(ends)
+        self._store.record(self._lease, reports=reports, ends=ends, best=best)
+        for report in reports:
+            self._take_report(report)
+        for end in ends:
+            self._take_end(end)
+        done = [end.trial_id for end in ends]
+        if best is not None:
+            done += [self._best.id] if self._best else []
+            self._best = self._trials[best]
+        for trial_id in done:
+            if self._best is None or trial_id != self._best.id:
+                self._checkpoints.drop_trial(trial_id)
+
+    def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
+        """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""
+        ended = [replace(self._trials[end.trial_id], state=end.ending.state, objective=end.objective) for end in ends]
+        best = best_trial(self._spec, [*ended, *([self._best] if self._best else [])])
+        return best.id if best is not None and (self._best is None or best.id != self._best.id) else None
+
+    def _take_report(self, report: Report) -> None:
+        trial = self._trials[report.trial_id]
+        if report.step > trial.last_step:
+            trial = replace(trial, metrics=report.metrics, last_step=report.step)
+        self._trials[trial.id] = replace(trial, checkpoint=report.checkpoint or trial.checkpoint)
+        if report.checkpoint is not None:
+            self._losses.pop(trial.id, None)  # it gets on
+            if trial.num_attempts > 1:
+                self._checkpoints.drop_other_attempts(trial.id, keep=report.attempt_id)
 
     def _take_end(self, end: TrialEnd) -> None:
         ended = replace(
@@ -276,34 +347,31 @@ class Generation:
         if end.ending.state is TrialState.FAILED:
             logger.warning("Trial %s (%d) failed: %s", ended.id, ended.number, end.message)
 
-    def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
-        """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""
-        ended = [replace(self._trials[end.trial_id], state=end.ending.state, objective=end.objective) for end in ends]
-        best = best_trial(self._spec, [*ended, *([self._best] if self._best else [])])
-        return best.id if best is not None and (self._best is None or best.id != self._best.id) else None
-
     def _lose(self, trial: Trial, attempt_id: str | None, message: str) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
         retries.
         """
-        self._losses[trial.id] += 1
-        if self._losses[trial.id] > self._spec.retries:
-            text = f"Its workers died {self._losses[trial.id]} times (retries: {self._spec.retries}). {message}"
+        losses = self._losses[trial.id] + 1
+        if losses > self._spec.retries:
+            text = f"Its workers died {losses} times (retries: {self._spec.retries}). {message}"
             end = TrialEnd(trial_id=trial.id, ending=TrialEnding.WORKER_LOST, message=text.strip())
-            self._store.record(self._lease, ends=[end])
-            self._take_end(end)
+            self._record((), [end])
             return
         if attempt_id is not None:
-            self._store.end_attempt(self._lease, attempt_id, AttemptState.LOST, message=message)
+            self._end_attempt(attempt_id, message)
         # A user who stops a sweep does not want what has not even started.
-        if attempt_id is None and self._winding_up is not SweepState.RUNNING:
+        if trial.state is TrialState.PENDING and self._winding_up is not SweepState.RUNNING:
             self._cancel([trial])
             return
+        self._losses[trial.id] = losses
         self._waiting.append(trial.id)
 
+    def _end_attempt(self, attempt_id: str, message: str) -> None:
+        try:
+            self._store.end_attempt(self._lease, attempt_id, AttemptState.LOST, message=message)
+        except IllegalMoveError:
+            logger.info("Attempt %s had ended already, in a write whose answer was lost.", attempt_id)
+
     def _cancel(self, trials: Sequence[Trial]) -> None:
-        ends = [TrialEnd(trial_id=trial.id, ending=TrialEnding.CANCELLED) for trial in trials]
-        if ends:
-            self._store.record(self._lease, ends=ends)
-        for end in ends:
-            self._take_end(end)
+        if trials:
+            self._record((), [TrialEnd(trial_id=trial.id, ending=TrialEnding.CANCELLED) for trial in trials])

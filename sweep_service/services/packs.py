@@ -28,6 +28,7 @@ class PackOrder:
     trainable: str
     lanes: tuple[LaneOrder, ...]  # empty: nothing to do any more
     num_threads: int  # of the CPU, for torch
+    gpus: float  # 0: train on the CPU, whatever the node has
 
 
 @dataclass(frozen=True, kw_only=True)

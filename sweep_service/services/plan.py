@@ -40,6 +40,7 @@ class _Line:
         self._quota = quota
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
+        self._last_draw: tuple[int, Draw] | None = None  # with its trial's number
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -56,7 +57,12 @@ class _Line:
         return len(states) >= min(HOPELESS_AFTER, self._quota) and TrialState.COMPLETED not in states
 
     def ask(self, number: int) -> Draw:
-        return self._search.ask(number) if self._search is not None else Draw(params={})
+        """The draw for the trial of that number. Asked again for it (its trial could not be stored), the same one."""
+        if self._search is None:
+            return Draw(params={})
+        if self._last_draw is None or self._last_draw[0] != number:
+            self._last_draw = number, self._search.ask(number)
+        return self._last_draw[1]
 
     def take(self, trial: Trial) -> None:
         """Note a new trial, or what has become of a known one."""

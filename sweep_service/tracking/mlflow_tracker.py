@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingRefusedError, TrackingUnavailableError
 from sweep_service.domain.states import SweepState, TrialState
 from sweep_service.domain.trial import Report, Sweep, Trial
 from sweep_service.tracking.files import write_results, write_spec
@@ -38,12 +38,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
+
+_MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # or the page opens its view of prompts
 
 _MAX_METRICS = 1000  # of one log_batch
 _MAX_PARAMS_OR_TAGS = 100  # of one log_batch
@@ -107,6 +109,7 @@ class MlflowTracker:
     def open_trial(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str:
         with self._server():
             experiment_id = self._experiment_of(sweep_ref)
+            self._restore(self._client.get_experiment(experiment_id))
             run = self._find(experiment_id, f"tags.sweep_id = '{sweep.id}' AND tags.trial_id = '{trial.id}'")
             if run is None:
                 run = self._client.create_run(
@@ -150,7 +153,10 @@ class MlflowTracker:
             if best := results.get("best"):
                 self._log_best(ref, best, trials)
             with tempfile.TemporaryDirectory() as folder:
-                write_results(Path(folder), sweep, best_reports)
+                try:
+                    write_results(Path(folder), sweep, best_reports)
+                except Exception:  # a plot that cannot be drawn leaves the rest as it is
+                    logger.exception("Not all files of %s could be written.", sweep.id)
                 self._client.log_artifacts(ref, folder)
             self._set_tags(ref, sweep_tags(sweep) | {"mlflow.note.content": describe_sweep(sweep)})
             self._close_children(ref, sweep, trials)
@@ -189,29 +195,34 @@ class MlflowTracker:
 
     @contextmanager
     def _server(self) -> Iterator[None]:
-        """What goes wrong between here and MLflow, under one name."""
+        """What goes wrong between here and MLflow, under two names."""
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            fact = f"MLflow at {self._tracking_uri}: {_first_line(error)}"
-            raise TrackingUnavailableError(_without_password(fact)) from error
+            fact = _without_password(f"MLflow at {self._tracking_uri}: {_first_line(error)}")
+            if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
+                raise TrackingRefusedError(fact) from error
+            raise TrackingUnavailableError(fact) from error
 
     def _experiment_id(self, name: str) -> str:
         """The experiment of that name, made if there is none, brought back if somebody has deleted it."""
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return self._client.create_experiment(name, artifact_location=self._artifact_location)
+                return self._client.create_experiment(name, self._artifact_location, tags=_MODEL_TRAINING)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 experiment = self._client.get_experiment_by_name(name)  # somebody else made it a moment ago
                 if experiment is None:
                     raise
-        if experiment.lifecycle_stage == "deleted":
-            logger.warning("the MLflow experiment %r had been deleted and is restored for a new sweep", name)
-            self._client.restore_experiment(experiment.experiment_id)
+        self._restore(experiment)
         return experiment.experiment_id
+
+    def _restore(self, experiment: Experiment) -> None:
+        if experiment.lifecycle_stage == "deleted":
+            logger.warning("The MLflow experiment %r had been deleted and is restored for a sweep.", experiment.name)
+            self._client.restore_experiment(experiment.experiment_id)
 
     def _experiment_of(self, sweep_ref: str) -> str:
         if sweep_ref not in self._experiments:

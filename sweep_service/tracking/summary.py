@@ -48,7 +48,10 @@ def leaderboard_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cut(text: str) -> str:
     """Whole lines, as many as a tag holds."""
-    return text if len(text) <= _MAX_LENGTH else text[: text.rindex("\n", 0, _MAX_LENGTH - 2)] + "\n…"
+    if len(text) <= _MAX_LENGTH:
+        return text
+    whole_lines = text.rfind("\n", 0, _MAX_LENGTH - 2)
+    return text[: whole_lines if whole_lines > 0 else _MAX_LENGTH - 2] + "\n…"
 
 
 def _params(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
+from sweep_service.domain.errors import ModelUnusableError, TrackingRefusedError, TrackingUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
@@ -515,6 +515,44 @@ def test_a_run_that_somebody_deleted_does_not_hold_up_the_others(place: Place, s
     place.client.delete_run(refs[trial.id])
     tracker.log_reports(refs, [*make_reports(trial), *make_reports(other)])
     assert len(place.history(refs[other.id], "weight/digit")) == 3
+    with pytest.raises(TrackingRefusedError, match="deleted"):
+        tracker.close_trial(refs[trial.id], completed(trial, 0.5))
+    tracker.close_trial(refs[other.id], completed(other, 0.5))
+
+
+def test_a_sweeps_run_that_somebody_deleted_is_refused_and_not_waited_for(place: Place, sweep, finished, checkpoint):
+    tracker, (ended, trials) = place.tracker(), finished
+    ref = tracker.open_sweep(sweep)
+    place.client.delete_run(ref)
+    with pytest.raises(TrackingRefusedError):
+        tracker.log_model(ref, ended, trials[1], checkpoint)
+    with pytest.raises(TrackingRefusedError):
+        tracker.close_sweep(ref, ended, trials, [])
+
+
+def test_a_trial_that_starts_after_the_experiment_was_deleted_brings_it_back(place: Place, sweep: Sweep):
+    tracker = place.tracker()
+    ref = tracker.open_sweep(sweep)
+    experiment_id = place.client.get_run(ref).info.experiment_id
+    place.client.delete_experiment(experiment_id)
+    run_id = tracker.open_trial(sweep, ref, make_trial(sweep, 0))
+    assert place.client.get_run(run_id).info.lifecycle_stage == "active"
+
+
+def test_the_page_opens_a_new_experiment_as_one_of_model_training(place: Place, sweep: Sweep):
+    run = place.client.get_run(place.tracker().open_sweep(sweep))
+    tags = place.client.get_experiment(run.info.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_plot_that_cannot_be_drawn_leaves_the_rest_of_the_results_as_it_is(place: Place, sweep, finished, caplog):
+    tracker, (ended, trials) = place.tracker(), finished
+    ref = tracker.open_sweep(sweep)
+    unplottable = replace(make_reports(trials[1])[0], metrics={"weight/digit": "heavy"})
+    tracker.close_sweep(ref, ended, trials, [unplottable])
+    assert place.client.get_run(ref).info.status == "FINISHED"
+    assert "leaderboard.csv" in {file.path for file in place.client.list_artifacts(ref)}
+    assert "Not all files" in caplog.text
 
 
 def test_a_deleted_experiment_is_brought_back(place: Place, sweep: Sweep):

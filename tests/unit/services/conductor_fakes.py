@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from store_values import FakeClock, new_sweep
 
-from sweep_service.domain.errors import ModelUnusableError, TrackingUnavailableError
+from sweep_service.domain.errors import (
+    ModelUnusableError,
+    StoreUnavailableError,
+    TrackingRefusedError,
+    TrackingUnavailableError,
+)
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepState, TrialEnding
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
+from sweep_service.ports import Clock
+from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.generation import Generation, Pause
 from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.plan import Plan
@@ -40,12 +50,39 @@ def small_spec(**changes: Any) -> SweepSpec:
     return SweepSpec.model_validate({**document, **changes})
 
 
+class ShakyStore(MemorySweepStore):
+    """A store that goes away when told so: before its next write, or after it, when the answer is lost."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.fails: deque[Literal["before", "after"] | None] = deque()  # one for each of the next writes
+        self.hangs_until: threading.Event | None = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        if self.hangs_until is not None:
+            self.hangs_until.wait(10)
+        fails = self.fails.popleft() if self.fails else None
+        if fails == "before":
+            raise StoreUnavailableError("away")
+        with super()._writing() as opened:
+            yield opened
+        if fails == "after":
+            raise StoreUnavailableError("the connection broke")
+
+
 class Rig:
     """A sweep in a store, and generations of it. ``objective`` gives a trial's result from its parameters."""
 
-    def __init__(self, spec: SweepSpec, objective: Callable[[Trial], float] | None = None) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        objective: Callable[[Trial], float] | None = None,
+        checkpoint_root: Path = Path("/nonexistent"),
+    ) -> None:
         self.clock = FakeClock()
-        self.store = MemorySweepStore(self.clock)
+        self.checkpoint_root = checkpoint_root
+        self.store = ShakyStore(self.clock)
         self.store.publish_catalog(list(CATALOG.values()))
         self.store.add_sweep(new_sweep(spec=spec))
         self.objective = objective or (lambda trial: float(trial.params["lr"]) + trial.seed % 7)
@@ -80,7 +117,7 @@ class Rig:
             sweep=sweep,
             plan=plan,
             clock=self.clock,
-            checkpoint_root=Path("/checkpoints"),
+            checkpoints=CheckpointFolders(self.checkpoint_root, sweep.id),
         )
         generation.take_up()
         self.lease, self.generation = lease, generation
@@ -125,6 +162,10 @@ class RecordingTracker:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.cannot_open: set[str] = set()  # runs
+        self.cannot_close: set[str] = set()  # runs
+        self.fault: Exception | None = None  # of our own, in writing results
+        self.on_close_sweep: Callable[[], None] = lambda: None
         self.lost_checkpoints: set[Path] = set()  # no model comes out of these
         self.models: list[str] = []  # trials whose model is stored
         self.opened: list[str] = []
@@ -144,10 +185,16 @@ class RecordingTracker:
 
     def close_trial(self, ref: str, trial: Trial) -> None:
         self._answer()
+        self._take(ref, self.cannot_close)
         self.closed[ref] = trial.state
 
     def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
         self._answer()
+        self.on_close_sweep()
+        self.on_close_sweep = lambda: None
+        if self.fault is not None:
+            raise self.fault
+        self._take(ref, self.cannot_close)
         self.closed[ref] = sweep.state
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
@@ -158,8 +205,13 @@ class RecordingTracker:
 
     def _open(self, ref: str) -> str:
         self._answer()
+        self._take(ref, self.cannot_open)
         self.opened.append(ref)
         return ref
+
+    def _take(self, ref: str, refused: set[str]) -> None:
+        if ref in refused:
+            raise TrackingRefusedError(f"{ref} is deleted")
 
     def _answer(self) -> None:
         if self.is_away:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conductor_fakes import RecordingTracker, Rig, small_spec
 
-from sweep_service.domain.errors import LeaseLostError, TrackingUnavailableError
-from sweep_service.domain.events import EventKind
+from sweep_service.domain.errors import LeaseLostError
+from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.trial import Trial
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Pause
@@ -17,6 +17,10 @@ from sweep_service.services.packs import LaneMessage
 
 def delivery_of(rig: Rig, tracker: RecordingTracker) -> Delivery:
     return Delivery(store=rig.store, tracker=tracker, lease=rig.lease)
+
+
+def notices(rig: Rig) -> list[Event]:
+    return [e for e in rig.store.list_events(rig.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
 
 
 def report_steps(rig: Rig, *steps: int) -> Trial:
@@ -35,8 +39,8 @@ def test_reports_arrive_once_and_in_order() -> None:
     rig, tracker = Rig(small_spec()), RecordingTracker()
     trial = report_steps(rig, 1, 2, 3)
     delivery = delivery_of(rig, tracker)
-    delivery.deliver()
-    delivery.deliver()
+    delivery.try_deliver()
+    delivery.try_deliver()
     assert tracker.points == [(f"run of {trial.id}", step, "val/normalized_loss") for step in (1, 2, 3)]
     assert tracker.opened == [f"run of {rig.sweep.id}", f"run of {trial.id}"]
     assert not tracker.closed, "it still runs"
@@ -45,7 +49,7 @@ def test_reports_arrive_once_and_in_order() -> None:
 def test_a_trial_that_has_ended_is_closed_after_its_last_report() -> None:
     rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
     rig.run_to_end()
-    delivery_of(rig, tracker).deliver()
+    delivery_of(rig, tracker).try_deliver()
     assert tracker.closed == {f"run of {trial.id}": "completed" for trial in rig.trials}
     assert len(tracker.points) == 4
 
@@ -60,19 +64,18 @@ def test_a_tracker_that_is_away_loses_nothing_and_the_sweep_says_so_once() -> No
     tracker.is_away = False
     assert delivery.try_deliver()
     assert [step for _, step, _ in tracker.points] == [1, 2]
-    notices = [e.message for e in rig.store.list_events(rig.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
-    assert len(notices) == 2
-    assert "does not answer" in notices[0]
-    assert "answers again" in notices[1]
+    away, back = notices(rig)
+    assert "does not answer" in away.message
+    assert "answers again" in back.message
 
 
 def test_a_new_generation_reuses_the_runs_of_the_old_one() -> None:
     rig, tracker = Rig(small_spec()), RecordingTracker()
     report_steps(rig, 1)
-    delivery_of(rig, tracker).deliver()
+    delivery_of(rig, tracker).try_deliver()
     rig.next_generation()
     report_steps(rig, 1, 2)
-    delivery_of(rig, tracker).deliver()
+    delivery_of(rig, tracker).try_deliver()
     assert len(tracker.opened) == len(set(tracker.opened)) == 2
     assert [step for _, step, _ in tracker.points] == [1, 2], "a step that was reported again is not delivered again"
 
@@ -81,11 +84,11 @@ def test_a_delivery_without_the_lease_marks_nothing_delivered() -> None:
     rig, tracker = Rig(small_spec()), RecordingTracker()
     report_steps(rig, 1)
     old = delivery_of(rig, tracker)
-    old.deliver()
+    old.try_deliver()
     rig.next_generation()
     report_steps(rig, 2)
     with pytest.raises(LeaseLostError):
-        old.deliver()
+        old.try_deliver()
     assert len(rig.store.undelivered(rig.sweep.id, limit=10)) == 1
 
 
@@ -93,10 +96,12 @@ def test_the_end_is_not_reached_while_the_tracker_is_away() -> None:
     rig, tracker = Rig(small_spec(budget={"trials": 1})), RecordingTracker()
     rig.run_to_end()
     tracker.is_away = True
-    with pytest.raises(TrackingUnavailableError):
-        delivery_of(rig, tracker).finish(rig.sweep, rig.trials)
+    delivery = delivery_of(rig, tracker)
+    assert [delivery.try_finish(rig.sweep, rig.trials) for _ in range(2)] == [False, False]
+    (notice,) = notices(rig)
+    assert "does not answer" in notice.message
     tracker.is_away = False
-    delivery_of(rig, tracker).finish(rig.sweep, rig.trials)
+    assert delivery.try_finish(rig.sweep, rig.trials)
     assert f"run of {rig.sweep.id}" in tracker.closed
 
 
@@ -106,11 +111,11 @@ def test_a_sweep_whose_best_checkpoint_is_lost_ends_with_its_results_and_says_so
     best = rig.store.get_trial(rig.sweep.best_trial_id or "")
     tracker.lost_checkpoints.add(Path(best.checkpoint or ""))
     delivery = delivery_of(rig, tracker)
-    delivery.finish(rig.sweep, rig.trials)
-    delivery.finish(rig.sweep, rig.trials)
+    delivery.try_finish(rig.sweep, rig.trials)
+    delivery.try_finish(rig.sweep, rig.trials)
     assert tracker.models == []
     assert f"run of {rig.sweep.id}" in tracker.closed
-    (notice,) = [e for e in rig.store.list_events(rig.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    (notice,) = notices(rig)
     assert notice.trial_id == best.id
     assert "model is not stored" in notice.message
 
@@ -118,5 +123,41 @@ def test_a_sweep_whose_best_checkpoint_is_lost_ends_with_its_results_and_says_so
 def test_the_model_of_the_best_trial_is_stored() -> None:
     rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
     rig.run_to_end()
-    delivery_of(rig, tracker).finish(rig.sweep, rig.trials)
+    delivery_of(rig, tracker).try_finish(rig.sweep, rig.trials)
     assert tracker.models == [rig.sweep.best_trial_id]
+
+
+@pytest.mark.parametrize("what", ["open", "close"])
+def test_a_run_that_the_tracker_refuses_holds_up_no_other_and_is_said_once(what: str) -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 3})), RecordingTracker()
+    rig.run_to_end()
+    first, *others = [f"run of {trial.id}" for trial in rig.trials]
+    (tracker.cannot_open if what == "open" else tracker.cannot_close).add(first)
+    delivery = delivery_of(rig, tracker)
+    assert delivery.try_deliver()
+    assert delivery.try_finish(rig.sweep, rig.trials)
+    assert {run: tracker.closed.get(run) for run in others} == dict.fromkeys(others, "completed")
+    assert f"run of {rig.sweep.id}" in tracker.closed
+    assert not rig.store.undelivered(rig.sweep.id, limit=10)
+    assert {run for run, _, _ in tracker.points} >= set(others)
+    (notice,) = notices(rig)
+    assert notice.trial_id == rig.trials[0].id
+    assert "trial 0" in notice.message
+
+
+def test_a_sweep_whose_own_run_is_refused_still_ends() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 1})), RecordingTracker()
+    rig.run_to_end()
+    tracker.cannot_close.add(f"run of {rig.sweep.id}")
+    assert delivery_of(rig, tracker).try_finish(rig.sweep, rig.trials)
+    (notice,) = notices(rig)
+    assert "does not take this sweep's results" in notice.message
+
+
+def test_a_fault_in_writing_the_results_is_said_and_does_not_decide_how_the_sweep_ends() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 1})), RecordingTracker()
+    rig.run_to_end()
+    tracker.fault = ZeroDivisionError("a plot of nothing")
+    assert delivery_of(rig, tracker).try_finish(rig.sweep, rig.trials)
+    (notice,) = notices(rig)
+    assert "ZeroDivisionError: a plot of nothing" in notice.message

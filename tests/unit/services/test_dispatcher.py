@@ -6,12 +6,13 @@ import threading
 from datetime import timedelta
 
 import pytest
-from store_values import START, FakeClock, new_sweep
+from store_values import START, FakeClock, new_attempt, new_sweep, new_trial
 
 from sweep_service.domain.errors import ClusterLostError
-from sweep_service.domain.states import SweepState
+from sweep_service.domain.states import SweepReason, SweepState, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources
-from sweep_service.services.dispatcher import Dispatcher
+from sweep_service.ports import FailedStart
+from sweep_service.services.dispatcher import MAX_FAILED_STARTS, Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
 from trainables.catalog import builtin_trainables
 
@@ -22,11 +23,16 @@ class FakeConductors:
     def __init__(self) -> None:
         self.started: list[Lease] = []
         self.is_lost = False
+        self.failed: list[FailedStart] = []
 
     def start(self, lease: Lease) -> None:
         if self.is_lost:
             raise ClusterLostError("gone")
         self.started.append(lease)
+
+    def take_failed_starts(self) -> list[FailedStart]:
+        told, self.failed = self.failed, []
+        return told
 
     def num_running(self) -> int:
         return len(self.started)
@@ -109,3 +115,71 @@ def test_what_can_be_trained_and_on_what_is_published(
     assert cluster is not None
     assert cluster.can_ever_hold(cpus=2, gpus=0)
     assert not cluster.can_ever_hold(cpus=1, gpus=1)
+
+
+def fail_start(dispatcher: Dispatcher, conductors: FakeConductors, message: str) -> None:
+    """The conductor that was started last raises before it runs."""
+    assert dispatcher.dispatch_one()
+    conductors.failed.append(FailedStart(lease=conductors.started.pop(), message=message))
+    dispatcher.settle_failed_starts()
+
+
+def test_a_sweep_whose_conductor_could_not_start_is_claimed_again_at_once_and_given_up_after_a_few_times(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    for start in range(1, MAX_FAILED_STARTS + 1):
+        assert not store.get_sweep(sweep.id).state.is_ended
+        fail_start(dispatcher, conductors, "ImportError: no module named mlflow")
+        assert store.get_sweep(sweep.id).generation == start
+    ended = store.get_sweep(sweep.id)
+    assert (ended.state, ended.reason) == (SweepState.FAILED, SweepReason.ERROR)
+    assert "no module named mlflow" in ended.message
+    assert not dispatcher.dispatch_one()
+
+
+def test_the_trials_of_a_sweep_that_is_given_up_end_with_it(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    assert dispatcher.dispatch_one()
+    lease = conductors.started.pop()
+    store.move_sweep(lease, SweepState.RUNNING)
+    store.add_trials(lease, [new_trial(sweep.id, number) for number in range(2)])
+    store.start_attempt(lease, new_attempt(new_trial(sweep.id, 0)))
+    store.release_lease(lease)
+    for _ in range(MAX_FAILED_STARTS):
+        fail_start(dispatcher, conductors, "no")
+    assert store.get_sweep(sweep.id).state is SweepState.FAILED
+    assert {trial.state for trial in store.list_trials(sweep.id)} == {TrialState.CANCELLED}
+
+
+def test_a_sweep_that_is_being_cancelled_ends_cancelled_when_its_conductor_cannot_start(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    fail_start(dispatcher, conductors, "no")
+    store.control_sweep(sweep.id, Verb.CANCEL)
+    for _ in range(MAX_FAILED_STARTS - 1):
+        fail_start(dispatcher, conductors, "no")
+    assert store.get_sweep(sweep.id).state is SweepState.CANCELLED
+
+
+def test_a_failed_start_of_a_lease_that_is_somebody_elses_changes_nothing(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    assert dispatcher.dispatch_one()
+    stale = FailedStart(lease=conductors.started.pop(), message="no")
+    store.release_lease(stale.lease)
+    current = store.claim_sweep(owner="other", ttl=timedelta(seconds=60))
+    assert current is not None
+    for _ in range(MAX_FAILED_STARTS):
+        conductors.failed.append(stale)
+        dispatcher.settle_failed_starts()
+    store.renew_lease(current, ttl=timedelta(seconds=60))
+    assert store.get_sweep(sweep.id).state is SweepState.STARTING

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ def test_the_text_fits_a_tag_however_many_parameters_there_are():
 
 def test_an_ended_sweep_without_a_completed_trial_says_so():
     assert "No trial was completed" in describe_sweep(make_sweep(make_results([])))
+
+
+def test_a_message_longer_than_a_tag_is_cut_and_no_reason_to_fail() -> None:
+    text = describe_sweep(replace(make_sweep(None, state=SweepState.FAILED), message="size mismatch " * 2000))
+    assert len(text) <= 5000
+    assert text.endswith("…")
+    assert "size mismatch" in text
 
 
 def test_the_csv_has_a_column_for_every_value_and_empty_cells_for_what_a_row_lacks():

@@ -1,0 +1,52 @@
+"""Packs as the trials of Ray Tune. Implements :class:`sweep_service.services.conductor.PackRunner`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from sweep_service.domain.spec import Resources
+from sweep_service.domain.trial import Cluster
+from sweep_service.execution.nodes import look_at_cluster
+from sweep_service.execution.packs import run_pack
+from sweep_service.execution.searcher import PackSearcher, PackStopper, forget, register
+from sweep_service.ports import Clock
+from sweep_service.services.supply import PackSupply
+
+
+class TunePacks:
+    """The packs of one conductor. Tune keeps its own files under ``folder``, where nobody ever reads them."""
+
+    def __init__(self, *, conductor: str, folder: Path, clock: Clock) -> None:
+        self._conductor = conductor
+        self._folder = folder
+        self._clock = clock
+
+    def run(self, supply: PackSupply, resources: Resources) -> None:
+        register(self._conductor, supply)
+        tuner = tune.Tuner(
+            tune.with_resources(run_pack, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune_config=tune.TuneConfig(search_alg=PackSearcher(self._conductor), num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=self._conductor,
+                storage_path=str(self._folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                stop=PackStopper(self._conductor),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            forget(self._conductor)
+            shutil.rmtree(self._folder / self._conductor, ignore_errors=True)
+
+    def kill(self, worker: Any) -> None:
+        ray.kill(worker, no_restart=True)
+
+    def cluster(self) -> Cluster:
+        return look_at_cluster(self._clock)

@@ -1,0 +1,370 @@
+"""The conductor: runs one generation of one sweep. Knows nothing of Ray: its packs run behind :class:`PackRunner`.
+
+Beside the calls of the packs it has three threads: the guard and the watch, which keep the lease and look for what a
+user has asked; and the delivery, which carries reports to the tracking server.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from sweep_service.domain.errors import (
+    IllegalMoveError,
+    LeaseLostError,
+    StoreUnavailableError,
+    SweepServiceError,
+    TrainableMissingError,
+)
+from sweep_service.domain.spec import Resources
+from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.domain.trial import Cluster, Lease, Sweep
+from sweep_service.ports import Clock, SweepStore, Tracker
+from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.delivery import Delivery
+from sweep_service.services.generation import Generation
+from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
+from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.plan import OpenSearch, Plan
+from sweep_service.services.results import summarise
+from sweep_service.services.supply import PackSupply
+from sweep_service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DELIVERY_INTERVAL_S = 1.0
+LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
+RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
+GUARD_INTERVAL_S = 0.1
+LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
+LEASE_MARGIN = 0.8  # share of the lease's time after which an unrenewed one counts as lost, before the store says so
+
+_T = TypeVar("_T")
+
+
+class PackRunner(Protocol):
+    """Where packs run."""
+
+    def run(self, supply: PackSupply, resources: Resources) -> None:
+        """Run the packs of the supply until it is done, or over. May raise anything; its workers may then live on."""
+        ...
+
+    def kill(self, worker: Any) -> None:
+        """End the process of a worker, in whatever it is doing."""
+        ...
+
+    def cluster(self) -> Cluster:
+        """The nodes as they are now."""
+        ...
+
+
+class Conductor:
+    """Runs one sweep under one lease. ``begin``, ``report`` and ``explain`` are called by packs, from any thread."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        lease: Lease,
+        settings: Settings,
+        store: SweepStore,
+        tracker: Tracker,
+        open_search: Callable[[Sweep], OpenSearch],
+        runner: PackRunner,
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._lease = lease
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._open_search = open_search
+        self._runner = runner
+        self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
+        self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
+        self._generation: Generation | None = None
+        self._supply: PackSupply | None = None
+        self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
+        self._renewed_at = time.monotonic()
+        self._packs_over = threading.Event()
+        self._over = threading.Event()
+        self._lost: Exception | None = None  # why this conductor may not write any more
+        self._obeyed = SweepState.RUNNING  # what a user has asked for and got
+
+    # --- called by packs ----------------------------------------------------------------------------------------------
+
+    def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
+        """A pack's worker is up; the answer is what it trains."""
+        generation = self._generation
+        assert generation is not None
+        self._workers[pack] = worker
+        order = self._patiently(lambda: generation.begin(pack, node=node))
+        if not order.lanes:
+            self._workers.pop(pack, None)
+        return order
+
+    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
+        """What the lanes of a pack say; the answer names those that are to stop."""
+        generation = self._generation
+        assert generation is not None
+        return self._patiently(lambda: generation.report(pack, messages))
+
+    def explain(self, pack: str, message: str) -> None:
+        """Why a pack's worker is about to end without a result."""
+        logger.warning("%s: the worker of pack %s ends: %s", self._name, pack, message)
+        if self._supply is not None:
+            self._supply.explain(pack, message)
+
+    def _patiently(self, call: Callable[[], _T]) -> _T:
+        """A worker waits for the store, at the longest until the guard ends it: what it has trained is worth that."""
+        while True:
+            self._raise_if_lost()
+            try:
+                return call()
+            except StoreUnavailableError:
+                if self._over.wait(RETRY_S):
+                    raise
+
+    # --- the whole of it ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the sweep to its end, or until the lease is lost."""
+        try:
+            # From here on the lease is short, and this process keeps it alive.
+            self._renew()
+            sweep = self._store.get_sweep(self._lease.sweep_id)
+            for work in (self._guard, self._watch):
+                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            self._conduct(sweep)
+        except LeaseLostError:
+            logger.warning("%s: somebody else runs this sweep now; this conductor ends.", self._name)
+        except StoreUnavailableError as error:
+            logger.error("%s: the store does not answer; the next generation goes on. %s", self._name, error)
+        except Exception as error:
+            logger.exception("%s: the conductor failed.", self._name)
+            self._fail(error)
+        finally:
+            self._over.set()
+            self._kill_workers()
+
+    def _conduct(self, sweep: Sweep) -> None:
+        generation = self._open_generation(sweep)
+        supply = PackSupply(generation, on_over=self._forget_worker, on_fault=self._kill_workers)
+        self._generation, self._supply = generation, supply
+        generation.take_up()
+        self._obey(sweep.state)
+        delivering = threading.Thread(target=self._deliver, name="delivery", daemon=True)
+        delivering.start()
+        try:
+            no_room = self._await_room(sweep.spec.resources, supply)
+            if no_room is not None:
+                generation.cancel()
+            elif self._start():
+                self._run_packs(supply, sweep.spec.resources)
+        finally:
+            self._packs_over.set()
+            delivering.join()
+        self._finish(no_room or generation.outcome())
+
+    def _open_generation(self, sweep: Sweep) -> Generation:
+        trainable = self._store.read_catalog().get(sweep.spec.trainable)
+        if trainable is None:
+            raise TrainableMissingError(
+                f"{sweep.spec.trainable!r} is in the catalogue no more: its package is not installed where the "
+                f"dispatcher runs. Install it there, and submit the sweep again."
+            )
+        trials = self._store.list_trials(sweep.id)
+        plan = Plan(sweep=sweep, trainable=trainable, trials=trials, open_search=self._open_search(sweep))
+        return Generation(
+            store=self._store,
+            lease=self._lease,
+            sweep=sweep,
+            plan=plan,
+            clock=self._clock,
+            checkpoints=self._checkpoints,
+        )
+
+    def _await_room(self, wanted: Resources, supply: PackSupply) -> Outcome | None:
+        """Wait for a node that could hold a pack if it were idle: nodes may still be joining. None: there is one."""
+        deadline = time.monotonic() + self._settings.unschedulable_after.total_seconds()
+        while True:
+            cluster = self._runner.cluster()
+            if cluster.can_ever_hold(cpus=wanted.cpus, gpus=wanted.gpus) or supply.is_over:
+                return None
+            if time.monotonic() >= deadline:
+                return unschedulable(wanted, cluster)
+            if self._over.wait(LOOK_INTERVAL_S):
+                self._raise_if_lost()
+
+    def _start(self) -> bool:
+        """Move to RUNNING, unless the sweep is there already or a user has asked for something else; False: nothing is
+        to be run.
+        """
+        with suppress(IllegalMoveError):  # a user was faster
+            if self._store.get_sweep(self._lease.sweep_id).state is SweepState.STARTING:
+                self._store.move_sweep(self._lease, SweepState.RUNNING)
+        self._obey(self._store.get_sweep(self._lease.sweep_id).state)
+        return self._supply is not None and not self._supply.is_over
+
+    def _run_packs(self, supply: PackSupply, resources: Resources) -> None:
+        """Run packs until none is left.
+
+        What ends the controller itself (Ray kills a worker that takes too much memory, and Tune does not know that
+        error) costs the packs that ran: their trials have lost a worker, and go on under a new controller.
+        """
+        while True:
+            try:
+                self._runner.run(supply, resources)
+            except Exception as error:
+                self._raise_if_lost()
+                logger.exception("%s: the controller of the packs ended.", self._name)
+                self._kill_workers()
+                if not supply.lose_open_packs(f"Ray ended its pack: {error}"):
+                    raise
+            else:
+                supply.lose_open_packs("It was waiting for a place when the sweep was ended.")
+                break
+        self._raise_if_lost()
+        if supply.fault is not None:
+            raise supply.fault
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
+        """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
+        pause = DELIVERY_INTERVAL_S
+        while True:
+            self._raise_if_lost()
+            trials = self._store.list_trials(self._lease.sweep_id)
+            ending = self._ending(outcome)
+            ending = replace(ending, results=summarise(ending, trials))
+            delivered = self._delivery.try_finish(ending, trials)
+            if delivered or not waits or ending.state is SweepState.CANCELLED:
+                try:
+                    self._end(ending)
+                    return
+                except IllegalMoveError as error:  # a user has asked for something else meanwhile
+                    logger.info("%s: %s Ending it as it is asked now.", self._name, error)
+                    continue
+            self._over.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _ending(self, outcome: Outcome) -> Sweep:
+        """The sweep as it will end: what a user has asked for meanwhile comes before what the trials say."""
+        sweep = self._store.get_sweep(self._lease.sweep_id)
+        if sweep.state is SweepState.CANCELLING:
+            outcome = CANCELLED
+        elif sweep.state is SweepState.STOPPING and outcome.state is SweepState.COMPLETED:
+            outcome = STOPPED
+        return replace(sweep, state=outcome.state, reason=outcome.reason, message=outcome.message)
+
+    def _end(self, ending: Sweep) -> None:
+        self._store.set_results(self._lease, ending.results or {})
+        self._store.move_sweep(self._lease, ending.state, reason=ending.reason, message=ending.message)
+        self._over.set()
+        self._store.release_lease(self._lease)
+        self._checkpoints.drop_other_trials(keep=ending.best_trial_id)
+        logger.info("%s: %s. %s", self._name, ending.state, ending.message)
+
+    def _fail(self, error: Exception) -> None:
+        """End the sweep FAILED, with everything that is open: no trial stays running, no run of the tracker either."""
+        if self._lost is not None:
+            return
+        fact = str(error) if isinstance(error, SweepServiceError) else f"{type(error).__name__}: {error}"
+        outcome = Outcome(
+            state=SweepState.FAILED, reason=SweepReason.ERROR, message=f"The conductor failed: {fact}"[:2000]
+        )
+        try:
+            cancel_unfinished(self._store, self._lease, message="The sweep failed.")
+            self._finish(outcome, waits=False)
+        except Exception:
+            logger.exception("%s: could not record its failure; the next generation tries again.", self._name)
+
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        while not self._packs_over.wait(DELIVERY_INTERVAL_S):
+            try:
+                self._delivery.try_deliver()
+            except LeaseLostError as error:
+                self._lose(error)
+                return
+            except StoreUnavailableError:
+                pass  # the outbox is in there; the watch tells of it
+            except Exception:
+                # The outbox keeps everything; the next round, or the end of the sweep, tries again.
+                logger.exception("%s: delivery failed.", self._name)
+
+    def _guard(self) -> None:
+        """Give up a lease that could not be renewed before the store gives it to somebody else.
+
+        A thread of its own: a call to a database that has vanished may hang for longer than the lease lasts.
+        """
+        margin = self._settings.lease_ttl.total_seconds() * LEASE_MARGIN
+        while not self._over.wait(GUARD_INTERVAL_S):
+            if time.monotonic() - self._renewed_at > margin:
+                self._lose(LeaseLostError("The lease could not be renewed in time."))
+                return
+
+    def _watch(self) -> None:
+        """Renew the lease and do what users ask, until the sweep is over."""
+        third = self._settings.lease_ttl.total_seconds() / 3
+        is_store_away = False
+        while not self._over.wait(self._settings.poll_interval.total_seconds()):
+            try:
+                if time.monotonic() - self._renewed_at > third:
+                    self._renew()
+                self._obey(self._store.get_sweep(self._lease.sweep_id).state)
+                is_store_away = False
+            except LeaseLostError as error:
+                self._lose(error)
+                return
+            except StoreUnavailableError as error:
+                if not is_store_away:
+                    logger.warning("%s: the store does not answer. %s", self._name, error)
+                is_store_away = True
+            except Exception:
+                logger.exception("%s: the watch stumbled.", self._name)
+
+    def _renew(self) -> None:
+        asked_at = time.monotonic()
+        self._store.renew_lease(self._lease, ttl=self._settings.lease_ttl)
+        self._renewed_at = asked_at
+
+    def _obey(self, asked: SweepState) -> None:
+        """Do what a user has asked for, again and again until it is done: the store may fail in the middle of it."""
+        generation = self._generation
+        if generation is None or asked is self._obeyed:
+            return
+        if asked is SweepState.STOPPING:
+            generation.stop()
+        elif asked is SweepState.CANCELLING:
+            self._kill_workers()  # first: this needs no store
+            generation.cancel()
+            self._kill_workers()  # those that came up in between
+        self._obeyed = asked
+
+    def _lose(self, error: Exception) -> None:
+        """Stop everything: whatever this conductor wrote from now on could contradict the next one."""
+        self._lost = error
+        self._over.set()
+        if self._supply is not None:
+            self._supply.fail(error)
+        self._kill_workers()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    def _forget_worker(self, pack: str) -> None:
+        self._workers.pop(pack, None)
+
+    def _kill_workers(self) -> None:
+        for pack, worker in list(self._workers.items()):
+            self._workers.pop(pack, None)
+            self._runner.kill(worker)

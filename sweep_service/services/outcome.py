@@ -1,0 +1,59 @@
+"""How a sweep ends, and what its end does to its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweep_service.domain.spec import Resources
+from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
+from sweep_service.domain.trial import Cluster, Lease, Role, Trial
+from sweep_service.ports import SweepStore, TrialEnd
+
+_QUOTED = 500  # characters of a trial's message in the sweep's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The state that a sweep ends in, and why."""
+
+    state: SweepState
+    reason: SweepReason
+    message: str = ""
+
+
+CANCELLED = Outcome(state=SweepState.CANCELLED, reason=SweepReason.USER)
+STOPPED = Outcome(state=SweepState.STOPPED, reason=SweepReason.USER)
+
+
+def outcome_of(trials: Sequence[Trial], winding_up: SweepState) -> Outcome:
+    """What came out of the trials, all of which have ended; ``winding_up`` is what a user has asked for."""
+    if winding_up is SweepState.CANCELLING:
+        return CANCELLED
+    if winding_up is SweepState.STOPPING:
+        return STOPPED
+    search = [trial for trial in trials if trial.role is Role.SEARCH]
+    if any(trial.state is TrialState.COMPLETED for trial in search):
+        return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS)
+    first = next((trial.message for trial in search if trial.message), "")
+    quoted = first if len(first) <= _QUOTED else first[:_QUOTED] + " …"
+    message = f"None of {len(search)} search trials completed." + (f" The first: {quoted}" if quoted else "")
+    return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)
+
+
+def unschedulable(wanted: Resources, cluster: Cluster) -> Outcome:
+    """No node of the cluster could ever hold a trial that wants so much."""
+    nodes = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in cluster.nodes) or "no node at all"
+    message = (
+        f"A trial asks for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs on one node; the cluster has: {nodes}. "
+        "Ask for less in resources, or add a node."
+    )
+    return Outcome(state=SweepState.FAILED, reason=SweepReason.UNSCHEDULABLE, message=message)
+
+
+def cancel_unfinished(store: SweepStore, lease: Lease, *, message: str) -> None:
+    """End every trial of the sweep that has not ended. Raises LeaseLostError."""
+    trials = [trial for trial in store.list_trials(lease.sweep_id) if not trial.state.is_ended]
+    if trials:
+        ends = [TrialEnd(trial_id=t.id, ending=TrialEnding.CANCELLED, message=message) for t in trials]
+        store.record(lease, ends=ends)

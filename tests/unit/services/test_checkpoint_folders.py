@@ -1,0 +1,123 @@
+"""What is removed of the checkpoints, and when: nothing that somebody may still go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conductor_fakes import Rig, small_spec
+
+from sweep_service.domain.errors import PackOverError
+from sweep_service.domain.states import TrialEnding
+from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.generation import Pause
+from sweep_service.services.packs import LaneMessage, PackOrder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def started(rig: Rig) -> tuple[str, PackOrder]:
+    result = rig.start_pack()
+    assert not isinstance(result, Pause)
+    return result
+
+
+def written(order: PackOrder, step: int = 10) -> LaneMessage:
+    """A report with a checkpoint that is there."""
+    (lane,) = order.lanes
+    path = Path(lane.checkpoint_dir) / f"step-{step}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("weights")
+    return LaneMessage(trial_id=lane.trial_id, step=step, metrics={"val/normalized_loss": 1.0}, checkpoint=str(path))
+
+
+def kept(root: Path) -> list[str]:
+    return sorted(path.parent.parent.name for path in root.rglob("*.pt"))
+
+
+def test_of_the_trials_that_have_ended_only_the_best_keeps_its_checkpoint(root: Path) -> None:
+    values = [3.0, 1.0, 2.0, 0.5]
+    rig = Rig(small_spec(budget={"trials": 4}), lambda trial: values[trial.number], checkpoint_root=root)
+    bests = []
+    for _ in values:
+        key, order = started(rig)
+        last = written(order, 20)
+        rig.generation.report(key, [written(order)])
+        assert order.lanes[0].trial_id in kept(root), "it may be needed while the trial runs"
+        rig.train(key, order, checkpoint=last.checkpoint)
+        bests.append(rig.store.get_trial(rig.sweep.best_trial_id or "").number)
+        assert set(kept(root)) == {rig.sweep.best_trial_id}
+    assert bests == [0, 1, 1, 3]
+
+
+@pytest.mark.parametrize("ending", [TrialEnding.NON_FINITE, TrialEnding.ERROR])
+def test_a_trial_that_failed_keeps_nothing(root: Path, ending: TrialEnding) -> None:
+    rig = Rig(small_spec(), checkpoint_root=root)
+    key, order = started(rig)
+    rig.generation.report(key, [written(order)])
+    rig.train(key, order, ending=ending, metrics={}, checkpoint=None)
+    assert kept(root) == []
+
+
+def test_a_baseline_and_a_repeat_keep_nothing_even_if_they_did_better_than_the_search(root: Path) -> None:
+    spec = small_spec(budget={"trials": 2}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec, lambda trial: 0.1 if trial.balancer == "equal" else 1.0, checkpoint_root=root)
+    while not isinstance(result := rig.start_pack(), Pause):
+        key, order = result
+        rig.train(key, order, checkpoint=written(order, 20).checkpoint)
+    assert set(kept(root)) == {rig.sweep.best_trial_id}
+
+
+def test_the_files_of_an_earlier_attempt_go_once_the_next_has_its_own(root: Path) -> None:
+    rig = Rig(small_spec(budget={"trials": 1}), checkpoint_root=root)
+    key, order = started(rig)
+    first = written(order)
+    rig.generation.report(key, [first])
+    rig.generation.pack_over(key, lost=True, message="died")
+    key, order = started(rig)
+    (lane,) = order.lanes
+    assert lane.resume_from == first.checkpoint
+    assert Path(first.checkpoint or "").exists()
+    second = written(order, 15)
+    rig.generation.report(key, [second])
+    assert not Path(first.checkpoint or "").exists()
+    assert Path(second.checkpoint or "").exists()
+
+
+def test_a_worker_that_was_given_up_is_told_so_and_records_nothing(root: Path) -> None:
+    """It must not take the answer for a receipt: it would remove the checkpoint that the next attempt goes on from."""
+    rig = Rig(small_spec(budget={"trials": 1}), checkpoint_root=root)
+    key, order = started(rig)
+    rig.generation.report(key, [written(order)])
+    rig.generation.pack_over(key, lost=True, message="the node is gone")
+    with pytest.raises(PackOverError):
+        rig.generation.report(key, [written(order, 20)])
+    with pytest.raises(PackOverError):
+        rig.generation.begin(key, node="here")
+    assert rig.trials[0].last_step == 10
+
+
+def test_a_trial_that_gets_on_between_the_deaths_of_its_workers_is_not_given_up() -> None:
+    rig = Rig(small_spec(budget={"trials": 1}, retries=1))
+    for step in (5, 10, 15):
+        key, order = started(rig)
+        (lane,) = order.lanes
+        message = LaneMessage(trial_id=lane.trial_id, step=step, metrics={"val/normalized_loss": 1.0}, checkpoint="/c")
+        rig.generation.report(key, [message])
+        rig.generation.pack_over(key, lost=True, message="died")
+    rig.run_to_end()
+    assert [(trial.ending, trial.num_attempts) for trial in rig.trials] == [(TrialEnding.COMPLETED, 4)]
+
+
+def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
+    folders = CheckpointFolders(root, "swp_1")
+    for trial_id in ("trl_a", "trl_b"):
+        folders.of_attempt(trial_id, "att_1").mkdir(parents=True)
+    folders.drop_other_trials(keep="trl_b")
+    assert [path.name for path in (root / "swp_1").iterdir()] == ["trl_b"]
+    folders.drop_other_trials(keep=None)
+    assert not (root / "swp_1").exists()
+    folders.drop_other_trials(keep=None)

@@ -1,0 +1,343 @@
+"""A conductor over a store in memory and packs that end as a test says: every way in which a sweep can end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conductor_fakes import CATALOG, RecordingTracker, ShakyStore, small_spec
+from store_values import START, new_attempt, new_sweep, new_trial
+
+from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import LeaseLostError, PackOverError
+from sweep_service.domain.spec import Resources, SweepSpec
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
+from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Trial
+from sweep_service.execution.actor import open_optuna_search
+from sweep_service.services.conductor import Conductor
+from sweep_service.services.generation import Pause
+from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.supply import PackSupply
+from sweep_service.settings import Settings
+
+PATIENCE_S = 10.0
+
+
+class FakePacks:
+    """Runs packs in the conductor's own thread. ``during`` is called once each has begun, and may raise."""
+
+    def __init__(self) -> None:
+        self.conductor: Conductor | None = None
+        self.during: Callable[[str, PackOrder], None] = lambda key, order: None
+        self.has_place = threading.Event()  # for packs to start in
+        self.has_place.set()
+        self.killed: list[Any] = []
+        self.nodes = (NodeResources(node="n", cpus=2, gpus=0),)
+        self.num_looks = 0
+        self._num_packs = 0
+
+    def run(self, supply: PackSupply, resources: Resources) -> None:
+        while not supply.is_over:
+            self._num_packs += 1
+            key = f"pack-{self._num_packs}"
+            pause = supply.next_pack(key)
+            if pause is Pause.DONE:
+                return
+            if pause is Pause.WAIT:
+                assert threading.Event().wait(0.01) is False
+                continue
+            while not self.has_place.wait(0.01):
+                if supply.is_over:
+                    return
+            self._run_pack(supply, key)
+
+    def _run_pack(self, supply: PackSupply, key: str) -> None:
+        conductor = self.conductor
+        assert conductor is not None
+        try:
+            order = conductor.begin(key, "node", f"worker of {key}")
+            self.during(key, order)
+            messages = [last_message(lane.trial_id) for lane in order.lanes]
+            if messages:
+                conductor.report(key, messages)
+        except WorkerDiedError:
+            supply.pack_over(key, lost=True)
+        except (LeaseLostError, PackOverError):
+            supply.pack_over(key, lost=True)
+        else:
+            supply.pack_over(key, lost=False)
+
+    def kill(self, worker: Any) -> None:
+        self.killed.append(worker)
+
+    def cluster(self) -> Cluster:
+        self.num_looks += 1
+        return Cluster(nodes=self.nodes, seen_at=START)
+
+
+class WorkerDiedError(Exception):
+    """What a test raises for the death of a pack's worker."""
+
+
+def last_message(trial_id: str) -> LaneMessage:
+    metrics = {"val/normalized_loss": 1.0, "test/normalized_loss": 1.0}
+    return LaneMessage(trial_id=trial_id, step=20, metrics=metrics, ending=TrialEnding.COMPLETED)
+
+
+class House:
+    """A claimed sweep with all that its conductor needs."""
+
+    def __init__(self, home: Path, spec: SweepSpec, **settings: Any) -> None:
+        quick = {"lease_ttl": timedelta(seconds=30), "poll_interval": timedelta(milliseconds=5)}
+        quick |= {"unschedulable_after": timedelta(0)}
+        self.settings = Settings(home=home, **quick | settings)
+        self.store = ShakyStore(SystemClock())
+        self.store.publish_catalog(list(CATALOG.values()))
+        self.store.add_sweep(new_sweep(spec=spec))
+        self.tracker = RecordingTracker()
+        self.packs = FakePacks()
+        self.lease = self.claim()
+
+    def claim(self) -> Lease:
+        lease = self.store.claim_sweep(owner="test", ttl=timedelta(seconds=60))
+        assert lease is not None
+        return lease
+
+    def conductor(self) -> Conductor:
+        conductor = Conductor(
+            name=f"conductor-{self.lease.generation}",
+            lease=self.lease,
+            settings=self.settings,
+            store=self.store,
+            tracker=self.tracker,
+            open_search=open_optuna_search,
+            runner=self.packs,
+            clock=SystemClock(),
+        )
+        self.packs.conductor = conductor
+        return conductor
+
+    def run(self) -> Sweep:
+        """The conductor's whole life; fails rather than wait for ever."""
+        thread = threading.Thread(target=self.conductor().run, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the conductor does not end"
+        return self.sweep
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.store.get_sweep(self.lease.sweep_id)
+
+    @property
+    def trials(self) -> list[Trial]:
+        return list(self.store.list_trials(self.lease.sweep_id))
+
+    def ask(self, verb: Verb) -> None:
+        self.store.control_sweep(self.lease.sweep_id, verb)
+
+    def await_state(self, *states: TrialState) -> None:
+        """Until every trial is in one of these."""
+        for _ in range(500):
+            if {trial.state for trial in self.trials} <= set(states):
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError(f"not {states}: {[trial.state for trial in self.trials]}")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path, small_spec(budget={"trials": 3}, resources={"parallel": 1}))
+
+
+def test_a_sweep_is_run_to_its_end_and_let_go(house: House) -> None:
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.COMPLETED, SweepReason.BUDGET_TRIALS)
+    assert [trial.state for trial in house.trials] == [TrialState.COMPLETED] * 3
+    assert (sweep.results or {})["best"]["trial_id"] == sweep.best_trial_id
+    assert house.tracker.closed[f"run of {sweep.id}"] == "completed"
+    assert len(house.tracker.closed) == 4
+    assert house.packs.killed == [], "a worker whose pack is over is none of the conductor's"
+    with pytest.raises(LeaseLostError):
+        house.store.renew_lease(house.lease, ttl=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
+)
+def test_a_verb_that_comes_while_the_end_is_delivered_is_obeyed(house: House, verb: Verb, state: SweepState) -> None:
+    house.tracker.on_close_sweep = lambda: house.ask(verb)
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (state, SweepReason.USER)
+    assert {trial.state for trial in house.trials} == {TrialState.COMPLETED}
+    assert sweep.results is not None
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
+)
+def test_a_verb_that_comes_before_the_start_is_obeyed(house: House, verb: Verb, state: SweepState) -> None:
+    house.ask(verb)
+    assert house.run().state is state
+    assert house.trials == []
+
+
+@pytest.mark.parametrize("fail", ["before", "after"])
+def test_a_cancel_is_obeyed_although_the_store_fails_in_the_middle_of_it(house: House, fail: Any) -> None:
+    def hang(key: str, order: PackOrder) -> None:
+        house.ask(Verb.CANCEL)
+        house.store.fails.append(fail)
+        house.await_state(TrialState.CANCELLED)
+
+    house.packs.during = hang
+    assert house.run().state is SweepState.CANCELLED
+    assert house.packs.killed[0] == "worker of pack-1"
+    assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
+)
+def test_a_sweep_whose_packs_wait_for_a_place_can_be_ended(house: House, verb: Verb, state: SweepState) -> None:
+    house.packs.has_place.clear()
+    timer = threading.Timer(0.2, house.ask, [verb])
+    timer.start()
+    assert house.run().state is state
+    timer.join()
+    assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
+
+
+def test_what_no_node_can_ever_hold_fails_with_what_was_asked_and_what_there_is(tmp_path: Path) -> None:
+    house = House(tmp_path, small_spec(resources={"gpus": 4}), unschedulable_after=timedelta(milliseconds=50))
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, SweepReason.UNSCHEDULABLE)
+    assert "4 GPUs" in sweep.message
+    assert house.packs.num_looks >= 2
+    assert house.tracker.closed[f"run of {sweep.id}"] == "failed"
+
+
+def test_a_node_that_joins_in_time_is_waited_for(tmp_path: Path) -> None:
+    spec = small_spec(budget={"trials": 1}, resources={"gpus": 4})
+    house = House(tmp_path, spec, unschedulable_after=timedelta(seconds=PATIENCE_S))
+    timer = threading.Timer(0.2, setattr, [house.packs, "nodes", (NodeResources(node="g", cpus=2, gpus=4),)])
+    timer.start()
+    assert house.run().state is SweepState.COMPLETED
+    timer.join()
+
+
+def test_a_later_generation_too_fails_where_the_nodes_that_held_it_are_gone(house: House) -> None:
+    house.store.move_sweep(house.lease, SweepState.RUNNING)
+    searched = {"alpha": 1.0, "lr": 1e-3}
+    house.store.add_trials(house.lease, [new_trial(house.lease.sweep_id, searched=searched)])
+    house.packs.nodes = ()
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, SweepReason.UNSCHEDULABLE)
+    assert "no node at all" in sweep.message
+    assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
+
+
+def test_the_end_of_the_controller_costs_the_packs_that_ran_and_not_the_sweep(house: House) -> None:
+    ends = iter([RuntimeError("a worker took too much memory")])
+
+    def end_once(key: str, order: PackOrder) -> None:
+        with suppress(StopIteration):
+            raise next(ends)
+
+    house.packs.during = end_once
+    assert house.run().state is SweepState.COMPLETED
+    assert [trial.num_attempts for trial in house.trials] == [2, 1, 1]
+    first, _ = house.store.list_attempts(house.trials[0].id)
+    assert (first.state, first.message) == (AttemptState.LOST, "Ray ended its pack: a worker took too much memory")
+    assert house.packs.killed[0] == "worker of pack-1"
+
+
+def test_a_controller_that_ends_again_and_again_costs_its_trials_and_ends_the_sweep(house: House) -> None:
+    def end(key: str, order: PackOrder) -> None:
+        raise RuntimeError("too much memory")
+
+    house.packs.during = end
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, SweepReason.TOO_MANY_FAILURES)
+    assert {trial.ending for trial in house.trials} == {TrialEnding.WORKER_LOST}
+    assert "too much memory" in sweep.message
+
+
+def test_what_a_worker_says_of_its_end_is_kept_with_the_attempt(house: House) -> None:
+    ends = iter(["OSError: no space left on device"])
+
+    def end_once(key: str, order: PackOrder) -> None:
+        for text in ends:
+            assert house.packs.conductor is not None
+            house.packs.conductor.explain(key, text)
+            raise WorkerDiedError
+
+    house.packs.during = end_once
+    assert house.run().state is SweepState.COMPLETED
+    first, _ = house.store.list_attempts(house.trials[0].id)
+    assert (first.state, first.message) == (AttemptState.LOST, "OSError: no space left on device")
+
+
+def test_a_report_waits_for_a_store_that_is_away(house: House) -> None:
+    house.packs.during = lambda key, order: house.store.fails.extend(["before", "after"])
+    assert house.run().state is SweepState.COMPLETED
+    assert [(trial.state, trial.num_attempts) for trial in house.trials] == [(TrialState.COMPLETED, 1)] * 3
+
+
+def test_a_fault_of_the_conductor_ends_the_sweep_and_all_that_is_open(house: House) -> None:
+    house.store.move_sweep(house.lease, SweepState.RUNNING)
+    left = new_trial(house.lease.sweep_id)
+    house.store.add_trials(house.lease, [left])
+    house.store.start_attempt(house.lease, new_attempt(left))
+    house.store.publish_catalog([])
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, SweepReason.ERROR)
+    assert "'digits' is in the catalogue no more" in sweep.message
+    assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
+    assert house.tracker.closed == {f"run of {left.id}": "cancelled", f"run of {sweep.id}": "failed"}
+
+
+def test_a_fault_while_a_sweep_is_being_cancelled_ends_it_cancelled(house: House) -> None:
+    house.store.publish_catalog([])
+    house.ask(Verb.CANCEL)
+    assert house.run().state is SweepState.CANCELLED
+
+
+def test_a_conductor_whose_lease_is_taken_kills_its_workers_and_writes_nothing_more(house: House) -> None:
+    def taken(key: str, order: PackOrder) -> None:
+        house.store.release_lease(house.lease)
+        house.claim()
+        for _ in range(500):
+            if house.packs.killed:
+                return
+            threading.Event().wait(0.01)
+
+    house.packs.during = taken
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(milliseconds=300)})
+    sweep = house.run()
+    assert (sweep.state, sweep.generation) == (SweepState.RUNNING, 2)
+    assert house.packs.killed == ["worker of pack-1"]
+    assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
+
+
+def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: House) -> None:
+    """Renewing may block for longer than the lease lasts; somebody else then runs the sweep."""
+    released = threading.Event()
+
+    def hang(key: str, order: PackOrder) -> None:
+        house.store.hangs_until = released
+        for _ in range(500):
+            if house.packs.killed:
+                break
+            threading.Event().wait(0.01)
+        released.set()
+
+    house.packs.during = hang
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(milliseconds=500)})
+    house.run()
+    assert house.packs.killed == ["worker of pack-1"]
+    assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
