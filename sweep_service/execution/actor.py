@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -21,8 +22,11 @@ from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 # A pack makes one call at a time; where there are more packs, their calls wait for a free thread, which is harmless.
 MAX_CONCURRENT_CALLS = 32
+FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
 class ConductorActor:
@@ -41,7 +45,15 @@ class ConductorActor:
         Raises:
             Exception: the conductor cannot even be put together; what is wrong here will be wrong again.
         """
-        self._conductor = _new_conductor(self._name, self._lease)
+        try:
+            self._conductor = _new_conductor(self._name, self._lease)
+        except BaseException:
+            logger.exception("%s cannot be put together.", self._name)
+            # Not exit_actor, whose own exception would take this one's place: whoever started it is to hear of it.
+            farewell = threading.Timer(FAREWELL_S, os._exit, [1])
+            farewell.daemon = True
+            farewell.start()
+            raise
         self._conductor.run()
         exit_actor()
 

@@ -33,12 +33,16 @@ class RunningStack:
         path = self.home / "logs" / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def pid(self, *words: str) -> int:
-        """The process below the stack whose command line holds all the words."""
+    def pids(self, *words: str) -> list[int]:
+        """The processes below the stack whose command line holds all the words."""
         family = psutil.Process(self.process.pid).children(recursive=True)
-        found = [process.pid for process in family if all(word in _command(process) for word in words)]
+        return sorted(process.pid for process in family if all(word in _command(process) for word in words))
+
+    def pid(self, *words: str) -> int:
+        """The first of them."""
+        found = self.pids(*words)
         assert found, f"no process {words}"
-        return min(found)
+        return found[0]
 
 
 def _command(process: psutil.Process) -> str:

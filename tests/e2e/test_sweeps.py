@@ -234,6 +234,39 @@ def test_a_sweep_that_no_node_can_ever_hold_fails_with_that_reason(stack: Runnin
     assert stack.client.trials(sweep["id"]) == []
 
 
+@pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("stop", "stopped")])
+def test_a_sweep_whose_trials_wait_for_a_place_can_be_ended(stack: RunningStack, verb: str, state: str) -> None:
+    slow = {"delay_ms": 500, "steps": 1000}
+    holder = stack.client.submit(faulty_spec("holder", params=slow))["id"]
+    await_that(lambda: running(stack, holder) == 2, what="a sweep that holds both CPUs")
+    waiter = stack.client.submit(faulty_spec("waiter"))["id"]
+    await_that(lambda: stack.client.trials(waiter), what="a trial that waits for a CPU")
+    getattr(stack.client, verb)(waiter)
+    assert stack.client.wait(waiter, timeout=30)["state"] == state
+    assert {trial["state"] for trial in stack.client.trials(waiter)} == {"cancelled"}
+    assert running(stack, holder) == 2
+    stack.client.cancel(holder)
+    assert stack.client.wait(holder, timeout=30)["state"] == "cancelled"
+
+
+def test_a_conductor_that_cannot_start_fails_its_sweep_and_says_why(stack: RunningStack) -> None:
+    log = stack.home / "logs" / "conductors.log"
+    log.touch()
+    aside = log.rename(log.with_suffix(".aside"))
+    log.mkdir()  # where it must write a file
+    try:
+        sweep = run_sweep(stack, faulty_spec("no-conductor"))
+    finally:
+        log.rmdir()
+        aside.rename(log)
+    assert (sweep["state"], sweep["reason"], sweep["generation"]) == ("failed", "error", 3)
+    assert "IsADirectoryError" in sweep["message"]
+    await_that(
+        lambda: not stack.pids("ConductorActor"), within_s=20, what="the end of the processes that were to run it"
+    )
+    assert "IsADirectoryError" in stack.log("dispatcher")
+
+
 def test_half_a_gpu_puts_two_trials_on_one_and_they_train_without_cuda(stack: RunningStack) -> None:
     # Slow enough that the first still trains when the process of the fourth has come up.
     resources = {"cpus": 0.5, "gpus": 0.5, "parallel": 4}
