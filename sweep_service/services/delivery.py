@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from sweep_service.domain.errors import (
@@ -39,6 +40,7 @@ class Delivery:
         self._tracker = tracker
         self._lease = lease
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
+        self._all_closed_up_to = -1  # number; the trials up to it need not be looked at any more
         self._refused: set[str] = set()  # trials whose run the server does not take
         self._is_late = False  # the server did not answer the last time
         self._told: set[str] = set()  # notices given in this generation
@@ -84,7 +86,7 @@ class Delivery:
         sweep = self._store.get_sweep(self._lease.sweep_id)
         sweep_ref = self._sweep_ref(sweep)
         # Read before the outbox: what is ended here has all its reports in there, so that no run is closed too early.
-        trials = self._store.list_trials(sweep.id)
+        trials = self._store.list_trials(sweep.id, after=self._all_closed_up_to)
         refs = {trial.id: ref for trial in trials if (ref := self._trial_ref(sweep, sweep_ref, trial))}
         self._empty_outbox(refs)
         for trial in trials:
@@ -92,6 +94,13 @@ class Delivery:
                 with self._refusal_of(trial):
                     self._tracker.close_trial(refs[trial.id], trial)
                 self._closed.add(trial.id)
+        for trial in takewhile(self._needs_nothing_more, trials):
+            self._all_closed_up_to = trial.number
+
+    def _needs_nothing_more(self, trial: Trial) -> bool:
+        """Closed, refused, or ended before it ever started and so without a run."""
+        is_settled = trial.id in self._closed or trial.id in self._refused or trial.started_at is None
+        return trial.state.is_ended and is_settled
 
     def _finish(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
         self._deliver()

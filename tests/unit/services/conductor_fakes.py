@@ -56,7 +56,12 @@ class ShakyStore(MemorySweepStore):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.fails: deque[Literal["before", "after"] | None] = deque()  # one for each of the next writes
+        self.listed_after: list[int] = []  # what lists of trials were asked for
         self.hangs_until: threading.Event | None = None
+
+    def list_trials(self, sweep_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[Trial]:
+        self.listed_after.append(after)
+        return super().list_trials(sweep_id, after=after, limit=limit)
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:

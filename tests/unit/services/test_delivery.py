@@ -54,6 +54,27 @@ def test_a_trial_that_has_ended_is_closed_after_its_last_report() -> None:
     assert len(tracker.points) == 4
 
 
+def test_what_has_been_closed_is_not_read_again_and_what_goes_on_is() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 4})), RecordingTracker()
+    result = rig.start_pack()
+    assert not isinstance(result, Pause)
+    slow = result  # the first trial goes on while the others come and go
+    delivery = delivery_of(rig, tracker)
+    for _ in range(2):
+        started = rig.start_pack()
+        assert not isinstance(started, Pause)
+        rig.train(*started)
+        delivery.try_deliver()
+    assert rig.store.listed_after[-1] == -1
+    rig.train(*slow)
+    delivery.try_deliver()
+    report_steps(rig, 1)
+    delivery.try_deliver()
+    assert rig.store.listed_after[-1] == 2
+    assert len(tracker.closed) == 3
+    assert len(tracker.points) == 3 * 2 + 1
+
+
 def test_a_tracker_that_is_away_loses_nothing_and_the_sweep_says_so_once() -> None:
     rig, tracker = Rig(small_spec()), RecordingTracker()
     report_steps(rig, 1, 2)
