@@ -106,6 +106,27 @@ def test_pending_trials_are_known_after_a_cut(open_search: Callable[..., OptunaS
     assert rebuilt.ask(9).params != rebuilt.ask(10).params
 
 
+def test_asking_and_telling_copy_none_of_the_trials_before(open_search: Callable[..., OptunaSearch]) -> None:
+    """What the study hands out as a rule are deep copies of all its trials: at some thousands they cost the time of a
+    trial."""
+
+    class Counted(str):
+        copies = 0
+
+        def __deepcopy__(self, memo: object) -> Counted:
+            Counted.copies += 1
+            return self
+
+    drawn = [(number, open_search().ask(number)) for number in range(12)]
+    search = open_search([trial_of(number, draw.params, {"mark": Counted("x")}) for number, draw in drawn])
+    Counted.copies = 0  # building may copy
+    draw = search.ask(12)
+    trial = trial_of(12, draw.params, draw.state)
+    search.tell(trial)
+    search.tell(trial)
+    assert Counted.copies == 0
+
+
 def test_telling_a_trial_twice_changes_nothing(open_search: Callable[..., OptunaSearch]) -> None:
     once, twice = open_search(), open_search()
     for number in range(12):
