@@ -72,7 +72,8 @@ class LaneTraining:
 
         Raises:
             NonFiniteError: a loss, gradient norm or metric is not finite.
-            InitialLossError: a task's initial loss is not positive.
+            LossRatioError: a task's initial loss is not positive, or its loss fell below zero, and the balancer needs
+                L(t)/L(0).
         """
         settings = self._settings
         target = settings.next_report(self.step)

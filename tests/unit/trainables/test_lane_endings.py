@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -128,6 +130,29 @@ def test_a_balancer_without_initial_losses_trains_on_a_loss_that_starts_at_zero(
     reports = run(tiny_problem(fault="zero_initial_loss"), lane(balancer="equal"))
     assert reports[-1].ending is LaneEnding.COMPLETED
     assert not any(key.startswith("relative_rate/task_1") for key in reports[-1].metrics)
+
+
+def sinking_problem(falls_to):
+    """task_2's loss starts well above zero, and approaches that where it is learnt."""
+    problem = tiny_problem(num_tasks=3)
+    *others, last = problem.tasks
+    return replace(problem, tasks=[*others, replace(last, loss=lambda out, target: last.loss(out, target) + falls_to)])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_gradnorm_refuses_a_loss_that_falls_below_zero_at_the_first_report_after_it(alpha):
+    reports = run(sinking_problem(-2.0), lane(alpha=alpha, lr=0.05, steps=60, report_every=5))
+    assert len(reports) > 1
+    assert reports[-1].ending is LaneEnding.ERROR
+    assert "NegativeLossError: task 'task_2'" in reports[-1].message
+    assert all(one.metrics["train/loss/task_2"] > 0 for one in reports[:-1])
+
+
+@pytest.mark.parametrize("balancer", ["equal", "inverse_initial_loss", "single_task"])
+def test_a_balancer_that_does_not_follow_the_losses_trains_on_one_that_falls_below_zero(balancer):
+    reports = run(sinking_problem(-2.0), lane(balancer=balancer, lr=0.05, steps=60, report_every=1))
+    assert reports[-1].ending is LaneEnding.COMPLETED
+    assert min(one.metrics["train/loss/task_2"] for one in reports) < 0
 
 
 def test_a_lane_that_fails_leaves_the_next_one_as_if_it_were_alone():
