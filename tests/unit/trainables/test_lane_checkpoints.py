@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainables.balancers.single_task import SingleTask
-from trainables.batches import Batches
+from trainables.batches import Batches, moved_without_waiting
 from trainables.checkpoint import Checkpoint, CheckpointError
 from trainables.export import export_model
 from trainables.protocol import Lane, LaneEnding
@@ -281,6 +281,37 @@ def test_an_epoch_shows_no_row_twice_and_drops_only_what_fills_no_batch(rows, si
         seen = torch.cat([batches.take()[0][0] for _ in range(per_epoch)]).tolist()
         assert len(seen) == per_epoch * min(size, rows)
         assert len(set(seen)) == len(seen)
+
+
+class RecordedTensor(torch.Tensor):
+    """Remembers what is asked of it; does nothing that needs a GPU."""
+
+    asked: list
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        args[0].asked.append((func.__name__, kwargs or {}))
+        return args[0]
+
+
+@pytest.mark.parametrize(("device", "steps_before"), [("cuda", [("pin_memory", {})]), ("cpu", [])])
+def test_an_order_goes_to_a_gpu_from_pinned_memory_so_that_nothing_waits(device, steps_before):
+    order = torch.arange(3).as_subclass(RecordedTensor)
+    order.asked = []
+    moved_without_waiting(order, torch.device(device))
+    assert order.asked == [*steps_before, ("to", {"non_blocking": True})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_new_epoch_does_not_wait_for_the_gpu():
+    split = tiny_problem().train.to(device=torch.device("cuda"), dtype=torch.float32)
+    batches = Batches(split, batch_size=13, generator=new_generator(0, 0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            batches.take()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_batches_go_on_from_any_position():
