@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
@@ -115,7 +117,31 @@ def test_a_real_allocation_that_fails_counts_as_memory_running_out():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "unable to mmap 1024 bytes from file: Cannot allocate memory (12)",
+    ],
+)
+def test_the_words_for_memory_running_out_are_known_whatever_their_case(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(RuntimeError(text.upper()))
+    assert not is_out_of_memory(ValueError(text))
+
+
+def test_the_operating_systems_word_for_it_counts_and_other_errors_do_not():
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 @pytest.mark.parametrize("balancer", ["gradnorm", "inverse_initial_loss"])
