@@ -59,5 +59,15 @@ class Batches:
     def _start_epoch(self) -> None:
         self._epoch_rng = self._generator.get_state()
         order = torch.randperm(len(self._split), generator=self._generator)
-        self._order = order.to(self._split.inputs[0].device)
+        self._order = moved_without_waiting(order, self._split.inputs[0].device)
         self._taken = 0
+
+
+def moved_without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, where it is usable at once by whatever is queued there after this call.
+
+    A GPU copies in the background from pinned memory only; from any other the host waits until all that was queued
+    before is done.
+    """
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)

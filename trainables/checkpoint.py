@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.catalog import ParameterValue
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: NumPy's and Python's generators
 
 
 class CheckpointError(ValueError):
@@ -35,8 +35,8 @@ class Checkpoint:
     model: Mapping[str, Tensor]  # state_dict of the network
     optimizer: Mapping[str, Any]  # state_dict of its AdamW
     balancer_state: Mapping[str, Tensor]  # weights, L(0), the weights' own optimiser
-    progress: Mapping[str, Tensor]  # the loop's running sums and first losses
-    rng: Mapping[str, Any]  # torch's global generators, the lane's own, and the place in the epoch
+    progress: Mapping[str, Tensor]  # the first step's losses; a report starts new sums, and is where checkpoints come
+    rng: Mapping[str, Any]  # the global generators, the lane's own, and the place in the epoch
 
     def save(self, path: Path) -> None:
         """Write to ``path`` at once: a reader finds the whole file or none, after a power cut too.
@@ -73,11 +73,15 @@ class Checkpoint:
             raise
         except Exception as error:
             raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-        names = {field.name for field in fields(cls)}
-        if not isinstance(content, dict) or set(content) != names | {"format_version"}:
+        version = content.pop("format_version", None) if isinstance(content, dict) else None
+        if version is None:
             raise CheckpointError(f"{path} is not a checkpoint")
-        if content.pop("format_version") != FORMAT_VERSION:
-            raise CheckpointError(f"{path} has another format than {FORMAT_VERSION}")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format {version}, which this version, of format {FORMAT_VERSION}, cannot read"
+            )
+        if set(content) != {field.name for field in fields(cls)}:
+            raise CheckpointError(f"{path} is not a checkpoint")
         return cls(**content)
 
 

@@ -6,11 +6,14 @@ Shapes: B rows of a batch, T tasks, D parameters of the shared layer W (flattene
 The network is cut at h, the input of the shared layer. With h' = a detached copy of h,
 
     trunk                         h = trunk(x)                           once
-    task i, down to the cut       (∂L_i/∂W, ∂L_i/∂h', ∂L_i/∂θ_i)         once each; θ_i is its own head
+    task i, down to the cut       (∂L_i/∂W, ∂L_i/∂h', ∂L_i/∂θ_i)         once each; θ_i is what its head uses besides W
     trunk                         h ← Σ_i w_i ∂L_i/∂h'                   once
 
 so neither the heads nor the trunk are ever walked twice, whatever the weights are and however they follow from the
 gradients. Everything below the cut is a first-order gradient: no graph of a gradient is ever built.
+
+A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past W into the
+trunk. Only a trunk that uses W itself is walked once more for each task, because ∇_W L_i then passes through it.
 """
 
 from __future__ import annotations
@@ -74,9 +77,10 @@ class SharedTaskGradients:
 
     losses_T: Tensor
     gradients_TD: Tensor  # ∇_W L_i, one row a task
+    below_cut_TD: Tensor  # the part of it that comes from below the cut: all of it, unless the trunk uses W too
     shared_parameters: Sequence[nn.Parameter]  # W, in the order in which a row of gradients_TD joins them
-    head_parameters: Sequence[Sequence[nn.Parameter]]  # per task
-    head_gradients: Sequence[Sequence[Tensor | None]]  # per task; None: the task does not use that parameter
+    other_parameters: Sequence[nn.Parameter]  # the network's, without W
+    other_gradients: Sequence[Sequence[Tensor | None]]  # per task, below the cut; None: not used there
     trunk_output: Tensor  # h, with the trunk's graph
     trunk_gradients: Sequence[Tensor | None]  # ∂L_i/∂h per task
 
@@ -90,15 +94,15 @@ class SharedTaskGradients:
         return rows_TD @ rows_TD.mT
 
     def backward(self, weights_T: Tensor) -> None:
-        weights_T = weights_T.to(self.gradients_TD.dtype)
+        weights_T = weights_T.to(self.below_cut_TD.dtype)
         sizes = [parameter.numel() for parameter in self.shared_parameters]
-        combined_D = weights_T @ self.gradients_TD
+        combined_D = weights_T @ self.below_cut_TD
         for parameter, gradient in zip(self.shared_parameters, combined_D.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
         weights = weights_T.unbind()
-        for weight, parameters, gradients in zip(weights, self.head_parameters, self.head_gradients, strict=True):
-            _add_gradients(parameters, gradients, weight)
-        if self.trunk_output.requires_grad:
+        for weight, gradients in zip(weights, self.other_gradients, strict=True):
+            _add_gradients(self.other_parameters, gradients, weight)
+        if self.trunk_output.requires_grad:  # adds to what parameters of the trunk have from below the cut
             parts = [w * g for w, g in zip(weights, self.trunk_gradients, strict=True) if g is not None]
             if parts:
                 self.trunk_output.backward(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
@@ -158,7 +162,11 @@ class SharedDifferentiator:
         self._heads = [(task, model.heads[task.name]) for task in tasks]
         # Listed once: walking the modules at every step costs as much as a small network's forward pass.
         self._shared_parameters = _trained(model.shared_layer)
-        self._head_parameters = [_trained(head) for _, head in self._heads]
+        shared = set(map(id, self._shared_parameters))
+        # For every task all the others, whatever module lists them: a head may use a layer of the trunk or of another
+        # head. Asking for a gradient that does not exist costs next to nothing.
+        self._other_parameters = [parameter for parameter in _trained(model) if id(parameter) not in shared]
+        self._trunk_uses_shared: bool | None = None  # not known before the first batch has gone through
         if not self._shared_parameters:
             raise ValueError(
                 "the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients"
@@ -173,26 +181,50 @@ class SharedDifferentiator:
         trunk_output = self._model.trunk(*inputs)
         cut = trunk_output.detach().requires_grad_()
         shared_output = self._model.shared_layer(cut)
-        num_shared, last = len(self._shared_parameters), len(self._heads) - 1
+        num_shared = len(self._shared_parameters)
 
-        losses, rows, trunk_gradients, head_gradients = [], [], [], []
-        for index, (task, head) in enumerate(self._heads):
+        losses, rows, trunk_gradients, other_gradients = [], [], [], []
+        for task, head in self._heads:
             loss = task.loss(head(shared_output), targets[task.name])
-            down_to = [*self._shared_parameters, cut, *self._head_parameters[index]]
-            gradients = torch.autograd.grad(loss, down_to, retain_graph=index < last, allow_unused=True)
+            down_to = [*self._shared_parameters, cut, *self._other_parameters]
+            # Kept for the last task too: a head may reach into the trunk's graph past h, which is walked once more.
+            gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
             losses.append(loss.detach())
             rows.append(_joined(gradients[:num_shared], self._shared_parameters))
             trunk_gradients.append(gradients[num_shared])
-            head_gradients.append(gradients[num_shared + 1 :])
+            other_gradients.append(gradients[num_shared + 1 :])
+        below_cut_TD = torch.stack(rows)
         return SharedTaskGradients(
             losses_T=torch.stack(losses),
-            gradients_TD=torch.stack(rows),
+            gradients_TD=self._with_trunk(below_cut_TD, trunk_output, trunk_gradients),
+            below_cut_TD=below_cut_TD,
             shared_parameters=self._shared_parameters,
-            head_parameters=self._head_parameters,
-            head_gradients=head_gradients,
+            other_parameters=self._other_parameters,
+            other_gradients=other_gradients,
             trunk_output=trunk_output,
             trunk_gradients=trunk_gradients,
         )
+
+    def _with_trunk(
+        self, below_cut_TD: Tensor, trunk_output: Tensor, trunk_gradients: Sequence[Tensor | None]
+    ) -> Tensor:
+        """∇_W L_i, (T, D): what comes from below the cut, and through the trunk where that uses W too."""
+
+        def through_trunk(gradient: Tensor) -> Sequence[Tensor | None]:
+            return torch.autograd.grad(
+                trunk_output, self._shared_parameters, gradient, retain_graph=True, allow_unused=True
+            )
+
+        if self._trunk_uses_shared is None:
+            # Asked of the graph, since a module may use a layer that it does not list. Where there is no way from h to
+            # W, nothing is computed.
+            found = through_trunk(torch.zeros_like(trunk_output)) if trunk_output.requires_grad else ()
+            self._trunk_uses_shared = any(gradient is not None for gradient in found)
+        if not self._trunk_uses_shared:
+            return below_cut_TD
+        zeros = torch.zeros_like(trunk_output)  # of a task that does not use h
+        rows = [through_trunk(zeros if gradient is None else gradient) for gradient in trunk_gradients]
+        return below_cut_TD + torch.stack([_joined(row, self._shared_parameters) for row in rows])
 
 
 class SeparateDifferentiator:
@@ -224,7 +256,7 @@ def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Paramete
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], weight: Tensor) -> None:
-    """Add w_i times a task's gradients to its head. Adds, because two heads may share a parameter."""
+    """Add w_i times a task's gradients. Adds, because two tasks may use a parameter."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             weighted = weight * gradient

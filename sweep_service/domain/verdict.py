@@ -2,13 +2,20 @@
 
 Every metric judged here is a loss: lower is better, so a negative difference (best minus baseline) speaks for the best.
 
+A repeat either was not measured (its worker was lost, the code raised, memory ran out, a user ended it), which says
+nothing of its side and only takes the pair away, or it *diverged* (:func:`diverged`), which is a result, and the worst
+there is. It has no difference to enter into a mean, so that it limits what may be said instead (rule 5).
+
 The rule, in this order:
 
 1. fewer than two seeds on which both sides have a finite number: ``inconclusive``, with the reason;
 2. the 95 % t-interval of the mean difference lies strictly inside ± margin: ``equivalent``. This comes before the next
    rule on purpose: a difference can be real and too small to matter, and the margin says what is too small;
 3. the interval lies on one side of zero **and** Holm's p is below 0.05: ``helped`` below zero, ``hurt`` above it;
-4. anything else: ``inconclusive``.
+4. anything else: ``inconclusive``;
+5. where the best diverged on a seed on which the baseline got through, ``helped`` and ``equivalent`` become
+   ``inconclusive``, with the reason; where the baseline diverged and the best got through, ``hurt`` and ``equivalent``
+   do. A seed on which both diverged speaks for neither.
 
 Holm's correction runs over all the baselines that were to be compared on that metric; one that could not be compared
 counts as a p of 1, so that a failed repeat never makes the others look better. The interval itself is not corrected.
@@ -30,6 +37,7 @@ COVERS = (
     "cover the sampling of the test split: another test split could move all of them together."
 )
 
+DIVERGED = math.inf  # the value of a repeat that ended without a number, because its training diverged
 _LARGEST = 1e100  # beyond it squares overflow; a loss of that size says "diverged", as infinity does
 
 
@@ -42,12 +50,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """What is to be compared on one metric: the best against one baseline, each a value by seed."""
+    """What is to be compared on one metric: the best against one baseline, each a value by seed.
+
+    A seed that a side lacks was not measured there.
+    """
 
     baseline: str
     best: Mapping[int, float]
     other: Mapping[int, float]
     margin: float  # in units of the metric, > 0
+    best_name: str = "the best trial"  # as the reason calls it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +74,9 @@ class Comparison:
     p_value_holm: float | None
     margin: float
     num_pairs: int
-    reason: str | None  # why there is no interval; None: there is one
+    num_best_diverged: int  # repeats of the best, on whatever seed
+    num_other_diverged: int
+    reason: str | None  # which side diverged how often, and why there is no interval; None: neither
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +98,14 @@ def compare(contrasts: Sequence[Contrast]) -> tuple[Comparison, ...]:
 
 
 def paired_differences(best: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
-    """Best minus other on the seeds where both have a usable number, by seed."""
-    return [best[seed] - other[seed] for seed in sorted(set(best) & set(other)) if _usable(best[seed], other[seed])]
+    """Best minus other on the seeds where both were measured and neither diverged, by seed."""
+    both = sorted(set(best) & set(other))
+    return [best[seed] - other[seed] for seed in both if not (diverged(best[seed]) or diverged(other[seed]))]
+
+
+def diverged(loss: float) -> bool:
+    """Whether a loss says that the training diverged: not a number, infinite, or too large to compute with."""
+    return not (math.isfinite(loss) and abs(loss) < _LARGEST)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -97,10 +117,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p * (len(p_values) - rank)))
         corrected[index] = largest
     return corrected
-
-
-def _usable(*values: float) -> bool:
-    return all(math.isfinite(value) and abs(value) < _LARGEST for value in values)
 
 
 def _estimate(differences: Sequence[float]) -> _Estimate:
@@ -121,17 +137,20 @@ def _estimate(differences: Sequence[float]) -> _Estimate:
 
 
 def _conclude(contrast: Contrast, estimate: _Estimate, p_value_holm: float | None) -> Comparison:
-    reason = None if estimate.interval else _too_few(contrast, estimate.num_pairs)
+    by_pairs = _outcome(estimate.interval, p_value_holm, contrast.margin)
+    outcome = _limited(by_pairs, contrast)
     return Comparison(
         baseline=contrast.baseline,
-        outcome=_outcome(estimate.interval, p_value_holm, contrast.margin),
+        outcome=outcome,
         mean_difference=estimate.mean,
         interval=estimate.interval,
         p_value=estimate.p_value,
         p_value_holm=p_value_holm,
         margin=contrast.margin,
         num_pairs=estimate.num_pairs,
-        reason=reason,
+        num_best_diverged=_num_diverged(contrast.best),
+        num_other_diverged=_num_diverged(contrast.other),
+        reason=_reason(contrast, estimate, is_limited=outcome is not by_pairs),
     )
 
 
@@ -148,10 +167,40 @@ def _outcome(interval: tuple[float, float] | None, p_value_holm: float | None, m
     return Outcome.INCONCLUSIVE
 
 
+def _limited(outcome: Outcome, contrast: Contrast) -> Outcome:
+    """The outcome of the pairs, or inconclusive where a side diverged that it would speak well of."""
+    best_failed = _diverged_alone(contrast.best, contrast.other)
+    other_failed = _diverged_alone(contrast.other, contrast.best)
+    if best_failed and outcome in (Outcome.HELPED, Outcome.EQUIVALENT):
+        return Outcome.INCONCLUSIVE
+    if other_failed and outcome in (Outcome.HURT, Outcome.EQUIVALENT):
+        return Outcome.INCONCLUSIVE
+    return outcome
+
+
+def _diverged_alone(side: Mapping[int, float], against: Mapping[int, float]) -> bool:
+    """Whether a side diverged on a seed on which the one against it did not."""
+    return any(diverged(side[seed]) and not diverged(against[seed]) for seed in set(side) & set(against))
+
+
+def _num_diverged(side: Mapping[int, float]) -> int:
+    return sum(diverged(value) for value in side.values())
+
+
+def _reason(contrast: Contrast, estimate: _Estimate, *, is_limited: bool) -> str | None:
+    sides = ((contrast.best_name, contrast.best), (contrast.baseline, contrast.other))
+    counts = [(name, _num_diverged(side), len(side)) for name, side in sides]
+    told = " and ".join(f"{name} diverged on {num} of {total} seeds" for name, num, total in counts if num)
+    if is_limited:
+        told += ", so that the other seeds do not decide"
+    too_few = _too_few(contrast, estimate.num_pairs) if estimate.interval is None else ""
+    return "; ".join(part for part in (told, too_few) if part) or None
+
+
 def _too_few(contrast: Contrast, num_pairs: int) -> str:
-    num_best, num_other = (sum(_usable(v) for v in side.values()) for side in (contrast.best, contrast.other))
+    num_best, num_other = (len(side) - _num_diverged(side) for side in (contrast.best, contrast.other))
     return (
-        f"a comparison needs at least 2 seeds on which both were measured, and there "
+        f"a comparison needs at least 2 seeds on which both have a finite result, and there "
         f"{'is 1' if num_pairs == 1 else 'are none'}: "
-        f"{num_best} of the best trial's repeats and {num_other} of the baseline's have a result"
+        f"{num_best} of the best trial's repeats and {num_other} of the baseline's have one"
     )

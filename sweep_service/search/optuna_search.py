@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 
 import optuna
 from optuna.distributions import (
@@ -72,25 +73,31 @@ class OptunaSearch:
         self._budget = budget
         self._study = optuna.create_study(direction=objective.direction)
         self._optuna_numbers: dict[int, int] = {}  # our trial number -> the study's
+        self._ended: set[int] = set()  # our numbers; kept here, because to ask the study copies every trial it has
         for trial in sorted(history, key=lambda trial: trial.number):
             self._study.add_trial(self._frozen(trial))
             self._optuna_numbers[trial.number] = len(self._optuna_numbers)
+            if _OPTUNA_STATES[trial.state].is_finished():
+                self._ended.add(trial.number)
 
     def ask(self, number: int) -> Draw:
         """Choose the parameters of the trial of that number."""
         self._study.sampler = self._new_sampler(derive_seed(self._seed, number), self._budget)
         asked = self._study.ask(self._distributions)
         self._optuna_numbers[number] = asked.number
-        return Draw(params=dict(asked.params), state=dict(self._study.trials[asked.number].system_attrs))
+        # ``study.trials`` would copy every trial in depth, at 5,000 of them for longer than TPE thinks. Of the one that
+        # is read here the attributes are copied: a Draw shares nothing with the study.
+        drawn = self._study.get_trials(deepcopy=False)[asked.number]
+        return Draw(params=dict(asked.params), state=deepcopy(drawn.system_attrs))
 
     def tell(self, trial: Trial) -> None:
         """Take note of how a trial ended."""
-        number = self._optuna_numbers[trial.number]
-        if self._study.trials[number].state.is_finished():
+        if trial.number in self._ended:
             return
         state = _OPTUNA_STATES[trial.state]
         value = trial.objective if state is OptunaState.COMPLETE else None
-        self._study.tell(number, value, state=state)
+        self._study.tell(self._optuna_numbers[trial.number], value, state=state)
+        self._ended.add(trial.number)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         state = _OPTUNA_STATES[trial.state]

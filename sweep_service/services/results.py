@@ -12,9 +12,18 @@ from functools import cmp_to_key
 from typing import Any
 
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import TrialState
+from sweep_service.domain.states import TrialEnding, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.domain.verdict import CONFIDENCE, COVERS, Comparison, Contrast, Outcome, compare
+from sweep_service.domain.verdict import (
+    CONFIDENCE,
+    COVERS,
+    DIVERGED,
+    Comparison,
+    Contrast,
+    Outcome,
+    compare,
+    diverged,
+)
 
 VERDICT_METRIC = "test/normalized_loss"
 _TASK_LOSS = "test/loss/"
@@ -116,8 +125,8 @@ def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     best = best_trial(spec, trials)
     if spec.confirm is None or not repeats or best is None:
         return None
-    of_best = _measured(repeats, best)
-    of_baselines = {name: _measured(repeats, best_baseline(spec, trials, name)) for name in spec.baselines}
+    of_best = _repeats_of(best, repeats)
+    of_baselines = {name: _repeats_of(best_baseline(spec, trials, name), repeats) for name in spec.baselines}
     margin = spec.confirm.margin
     overall = compare(
         [
@@ -126,11 +135,14 @@ def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
                 best=_values(of_best, VERDICT_METRIC),
                 other=_values(others, VERDICT_METRIC),
                 margin=margin,
+                best_name=_shown(best.balancer),
             )
             for name, others in of_baselines.items()
         ]
     )
-    by_task = {task: _compare_task(task, of_best, of_baselines, margin) for task in _task_names(repeats)}
+    by_task = {
+        task: _compare_task(task, _shown(best.balancer), of_best, of_baselines, margin) for task in _task_names(repeats)
+    }
     tasks = {name: {task: by_task[task][name] for task in by_task} for name in spec.baselines}
     num_seeds = spec.confirm.seeds
     against = [_as_json(c, VERDICT_METRIC) | {"tasks": _tasks_json(tasks[c.baseline])} for c in overall]
@@ -145,13 +157,16 @@ def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     }
 
 
-def _measured(repeats: Sequence[Trial], original: Trial | None) -> list[Trial]:
-    """The completed repeats of a trial."""
-    return [t for t in repeats if original and t.confirms == original.id and t.state is TrialState.COMPLETED]
+def _repeats_of(original: Trial | None, repeats: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in repeats if original and trial.confirms == original.id]
 
 
 def _values(repeats: Sequence[Trial], metric: str) -> dict[int, float]:
-    return {trial.seed: trial.metrics[metric] for trial in repeats if metric in trial.metrics}
+    """By seed. A repeat that ended in NaN or infinity has a value that says so; one that did not end by itself (worker
+    lost, code raised, memory ran out, cancelled) has none.
+    """
+    values = {t.seed: t.metrics[metric] for t in repeats if t.state is TrialState.COMPLETED and metric in t.metrics}
+    return values | {t.seed: DIVERGED for t in repeats if t.ending is TrialEnding.NON_FINITE}
 
 
 def _task_names(repeats: Sequence[Trial]) -> list[str]:
@@ -159,17 +174,23 @@ def _task_names(repeats: Sequence[Trial]) -> list[str]:
 
 
 def _compare_task(
-    task: str, of_best: Sequence[Trial], of_baselines: Mapping[str, Sequence[Trial]], margin: float
+    task: str, best_name: str, of_best: Sequence[Trial], of_baselines: Mapping[str, Sequence[Trial]], margin: float
 ) -> dict[str, Comparison]:
     """By baseline. The losses of tasks have different units: the margin is that share of the baseline's median loss."""
     metric = _TASK_LOSS + task
     contrasts: list[Contrast] = []
     for name, others in of_baselines.items():
         other = _values(others, metric)
-        finite = [abs(value) for value in other.values() if math.isfinite(value)]
+        finite = [abs(value) for value in other.values() if not diverged(value)]
         unit = statistics.median(finite) if finite else 1.0
         contrasts.append(
-            Contrast(baseline=name, best=_values(of_best, metric), other=other, margin=margin * (unit or 1.0))
+            Contrast(
+                baseline=name,
+                best=_values(of_best, metric),
+                other=other,
+                margin=margin * (unit or 1.0),
+                best_name=best_name,
+            )
         )
     return {comparison.baseline: comparison for comparison in compare(contrasts)}
 
@@ -189,6 +210,7 @@ def _as_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "p_value_holm": comparison.p_value_holm,
         "margin": comparison.margin,
         "num_pairs": comparison.num_pairs,
+        "num_diverged": {"best": comparison.num_best_diverged, "baseline": comparison.num_other_diverged},
         "reason": comparison.reason,
     }
 
@@ -197,7 +219,7 @@ def _sentence(
     balancer: str, comparison: Comparison, tasks: Mapping[str, Comparison], num_seeds: int, num_baselines: int
 ) -> str:
     """One sentence on one baseline; where it lost, that word is in it."""
-    best, other = {"gradnorm": "GradNorm"}.get(balancer, balancer), comparison.baseline
+    best, other = _shown(balancer), comparison.baseline
     if comparison.interval is None or comparison.mean_difference is None or comparison.p_value_holm is None:
         return f"{best} against {other} is inconclusive: {comparison.reason}."
     mean, (low, high) = comparison.mean_difference, comparison.interval
@@ -216,7 +238,11 @@ def _sentence(
             fact = f"{best} and {other} are equivalent in {VERDICT_METRIC}: {margin} ({measured})"
         case Outcome.INCONCLUSIVE:
             fact = f"{best} against {other} is inconclusive in {VERDICT_METRIC} ({measured}, {chance})"
-    return fact + _task_clause(tasks) + "."
+    return fact + (f"; {comparison.reason}" if comparison.reason else "") + _task_clause(tasks) + "."
+
+
+def _shown(balancer: str) -> str:
+    return {"gradnorm": "GradNorm"}.get(balancer, balancer)
 
 
 def _task_clause(tasks: Mapping[str, Comparison]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,22 @@ def ended(number: int, params: Mapping[str, Any], state: Mapping[str, Any]) -> T
     return trial_of(number, params, state, state=wrong[number // 6 % 3], objective=None)
 
 
+def tpe_search(history: Sequence[Trial] = (), *, budget: int = 24) -> OptunaSearch:
+    return OptunaSearch(
+        space=SPACE, objective=Objective.model_validate({}), sampler="tpe", seed=3, budget=budget, history=history
+    )
+
+
+def with_ended(search: OptunaSearch, num: int) -> list[Trial]:
+    """Ask for that many trials and tell each a result."""
+    history = []
+    for number in range(num):
+        draw = search.ask(number)
+        history.append(trial_of(number, draw.params, draw.state))
+        search.tell(history[-1])
+    return history
+
+
 def test_every_draw_lies_in_the_space(open_search: Callable[..., OptunaSearch]) -> None:
     search = open_search()
     for number in range(24):
@@ -95,15 +112,85 @@ def test_a_cut_after_every_trial_changes_nothing_and_repeats_nothing(open_search
 
 def test_pending_trials_are_known_after_a_cut(open_search: Callable[..., OptunaSearch]) -> None:
     search = open_search()
-    history = []
-    for number in range(8):
+    history = with_ended(search, 12)  # past the random start, which only trials with a result end
+    for number in (12, 13, 14):
         draw = search.ask(number)
         history.append(trial_of(number, draw.params, draw.state, state=TrialState.RUNNING, objective=None))
     rebuilt = open_search(history)
-    assert search.ask(8).params == rebuilt.ask(8).params
-    for trial in history:
-        rebuilt.tell(trial_of(trial.number, trial.searched, trial.search_state))
-    assert rebuilt.ask(9).params != rebuilt.ask(10).params
+    assert rebuilt.ask(15).params == search.ask(15).params
+    for each in (search, rebuilt):
+        for trial in history[12:]:
+            each.tell(trial_of(trial.number, trial.searched, trial.search_state))
+    assert rebuilt.ask(16).params == search.ask(16).params
+
+
+@pytest.mark.parametrize("state", [TrialState.PENDING, TrialState.RUNNING, TrialState.RESTING])
+def test_tpe_keeps_away_from_what_still_runs(state: TrialState) -> None:
+    search = tpe_search()
+    history = with_ended(search, 12)
+    pending = [(number, search.ask(number)) for number in (12, 13, 14)]
+    running = [trial_of(number, draw.params, draw.state, state=state, objective=None) for number, draw in pending]
+    knowing = tpe_search([*history, *running]).ask(15).params
+    assert knowing == search.ask(15).params
+    assert knowing != tpe_search(history).ask(15).params
+
+
+@pytest.mark.parametrize(("budget", "at_random"), [(8, 4), (24, 6), (200, 10)])
+def test_tpe_draws_at_random_for_a_quarter_of_the_budget_from_four_to_ten_trials(budget: int, at_random: int) -> None:
+    def draw(num_ended: int, sign: int) -> Mapping[str, Any]:
+        """The next point, where the results of the trials before it are these or the opposite."""
+        search = tpe_search(budget=budget)
+        for number in range(num_ended):
+            asked = search.ask(number)
+            trial = trial_of(number, asked.params, asked.state)
+            assert trial.objective is not None
+            search.tell(replace(trial, objective=sign * trial.objective))
+        return search.ask(num_ended).params
+
+    assert draw(at_random - 1, 1) == draw(at_random - 1, -1)
+    assert draw(at_random, 1) != draw(at_random, -1)
+
+
+@pytest.mark.parametrize(
+    ("state", "counts"),
+    [
+        (TrialState.INFEASIBLE, False),
+        (TrialState.FAILED, False),
+        (TrialState.CANCELLED, False),
+        (TrialState.EARLY_STOPPED, True),
+    ],
+)
+def test_tpe_learns_from_a_trial_that_was_stopped_early_and_not_from_one_without_a_result(
+    state: TrialState, counts: bool
+) -> None:
+    search, without = tpe_search(), tpe_search()
+    with_ended(search, 12)
+    with_ended(without, 12)
+    for number in range(12, 18):
+        draw = search.ask(number)
+        search.tell(trial_of(number, draw.params, draw.state, state=state, objective=None))
+    assert (search.ask(18).params != without.ask(18).params) == counts
+
+
+def test_asking_and_telling_copy_none_of_the_trials_before(open_search: Callable[..., OptunaSearch]) -> None:
+    """What the study hands out as a rule are deep copies of all its trials: at some thousands they cost the time of a
+    trial."""
+
+    class Counted(str):
+        copies = 0
+
+        def __deepcopy__(self, memo: object) -> Counted:
+            Counted.copies += 1
+            return self
+
+    drawn = [(number, open_search().ask(number)) for number in range(12)]
+    search = open_search([trial_of(number, draw.params, {"mark": Counted("x")}) for number, draw in drawn])
+    Counted.copies = 0  # building may copy
+    draw = search.ask(12)
+    trial = trial_of(12, draw.params, draw.state)
+    search.tell(trial)
+    search.tell(trial)
+    assert Counted.copies == 0
 
 
 def test_telling_a_trial_twice_changes_nothing(open_search: Callable[..., OptunaSearch]) -> None:

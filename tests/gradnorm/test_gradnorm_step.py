@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo
 from trainables.balancers.gradnorm import SMALLEST_WEIGHT, GradNorm, adam_step, guarded, relative_rates, weight_gradient
-from trainables.balancers.initial_loss import InitialLoss, InitialLossError, check_initial_losses
+from trainables.balancers.initial_loss import InitialLoss, InitialLossError, NegativeLossError, check_initial_losses
 
 CPU = torch.device("cpu")
 FIRST_BATCH = InitialLoss(given=[None, None])
@@ -172,6 +172,33 @@ def test_a_given_initial_loss_must_be_positive_and_finite(value):
 def test_a_measured_initial_loss_that_is_not_positive_is_refused_by_the_name_of_its_task(value):
     with pytest.raises(InitialLossError, match=r"'clicks'.*deviance"):
         check_initial_losses({INITIAL_LOSSES: tensor(1.0, value)}, ["views", "clicks"])
+
+
+@pytest.mark.parametrize("afterwards", [0.4, math.nan])
+def test_a_loss_that_was_negative_once_is_refused_by_the_name_of_its_task_whatever_came_after(afterwards):
+    balancer = GradNorm(alpha=0.5, weight_lr=0.1, initial_loss=FIRST_BATCH)
+    state = start(balancer)
+    for clicks in (1.0, 0.5, -0.25, afterwards):
+        _, state = weigh(balancer, tensor(2, clicks), tensor(3, 1), state)
+    with pytest.raises(NegativeLossError, match=r"'clicks'.* fell to -0\.25.*deviance"):
+        balancer.check(state, ["views", "clicks"])
+
+
+def test_a_given_initial_loss_does_not_excuse_a_negative_one():
+    balancer = GradNorm(alpha=0.5, weight_lr=0.1, initial_loss=InitialLoss(given=[1.0, 1.0]))
+    _, state = weigh(balancer, tensor(2, -0.5), tensor(3, 1), start(balancer))
+    with pytest.raises(NegativeLossError, match="'clicks'"):
+        balancer.check(state, ["views", "clicks"])
+
+
+@pytest.mark.parametrize("losses", [[1.0, 0.0], [1.0, 0.0, 0.5], [1.0, -0.0], [1.0, math.nan], [1.0, -math.inf]])
+def test_a_loss_of_exactly_zero_passes_and_one_that_is_not_finite_is_told_elsewhere(losses):
+    balancer = GradNorm(alpha=0.5, weight_lr=0.1, initial_loss=FIRST_BATCH)
+    state = start(balancer)
+    balancer.check({**state, INITIAL_LOSSES: tensor(1, 1)}, ["views", "clicks"])  # before any step too
+    for clicks in losses:
+        _, state = weigh(balancer, tensor(2, clicks), tensor(3, 1), state)
+    balancer.check(state, ["views", "clicks"])
 
 
 def test_tasks_whose_losses_are_all_zero_are_level():

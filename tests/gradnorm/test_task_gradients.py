@@ -100,17 +100,120 @@ def test_alpha_and_weight_lr_reach_the_network_only_through_the_next_steps_weigh
     assert all(torch.equal(one.model[name], two.model[name]) for name in one.model)
 
 
-def test_a_parameter_that_two_heads_share_gets_both_parts(problem):
+WIDTH = 6
+
+
+class Bent(nn.Module):
+    """A layer and tanh. ``hidden_layer`` is used without being listed among the module's parameters."""
+
+    def __init__(self, layer=None, hidden_layer=None):
+        super().__init__()
+        self.layer = layer
+        self.hidden = [hidden_layer]
+
+    def forward(self, inputs):
+        for layer in (self.layer, *self.hidden):
+            inputs = inputs if layer is None else torch.tanh(layer(inputs))
+        return inputs
+
+
+def sharing_model(where):
+    """Three heads over a trunk and a shared layer, with the one layer ``a`` used in several places."""
+    a, own = nn.Linear(WIDTH, WIDTH), lambda: nn.Linear(WIDTH, WIDTH)
+    trunk, shared_layer, bodies = Bent(own()), own(), [Bent(own()) for _ in range(3)]
+    if where in ("layer and heads", "everywhere"):
+        shared_layer, bodies[0], bodies[2] = a, Bent(a), Bent(own(), a)
+    if where in ("trunk and heads", "everywhere"):
+        trunk, bodies[0], bodies[1] = Bent(a), Bent(a), Bent(own(), a)
+    if where == "trunk and layer":
+        trunk, shared_layer = nn.Sequential(Bent(a), Bent(own())), a
+    if where == "trunk and layer, unlisted":
+        trunk, shared_layer = nn.Sequential(Bent(None, a), Bent(own())), a
+    if where == "heads":
+        bodies[0], bodies[1], bodies[2] = Bent(a), Bent(a), Bent(own(), a)
+    if where == "skip":
+        trunk = Remembering(own())
+        bodies[0], bodies[2] = Skip(trunk, own()), Skip(trunk, own())
+    if where == "a head that uses nothing of the rest":
+        trunk, shared_layer = Bent(a), a
+        bodies[1] = nn.Sequential(Constant(), Bent(own()))
+    heads = {f"task_{i}": nn.Sequential(body, nn.Linear(WIDTH, 1), nn.Flatten(0)) for i, body in enumerate(bodies)}
+    return MultiTaskModel(trunk=trunk, shared_layer=shared_layer, heads=heads)
+
+
+class Remembering(Bent):
+    def forward(self, inputs):
+        self.remembered = super().forward(inputs)
+        return self.remembered
+
+
+class Skip(Bent):
+    """Adds what the trunk has put out, past the shared layer."""
+
+    def __init__(self, trunk, layer):
+        super().__init__(layer)
+        self.trunk = [trunk]
+
+    def forward(self, inputs):
+        return super().forward(inputs) + self.trunk[0].remembered
+
+
+class Constant(nn.Module):
+    def forward(self, inputs):
+        return torch.ones_like(inputs)
+
+
+SHARINGS = [
+    "layer and heads",
+    "trunk and heads",
+    "trunk and layer",
+    "trunk and layer, unlisted",
+    "heads",
+    "everywhere",
+    "skip",
+    "a head that uses nothing of the rest",
+]
+
+
+@pytest.mark.parametrize("where", SHARINGS)
+def test_a_layer_that_is_used_in_several_places_gets_every_part_once(problem, where):
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
-    heads = {task.name: head for task in problem.tasks}
-    model = MultiTaskModel(trunk=nn.Linear(5, 8), shared_layer=nn.Linear(8, 6), heads=heads).double()
+    model = sharing_model(where).double()
     twin = copy.deepcopy(model)
-    split = problem.train
-    differentiator(model, problem.tasks).task_gradients(split.inputs, split.targets).backward(WEIGHTS)
-    differentiator(twin, problem.tasks).plain_losses(split.inputs, split.targets).backward(WEIGHTS)
+    inputs = [torch.randn(len(problem.train), WIDTH, dtype=torch.float64)]
+    found = differentiator(model, problem.tasks).task_gradients(inputs, problem.train.targets)
+    plain = differentiator(twin, problem.tasks).plain_losses(inputs, problem.train.targets)
+
+    shared = list(twin.shared_layer.parameters())
+    rows = []
+    for loss in plain.attached_losses_T:
+        parts = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+        rows.append(torch.cat([(0 * p if g is None else g).flatten() for g, p in zip(parts, shared, strict=True)]))
+    expected_TD = torch.stack(rows)
+    torch.testing.assert_close(found.norms_T, expected_TD.norm(dim=1), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.gramian_TT, expected_TD @ expected_TD.T, rtol=1e-12, atol=1e-14)
+
+    found.backward(WEIGHTS)
+    plain.backward(WEIGHTS)
     for name, gradient in gradients_of(model).items():
         torch.testing.assert_close(gradient, gradients_of(twin)[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("where", SHARINGS)
+def test_a_second_step_of_a_network_that_shares_layers_is_as_right_as_the_first(problem, where):
+    torch.manual_seed(0)
+    model = sharing_model(where).double()
+    twin = copy.deepcopy(model)
+    inputs = [torch.randn(len(problem.train), WIDTH, dtype=torch.float64)]
+    for network, method in ((model, "task_gradients"), (twin, "plain_losses")):
+        step = getattr(differentiator(network, problem.tasks), method)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            step(inputs, problem.train.targets).backward(WEIGHTS)
+            optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-11, atol=1e-13)
 
 
 def test_a_trunk_without_parameters_and_a_frozen_one_are_trained_around(problem):

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, Needs, State, ones
-from trainables.balancers.initial_loss import InitialLoss, check_initial_losses
+from trainables.balancers.initial_loss import (
+    LOWEST_LOSSES,
+    InitialLoss,
+    check_initial_losses,
+    check_lowest_losses,
+    lowest_losses,
+)
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
 
@@ -85,6 +91,7 @@ class GradNorm(Balancer):
             ADAM_MEAN: torch.zeros_like(weights_T),
             ADAM_SQUARE: torch.zeros_like(weights_T),
             ADAM_STEPS: torch.zeros((), device=device, dtype=torch.float64),
+            LOWEST_LOSSES: torch.full_like(weights_T, torch.inf),
             **self.initial_loss.initial_state(device=device, dtype=dtype),
         }
 
@@ -98,10 +105,11 @@ class GradNorm(Balancer):
         rates_T = relative_rates(losses_T, initial[INITIAL_LOSSES])
         gradient_T = weight_gradient(gradients.norms_T, weights_T, rates_T, self.alpha)
         moved_T, adam = adam_step(weights_T, gradient_T, state, self.weight_lr)
-        return weights_T, {WEIGHTS: guarded(moved_T), **adam, **initial}
+        return weights_T, {WEIGHTS: guarded(moved_T), **adam, **initial, **lowest_losses(losses_T, state)}
 
     def check(self, state: State, task_names: Sequence[str]) -> None:
         check_initial_losses(state, task_names)
+        check_lowest_losses(state, task_names)
 
 
 def adam_step(

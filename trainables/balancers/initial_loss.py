@@ -1,4 +1,4 @@
-"""L_i(0), the loss that a task's progress is measured against.
+"""L_i(t)/L_i(0), how far a task has come: where L_i(0) comes from, and the losses for which the ratio says nothing.
 
 Shapes: T tasks.
 """
@@ -19,10 +19,21 @@ from trainables.settings import TrainingSettings
 
 BATCHES_SEEN = "initial_loss_batches_seen"
 BATCHES_NEEDED = "initial_loss_batches_needed_T"  # 0 for a task whose L(0) is given
+LOWEST_LOSSES = "lowest_losses_T"  # of all steps so far; infinity before the first
+
+_WAY_OUT = "shift the loss by a constant, or use the deviance in place of a log-likelihood without its constant"
 
 
-class InitialLossError(ValueError):
-    """A task's initial loss is not positive, so its progress cannot be told as a ratio."""
+class LossRatioError(ValueError):
+    """L(t)/L(0) says nothing of a task's progress, because of the sign of its loss."""
+
+
+class InitialLossError(LossRatioError):
+    """A task's initial loss is not positive."""
+
+
+class NegativeLossError(LossRatioError):
+    """A task's loss has been below zero."""
 
 
 class InitialLossSource(StrEnum):
@@ -84,6 +95,12 @@ class InitialLoss:
         }
 
 
+def lowest_losses(losses_T: Tensor, state: State) -> dict[str, Tensor]:
+    """The lowest loss of each task, this step's included. Kept on the device, so that no step has to look at it."""
+    # fmin passes over NaN: a negative loss soon makes NaN of everything, and must still be found as the cause.
+    return {LOWEST_LOSSES: torch.fmin(state[LOWEST_LOSSES], losses_T)}
+
+
 def check_initial_losses(state: State, task_names: Sequence[str]) -> None:
     """Refuse an initial loss that is not positive.
 
@@ -94,5 +111,19 @@ def check_initial_losses(state: State, task_names: Sequence[str]) -> None:
         if value <= 0 and math.isfinite(value):
             raise InitialLossError(
                 f"task {name!r}: the initial loss L(0) is {value:g}, but L(t)/L(0) needs a loss that is always > 0; "
-                f"shift the loss by a constant, or use the deviance in place of a log-likelihood without its constant"
+                f"{_WAY_OUT}"
+            )
+
+
+def check_lowest_losses(state: State, task_names: Sequence[str]) -> None:
+    """Refuse a loss that has been negative at any step. Exactly 0 is a task that is learnt.
+
+    Raises:
+        NegativeLossError: names the first such task. One that is not finite passes, as above.
+    """
+    for name, value in zip(task_names, state[LOWEST_LOSSES].tolist(), strict=True):
+        if value < 0 and math.isfinite(value):
+            raise NegativeLossError(
+                f"task {name!r}: the loss fell to {value:g}, but L(t)/L(0) needs a loss that never falls below 0; "
+                f"{_WAY_OUT}, or take a balancer that does not follow L(t)/L(0)"
             )

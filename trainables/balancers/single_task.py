@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from trainables.balancers.equal import Equal
 from trainables.protocol import MultiTaskModel, Problem, SeparateModels
+from trainables.seeding import capture_rng, restore_rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ class SingleTask(Equal):
 
     def build_model(self, problem: Problem) -> SeparateModels:
         """Every network starts from the same draw: as the shared network of that seed does."""
-        start = torch.get_rng_state()
+        start = capture_rng()
         models = {}
         for task in problem.tasks:
-            torch.set_rng_state(start)
+            restore_rng(start)
             models[task.name] = _only_head(problem.build_model(), task.name)
         return SeparateModels(models)
 

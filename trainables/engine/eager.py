@@ -12,6 +12,16 @@ from trainables.engine.lane import LaneTraining
 from trainables.engine.watch import NonFiniteError
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
 
+_OUT_OF_MEMORY = (  # in lower case
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+
 
 def train_eagerly(problem: Problem, lanes: Sequence[Lane], report: Reporter, *, device: torch.device) -> None:
     """Train each lane in turn. What goes wrong in one ends that one; what ``report`` raises ends them all."""
@@ -54,9 +64,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator and a GPU's libraries raise a plain RuntimeError, so their text is all there is to go by.
-    texts = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    # The CPU allocator, the CUDA driver and a GPU's libraries raise a RuntimeError, the operating system an OSError:
+    # their text is all there is to go by.
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def _first_step(lane: Lane) -> int:

@@ -72,7 +72,8 @@ class LaneTraining:
 
         Raises:
             NonFiniteError: a loss, gradient norm or metric is not finite.
-            InitialLossError: a task's initial loss is not positive.
+            LossRatioError: a task's initial loss is not positive, or its loss fell below zero, and the balancer needs
+                L(t)/L(0).
         """
         settings = self._settings
         target = settings.next_report(self.step)
@@ -165,14 +166,12 @@ class LaneTraining:
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "balancer_state": self._state,
-            "progress": {
-                "first_losses_T": self._first_losses_T,
-                "loss_sums_T": self._loss_sums_T,
-                "steps_summed": torch.tensor(self._steps_summed),
-            },
+            "progress": {"first_losses_T": self._first_losses_T},
             "rng": {
                 "torch_cpu": rng.cpu,
                 "torch_cuda": rng.cuda,
+                "python": rng.python,
+                "numpy": rng.numpy,
                 "data_epoch": position.epoch_rng,
                 "data_batches_taken": position.batches_taken,
                 "balancer": self._generator.get_state(),
@@ -197,10 +196,8 @@ class LaneTraining:
             group["lr"], group["weight_decay"] = self._settings.lr, self._settings.weight_decay
         self._state = {name: tensor.to(device, copy=True) for name, tensor in checkpoint.balancer_state.items()}
         self._first_losses_T = checkpoint.progress["first_losses_T"].to(device, copy=True)
-        self._loss_sums_T = checkpoint.progress["loss_sums_T"].to(device, copy=True)
-        self._steps_summed = int(checkpoint.progress["steps_summed"])
         self.step = checkpoint.step
         rng = checkpoint.rng
-        restore_rng(RngState(cpu=rng["torch_cpu"], cuda=rng["torch_cuda"]))
+        restore_rng(RngState(cpu=rng["torch_cpu"], cuda=rng["torch_cuda"], python=rng["python"], numpy=rng["numpy"]))
         self._generator.set_state(rng["balancer"])
         return BatchPosition(epoch_rng=rng["data_epoch"], batches_taken=rng["data_batches_taken"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import SweepState, TrialState
+from sweep_service.domain.states import SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.services.results import best_baseline, best_trial, summarise
 
@@ -249,15 +249,78 @@ def test_a_tie_is_called_equivalent_with_its_margin(originals: list[Trial]):
     assert "±0.01" in verdict["summary"]
 
 
-def test_a_repeat_that_failed_takes_its_seed_out_of_the_pairs_and_the_sentence_says_so(originals: list[Trial]):
+def ended(trial: Trial, ending: TrialEnding) -> Trial:
+    """With metrics that must not be read: they are not of its last step."""
+    return replace(trial, state=ending.state, ending=ending, metrics={"test/normalized_loss": 0.0})
+
+
+@pytest.mark.parametrize(
+    "ending", [TrialEnding.OUT_OF_MEMORY, TrialEnding.ERROR, TrialEnding.WORKER_LOST, TrialEnding.CANCELLED]
+)
+def test_a_repeat_that_was_not_measured_takes_its_seed_out_of_the_pairs_and_the_sentence_says_so(
+    originals: list[Trial], ending: TrialEnding
+):
     best, equal, _ = originals
     of_best = repeats(best, around(0.5), first=3)
-    of_best[0] = replace(of_best[0], state=TrialState.INFEASIBLE, metrics={"test/normalized_loss": 0.0})
+    of_best[0] = ended(of_best[0], ending)
     trials = [*originals, *of_best, *repeats(equal, around(0.6), first=8)]
     verdict = summarise(make_sweep(), trials)["verdict"]
     assert verdict["against"][0]["num_pairs"] == 4
     assert verdict["against"][0]["mean_difference"] == pytest.approx(-0.1)
+    assert verdict["against"][0]["outcome"] == "helped"
+    assert verdict["against"][0]["num_diverged"] == {"best": 0, "baseline": 0}
     assert "4 of 5 seeds" in verdict["summary"]
+    assert "diverged" not in verdict["summary"]
+
+
+def test_a_best_trial_that_diverged_on_some_seeds_has_not_helped_and_the_summary_says_why(originals: list[Trial]):
+    best, equal, _ = originals
+    of_best = repeats(best, around(0.5), first=3, income=0.5)
+    of_best[:3] = [ended(trial, TrialEnding.NON_FINITE) for trial in of_best[:3]]
+    trials = [*originals, *of_best, *repeats(equal, around(0.6), first=8, income=0.5)]
+    verdict = summarise(make_sweep(), trials)["verdict"]
+    against = verdict["against"][0]
+    assert (against["outcome"], against["num_pairs"]) == ("inconclusive", 2)
+    assert against["mean_difference"] == pytest.approx(-0.1)
+    assert against["num_diverged"] == {"best": 3, "baseline": 0}
+    assert against["reason"] == "GradNorm diverged on 3 of 5 seeds, so that the other seeds do not decide"
+    assert against["tasks"]["income"]["outcome"] == "inconclusive"
+    assert verdict["summary"].startswith("GradNorm against equal is inconclusive")
+    assert against["reason"] in verdict["summary"]
+
+
+def test_a_baseline_that_diverged_on_some_seeds_leaves_the_gain_and_the_summary_says_so(originals: list[Trial]):
+    best, equal, _ = originals
+    of_equal = repeats(equal, around(0.6), first=8)
+    of_equal[4] = ended(of_equal[4], TrialEnding.NON_FINITE)
+    verdict = summarise(make_sweep(), [*originals, *repeats(best, around(0.5), first=3), *of_equal])["verdict"]
+    assert verdict["against"][0]["outcome"] == "helped"
+    assert verdict["against"][0]["num_diverged"] == {"best": 0, "baseline": 1}
+    assert "; equal diverged on 1 of 5 seeds." in verdict["summary"]
+
+
+def test_a_loss_too_large_to_compute_with_is_divergence_too(originals: list[Trial]):
+    best, equal, _ = originals
+    of_best = repeats(best, around(0.5) | {SEEDS[2]: 1e120}, first=3)
+    verdict = summarise(make_sweep(), [*originals, *of_best, *repeats(equal, around(0.6), first=8)])["verdict"]
+    assert verdict["against"][0]["outcome"] == "inconclusive"
+    assert "GradNorm diverged on 1 of 5 seeds" in verdict["summary"]
+
+
+def test_a_baselines_diverged_loss_does_not_stretch_the_margin_of_a_task(originals: list[Trial]):
+    best, equal, _ = originals
+    of_equal = repeats(equal, dict(zip(SEEDS, (1e120, 1e120, 1e120, 0.5, 0.5), strict=True)), first=8, weeks=1000.0)
+    trials = [*originals, *repeats(best, around(0.5), first=3, weeks=1000.0), *of_equal]
+    task = summarise(make_sweep(), trials)["verdict"]["against"][0]["tasks"]["weeks"]
+    assert task["margin"] == pytest.approx(0.01 * 500.0)
+
+
+def test_a_best_trial_that_diverged_on_every_seed_is_told_as_that(originals: list[Trial]):
+    best, equal, _ = originals
+    of_best = [ended(trial, TrialEnding.NON_FINITE) for trial in repeats(best, around(0.5), first=3)]
+    verdict = summarise(make_sweep(), [*originals, *of_best, *repeats(equal, around(0.6), first=8)])["verdict"]
+    assert verdict["summary"].startswith("GradNorm against equal is inconclusive: GradNorm diverged on 5 of 5 seeds;")
+    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
 
 
 def test_a_baseline_without_repeats_is_inconclusive_with_the_reason(originals: list[Trial]):
@@ -266,7 +329,7 @@ def test_a_baseline_without_repeats_is_inconclusive_with_the_reason(originals: l
     verdict = summarise(make_sweep(), trials)["verdict"]
     alone = verdict["against"][1]
     assert (alone["outcome"], alone["interval"], alone["num_pairs"]) == ("inconclusive", None, 0)
-    assert "0 of the baseline's have a result" in alone["reason"]
+    assert "0 of the baseline's have one" in alone["reason"]
     assert f"GradNorm against single_task is inconclusive: {alone['reason']}." in verdict["summary"]
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweep_service.domain.verdict import Comparison, Contrast, Outcome, compare, holm
+from sweep_service.domain.verdict import DIVERGED, Comparison, Contrast, Outcome, compare, holm
 
 LOSS = 1.0
 
@@ -113,7 +114,7 @@ def test_only_seeds_that_both_sides_have_are_paired():
     assert comparison.mean_difference == pytest.approx(-0.5)
 
 
-def test_a_number_that_is_not_finite_takes_its_pair_away_and_nothing_else():
+def test_a_number_that_is_not_finite_takes_its_pair_away_from_the_mean():
     best = {1: 0.5, 2: 0.5, 3: math.nan, 4: 0.5, 5: 0.5}
     other = {1: 1.0, 2: 1.1, 3: 1.0, 4: math.inf, 5: 0.9}
     comparison = compare([Contrast(baseline="equal", best=best, other=other, margin=0.01)])[0]
@@ -125,7 +126,77 @@ def test_a_loss_so_large_that_its_square_overflows_counts_as_diverged():
     best = {1: 1e200, 2: 0.5, 3: 0.5, 4: 0.5}
     other = {1: 1.0, 2: 1.1, 3: 1.0, 4: 0.9}
     comparison = compare([Contrast(baseline="equal", best=best, other=other, margin=0.01)])[0]
-    assert (comparison.num_pairs, comparison.outcome) == (3, Outcome.HELPED)
+    assert (comparison.num_pairs, comparison.num_best_diverged) == (3, 1)
+    assert comparison.outcome is Outcome.INCONCLUSIVE
+
+
+BETTER, WORSE, SAME = (0.50, 0.51, 0.49, 0.50), (1.50, 1.51, 1.49, 1.50), (1.0, 1.0, 1.0, 1.0)
+
+
+def judge_sides(best: Sequence[float | None], other: Sequence[float | None]) -> Comparison:
+    """None: not measured on that seed."""
+    sides = [{seed: v for seed, v in enumerate(side) if v is not None} for side in (best, other)]
+    contrast = Contrast(baseline="equal", best=sides[0], other=sides[1], margin=0.01, best_name="GradNorm")
+    return compare([contrast])[0]
+
+
+@pytest.mark.parametrize("diverged", [math.nan, math.inf, -math.inf, 1e100, DIVERGED])
+@pytest.mark.parametrize(
+    ("best", "outcome"), [(BETTER, Outcome.INCONCLUSIVE), (SAME, Outcome.INCONCLUSIVE), (WORSE, Outcome.HURT)]
+)
+def test_what_diverged_where_the_baseline_did_not_neither_helped_nor_is_equivalent_and_may_have_hurt(
+    best: tuple[float, ...], outcome: Outcome, diverged: float
+):
+    comparison = judge_sides([*best, diverged], [*SAME, 1.0])
+    assert comparison.outcome is outcome
+    assert (comparison.num_pairs, comparison.num_best_diverged, comparison.num_other_diverged) == (4, 1, 0)
+    assert comparison.reason is not None
+    assert comparison.reason.startswith("GradNorm diverged on 1 of 5 seeds")
+    assert comparison.reason.endswith("so that the other seeds do not decide") == (outcome is Outcome.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("diverged", [math.nan, math.inf, -math.inf, 1e100, DIVERGED])
+@pytest.mark.parametrize(
+    ("best", "outcome"), [(BETTER, Outcome.HELPED), (SAME, Outcome.INCONCLUSIVE), (WORSE, Outcome.INCONCLUSIVE)]
+)
+def test_a_baseline_that_diverged_where_the_best_did_not_cannot_have_won(
+    best: tuple[float, ...], outcome: Outcome, diverged: float
+):
+    comparison = judge_sides([*best, 1.0], [*SAME, diverged])
+    assert comparison.outcome is outcome
+    assert (comparison.num_pairs, comparison.num_best_diverged, comparison.num_other_diverged) == (4, 0, 1)
+    assert comparison.reason is not None
+    assert comparison.reason.startswith("equal diverged on 1 of 5 seeds")
+
+
+@pytest.mark.parametrize("lost", [(None, 1.0), (0.5, None), (None, None)])
+def test_a_seed_that_was_not_measured_only_takes_its_pair_away(lost: tuple[float | None, float | None]):
+    comparison = judge_sides([*BETTER, lost[0]], [*SAME, lost[1]])
+    assert (comparison.outcome, comparison.num_pairs, comparison.reason) == (Outcome.HELPED, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("best", "outcome"), [(BETTER, Outcome.HELPED), (SAME, Outcome.EQUIVALENT), (WORSE, Outcome.HURT)]
+)
+def test_a_seed_on_which_both_diverged_speaks_for_neither_and_is_told(best: tuple[float, ...], outcome: Outcome):
+    comparison = judge_sides([*best, math.inf], [*SAME, math.nan])
+    assert (comparison.outcome, comparison.num_pairs) == (outcome, 4)
+    assert comparison.reason == "GradNorm diverged on 1 of 5 seeds and equal diverged on 1 of 5 seeds"
+
+
+@pytest.mark.parametrize("best", [BETTER, SAME, WORSE])
+def test_sides_that_diverged_on_different_seeds_are_inconclusive_whatever_the_others_say(best: tuple[float, ...]):
+    comparison = judge_sides([*best, math.inf, 1.0], [*SAME, 1.0, math.inf])
+    assert (comparison.outcome, comparison.num_pairs) == (Outcome.INCONCLUSIVE, 4)
+
+
+def test_a_side_that_always_diverged_says_so_before_it_counts_the_pairs():
+    comparison = judge_sides([math.inf] * 5, [*SAME, 1.0])
+    assert (comparison.outcome, comparison.num_pairs, comparison.interval) == (Outcome.INCONCLUSIVE, 0, None)
+    assert comparison.reason is not None
+    first, second = comparison.reason.split("; ")
+    assert first == "GradNorm diverged on 5 of 5 seeds"
+    assert "0 of the best trial's repeats and 5 of the baseline's" in second
 
 
 def test_equal_differences_have_an_interval_without_width_and_are_certain():
@@ -183,7 +254,9 @@ def test_whatever_was_measured_every_number_of_a_verdict_is_finite_and_fits_its_
     )
     assert [comparison.baseline for comparison in comparisons] == [str(i) for i in range(len(contrasts))]
     for comparison in comparisons:
-        assert (comparison.reason is None) == (comparison.interval is not None) == (comparison.num_pairs >= 2)
+        num_diverged = comparison.num_best_diverged + comparison.num_other_diverged
+        assert (comparison.interval is not None) == (comparison.num_pairs >= 2)
+        assert (comparison.reason is None) == (comparison.interval is not None and num_diverged == 0)
         assert (comparison.p_value is None) == (comparison.p_value_holm is None) == (comparison.interval is None)
         if comparison.interval is None or comparison.p_value is None or comparison.p_value_holm is None:
             assert comparison.outcome is Outcome.INCONCLUSIVE
@@ -194,7 +267,8 @@ def test_whatever_was_measured_every_number_of_a_verdict_is_finite_and_fits_its_
         assert low <= comparison.mean_difference <= high
         assert 0 <= comparison.p_value <= comparison.p_value_holm <= 1
         inside = -comparison.margin < low and high < comparison.margin
-        assert (comparison.outcome is Outcome.EQUIVALENT) == inside
+        assert inside or comparison.outcome is not Outcome.EQUIVALENT
+        assert comparison.outcome is Outcome.EQUIVALENT or not inside or num_diverged
         assert high < 0 or comparison.outcome is not Outcome.HELPED
         assert low > 0 or comparison.outcome is not Outcome.HURT
 
@@ -206,6 +280,7 @@ def test_exchanging_the_sides_turns_helped_into_hurt(best, other):
     two = compare([Contrast(baseline="equal", best=other, other=best, margin=0.1)])[0]
     assert two.outcome is mirrored.get(one.outcome, one.outcome)
     assert two.num_pairs == one.num_pairs
+    assert (two.num_best_diverged, two.num_other_diverged) == (one.num_other_diverged, one.num_best_diverged)
 
 
 def test_reading_verdicts_does_not_import_scipy():

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from trainables.batches import Batches
+from trainables.balancers.single_task import SingleTask
+from trainables.batches import Batches, moved_without_waiting
 from trainables.checkpoint import Checkpoint, CheckpointError
 from trainables.export import export_model
 from trainables.protocol import Lane, LaneEnding
-from trainables.seeding import new_generator
+from trainables.seeding import RngState, capture_rng, new_generator, restore_rng
 from trainables.testing import tiny_problem
 from trainables.training import train
 
@@ -66,6 +72,103 @@ def test_a_lane_resumed_at_any_report_continues_bit_identically(balancer, extra,
         for mine, theirs in zip(rest, whole[index + 1 :], strict=True):
             assert mine.metrics == theirs.metrics
             assert_same(vars(mine.checkpoint), vars(theirs.checkpoint))
+
+
+class Noisy(nn.Module):
+    """Noise from a global generator on what goes in, an odd number of draws at a time: of two normal numbers that are
+    made at once the second waits in the generator for the next call."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, inputs_BF):
+        if not self.training:
+            return inputs_BF
+        noise_F = torch.tensor([float(self.draw()) for _ in range(inputs_BF.shape[1])], dtype=inputs_BF.dtype)
+        return inputs_BF + 0.1 * noise_F
+
+
+DRAWS = {
+    "numpy_normal": np.random.normal,
+    "numpy_uniform": np.random.random,
+    "python_random": random.random,
+    "python_gauss": lambda: random.gauss(0, 1),
+}
+
+
+def noisy_problem(draw):
+    problem = tiny_problem(num_tasks=3)
+    assert problem.train.inputs[0].shape[1] % 2 == 1
+    build = problem.model
+
+    def model():
+        built = build()
+        built.trunk = nn.Sequential(Noisy(draw), built.trunk)
+        return built
+
+    return replace(problem, model=model)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_model_that_draws_from_numpy_or_python_resumes_bit_identically_at_any_step(name, tmp_path):
+    problem = noisy_problem(DRAWS[name])
+    every_step = {"report_every": 1, "checkpoint_every": 1, "steps": 9}
+    whole = run("gradnorm", problem=problem, **every_step)
+    assert len(whole) == 9
+    for index, report in enumerate(whole[:-1]):
+        report.checkpoint.save(tmp_path / f"{index}.pt")
+        np.random.seed(index)  # whatever the process did before must not matter
+        random.seed(index)
+        rest = run("gradnorm", Checkpoint.load(tmp_path / f"{index}.pt"), problem, **every_step)
+        for mine, theirs in zip(rest, whole[index + 1 :], strict=True):
+            assert mine.metrics == theirs.metrics
+            assert_same(vars(mine.checkpoint), vars(theirs.checkpoint))
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_seed_fixes_what_a_model_draws_from_numpy_or_python(name):
+    problem = noisy_problem(DRAWS[name])
+    metrics = []
+    for before, seed in ((1, 11), (2, 11), (2, 12)):
+        np.random.seed(before)
+        random.seed(before)
+        metrics.append(run("equal", problem=problem, seed=seed)[-1].metrics)
+    assert metrics[0] == metrics[1] != metrics[2]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_single_task_networks_start_alike_whatever_their_initial_weights_are_drawn_from(name):
+    problem = tiny_problem(num_tasks=3)
+    build = problem.model
+
+    def model():
+        built = build()
+        built.shared_layer.bias.data = torch.tensor([float(DRAWS[name]()) for _ in built.shared_layer.bias])
+        return built
+
+    networks = SingleTask().build_model(replace(problem, model=model)).models
+    first, *others = [network.shared_layer.bias for network in networks.values()]
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64, np.random.Philox, np.random.SFC64])
+def test_whatever_generator_numpy_draws_from_is_kept_in_a_file(kind, tmp_path):
+    def drawn():
+        return [np.random.normal(), *np.random.random(3), np.random.randint(1000)]
+
+    checkpoint = run("equal")[0].checkpoint
+    own = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(kind(3))
+        np.random.normal()
+        state = capture_rng()
+        first = drawn()
+        replace(checkpoint, rng=vars(state)).save(tmp_path / "file.pt")
+        restore_rng(RngState(**Checkpoint.load(tmp_path / "file.pt").rng))
+        assert drawn() == first
+    finally:
+        np.random.set_bit_generator(own)
 
 
 def test_a_checkpoint_is_not_touched_by_the_training_that_goes_on_from_it():
@@ -136,6 +239,12 @@ def test_a_damaged_file_is_a_checkpoint_error(tmp_path, damage):
         Checkpoint.load(path)
 
 
+def test_a_file_of_another_format_is_told_as_that_whatever_is_in_it(tmp_path):
+    torch.save({"format_version": 1, "step": 3}, tmp_path / "file.pt")
+    with pytest.raises(CheckpointError, match=r"has format 1"):
+        Checkpoint.load(tmp_path / "file.pt")
+
+
 def test_a_file_that_is_not_there_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         Checkpoint.load(tmp_path / "none.pt")
@@ -172,6 +281,37 @@ def test_an_epoch_shows_no_row_twice_and_drops_only_what_fills_no_batch(rows, si
         seen = torch.cat([batches.take()[0][0] for _ in range(per_epoch)]).tolist()
         assert len(seen) == per_epoch * min(size, rows)
         assert len(set(seen)) == len(seen)
+
+
+class RecordedTensor(torch.Tensor):
+    """Remembers what is asked of it; does nothing that needs a GPU."""
+
+    asked: list
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        args[0].asked.append((func.__name__, kwargs or {}))
+        return args[0]
+
+
+@pytest.mark.parametrize(("device", "steps_before"), [("cuda", [("pin_memory", {})]), ("cpu", [])])
+def test_an_order_goes_to_a_gpu_from_pinned_memory_so_that_nothing_waits(device, steps_before):
+    order = torch.arange(3).as_subclass(RecordedTensor)
+    order.asked = []
+    moved_without_waiting(order, torch.device(device))
+    assert order.asked == [*steps_before, ("to", {"non_blocking": True})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_new_epoch_does_not_wait_for_the_gpu():
+    split = tiny_problem().train.to(device=torch.device("cuda"), dtype=torch.float32)
+    batches = Batches(split, batch_size=13, generator=new_generator(0, 0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            batches.take()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_batches_go_on_from_any_position():

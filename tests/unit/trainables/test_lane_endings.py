@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -113,7 +117,31 @@ def test_a_real_allocation_that_fails_counts_as_memory_running_out():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "unable to mmap 1024 bytes from file: Cannot allocate memory (12)",
+    ],
+)
+def test_the_words_for_memory_running_out_are_known_whatever_their_case(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(RuntimeError(text.upper()))
+    assert not is_out_of_memory(ValueError(text))
+
+
+def test_the_operating_systems_word_for_it_counts_and_other_errors_do_not():
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 @pytest.mark.parametrize("balancer", ["gradnorm", "inverse_initial_loss"])
@@ -128,6 +156,29 @@ def test_a_balancer_without_initial_losses_trains_on_a_loss_that_starts_at_zero(
     reports = run(tiny_problem(fault="zero_initial_loss"), lane(balancer="equal"))
     assert reports[-1].ending is LaneEnding.COMPLETED
     assert not any(key.startswith("relative_rate/task_1") for key in reports[-1].metrics)
+
+
+def sinking_problem(falls_to):
+    """task_2's loss starts well above zero, and approaches that where it is learnt."""
+    problem = tiny_problem(num_tasks=3)
+    *others, last = problem.tasks
+    return replace(problem, tasks=[*others, replace(last, loss=lambda out, target: last.loss(out, target) + falls_to)])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_gradnorm_refuses_a_loss_that_falls_below_zero_at_the_first_report_after_it(alpha):
+    reports = run(sinking_problem(-2.0), lane(alpha=alpha, lr=0.05, steps=60, report_every=5))
+    assert len(reports) > 1
+    assert reports[-1].ending is LaneEnding.ERROR
+    assert "NegativeLossError: task 'task_2'" in reports[-1].message
+    assert all(one.metrics["train/loss/task_2"] > 0 for one in reports[:-1])
+
+
+@pytest.mark.parametrize("balancer", ["equal", "inverse_initial_loss", "single_task"])
+def test_a_balancer_that_does_not_follow_the_losses_trains_on_one_that_falls_below_zero(balancer):
+    reports = run(sinking_problem(-2.0), lane(balancer=balancer, lr=0.05, steps=60, report_every=1))
+    assert reports[-1].ending is LaneEnding.COMPLETED
+    assert min(one.metrics["train/loss/task_2"] for one in reports) < 0
 
 
 def test_a_lane_that_fails_leaves_the_next_one_as_if_it_were_alone():

@@ -9,6 +9,7 @@ import torch
 
 from trainables.catalog import TaskKind
 from trainables.evaluation import constant_losses, constant_output, evaluate
+from trainables.export import export_model
 from trainables.protocol import Lane, Split, Task
 from trainables.settings import TrainingSettings
 from trainables.testing import tiny_problem
@@ -44,6 +45,28 @@ def test_the_test_split_is_measured_at_the_end_and_only_when_asked_for():
     reports = run(evaluate_test=True, report_every=5)
     assert not any(key.startswith("test/") for key in reports[0].metrics)
     assert {key for key in reports[-1].metrics if key.startswith("test/")} == expected_keys("test")
+
+
+@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+def test_what_is_measured_on_a_split_is_what_the_trained_model_does_there_in_that_splits_unit(balancer):
+    problem = tiny_problem()
+    last = run(problem, balancer=balancer, evaluate_test=True, dtype="float64")[-1]
+    double = problem.to(device=torch.device("cpu"), dtype=torch.float64)
+    model = export_model(last.checkpoint, problem)
+    for name, split in (("val", double.validation), ("test", double.test)):
+        outputs = model(*split.inputs)
+        expected, shares = {}, []
+        for task in problem.tasks:
+            target = split.targets[task.name]
+            loss = task.loss(outputs[task.name], target).item()
+            row = constant_output(task, double.train.targets[task.name])
+            shares.append(loss / task.loss(row.expand(len(target)), target).item())
+            expected[f"{name}/loss/{task.name}"] = loss
+            for metric, function in task.metrics.items():
+                expected[f"{name}/{metric}/{task.name}"] = function(outputs[task.name], target).item()
+        expected[f"{name}/normalized_loss"] = sum(shares) / len(shares)
+        found = {key: value for key, value in last.metrics.items() if key.startswith(f"{name}/")}
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(
