@@ -59,20 +59,19 @@ _TAGS = ("float", "int", "categorical")
 
 def _shape_findings(error: ValidationError, document: Mapping[str, Any]) -> Sequence[Finding]:
     findings: dict[tuple[str, str], Finding] = {}
-    items = error.errors(include_url=False, include_context=True)
+    items = error.errors(include_url=False, include_context=True, include_input=False)
+    around = {loc[:depth] for loc in (item["loc"] for item in items) for depth in range(len(loc))}
     for item in items:
-        if item["type"] == "too_short" and any(_is_inside(other["loc"], item["loc"]) for other in items):
+        if len(findings) == MAX_FINDINGS:
+            break
+        if item["type"] == "too_short" and item["loc"] in around:
             continue  # pydantic counts the right elements only; the wrong ones have findings of their own
         pointer = json_pointer(_document_path(item["loc"], document, missing=item["type"] == "missing"))
         if item["type"].startswith("union_tag"):
             pointer += "/type"
         code, detail = _explain(item, document)
         findings.setdefault((pointer, code), Finding(pointer=pointer, code=code, detail=detail))
-    return list(findings.values())[:MAX_FINDINGS]
-
-
-def _is_inside(loc: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
-    return len(loc) > len(outer) and loc[: len(outer)] == outer
+    return list(findings.values())
 
 
 def _document_path(loc: tuple[str | int, ...], document: Any, *, missing: bool) -> Iterator[str | int]:

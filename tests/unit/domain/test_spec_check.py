@@ -235,6 +235,14 @@ def test_nobody_gets_more_findings_than_can_be_read() -> None:
     assert len(found) == MAX_FINDINGS
 
 
+@pytest.mark.timeout(20)
+def test_a_document_full_of_faults_is_refused_in_the_time_that_it_takes_to_read_it() -> None:
+    """A fault that looks at all the others, 23,000 times, would take minutes."""
+    space = {f"a{index}": {"type": "categorical", "choices": []} for index in range(23_000)}
+    found = findings_of(VALID | {"space": space})
+    assert [f.pointer for f in found] == [f"/space/a{index}/choices" for index in range(MAX_FINDINGS)]
+
+
 def test_a_pointer_escapes_what_a_key_may_hold() -> None:
     assert json_pointer(["a/b", "m~n", 0]) == "/a~1b/m~0n/0"
     document = VALID | {"params": VALID["params"] | {"a/b~c": 1}}
