@@ -224,6 +224,59 @@ def test_all_faults_are_found_at_once() -> None:
     assert {f.pointer for f in findings_of(meaning)} == {"/params/x", "/space/y", "/objective/metric"}
 
 
+def test_what_the_catalogue_says_of_the_right_parts_is_told_along_with_the_wrong_shapes() -> None:
+    mixed = changed(
+        ("/nmae", "x"),
+        ("/params/lr", None),
+        ("/params/btach_size", 8),
+        ("/params/steps", 0),
+        ("/space/alhpa", {"type": "float", "low": 0, "high": 1}),
+        ("/space/weight_lr/high", "x"),
+        ("/space/lr", {"type": "float", "low": 1e-4, "high": 1e-2}),
+        ("/space/seed/choices", [1, "two"]),
+        ("/objective", {"metric": "val/auc/weeks", "direction": "min"}),
+        ("/budget/trials", "many"),
+        ("/baselines", ["equal", 5, "equal"]),
+    )
+    assert {(f.pointer, f.code) for f in findings_of(mixed)} == {
+        ("/nmae", "unknown_key"),
+        ("/params/lr", "invalid_value"),
+        ("/params/btach_size", "unknown_parameter"),
+        ("/params/steps", "invalid_value"),
+        ("/space/alhpa", "unknown_parameter"),
+        ("/space/weight_lr/high", "float_type"),
+        ("/space/lr", "fixed_and_searched"),
+        ("/space/seed/choices/1", "invalid_value"),
+        ("/objective/metric", "unknown_metric"),
+        ("/objective/direction", "literal_error"),
+        ("/budget/trials", "int_type"),
+        ("/baselines/1", "literal_error"),
+        ("/baselines", "duplicate"),
+    }
+
+
+def test_an_unknown_trainable_hides_nothing_that_can_be_judged_without_it() -> None:
+    found = findings_of(changed(("/trainable", "tyo"), ("/budget", {}), ("/baselines", [])))
+    assert [f.pointer for f in found] == ["/budget/trials", "/trainable", "/confirm"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointers"),
+    [
+        ([("/params", [])], ["/params"]),
+        ([("/params/balancer", None)], ["/params/balancer"]),
+        ([("/space", None)], ["/space"]),
+        ([("/objective", [])], ["/objective"]),
+        ([("/baselines", 3)], ["/baselines"]),
+        ([("/baselines", [3])], ["/baselines/0"]),
+        ([("/trainable", 3), ("/params/x", 1)], ["/trainable"]),
+    ],
+    ids=repr,
+)
+def test_nothing_is_guessed_of_a_part_whose_shape_is_wrong(changes: list[tuple[str, Any]], pointers: list[str]) -> None:
+    assert [f.pointer for f in findings_of(changed(*changes))] == pointers
+
+
 def test_one_wrong_entry_does_not_make_its_list_look_empty() -> None:
     assert [f.pointer for f in findings_of(changed(("/space/seed/choices", [None])))] == ["/space/seed/choices/0"]
     only = {"alpha": {"type": "float", "low": 0.0, "high": "x"}}
