@@ -71,11 +71,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def is_loss(metric: str) -> bool:
+    """Whether less of the metric is better by its very nature; of any other, the spec must say which way is."""
+    return metric == "val/normalized_loss" or metric.startswith("val/loss/")
+
+
 class Objective(_Strict):
     """The number that the search drives."""
 
     metric: Name = Field(default="val/normalized_loss", examples=["val/normalized_loss", "val/auc/income"])
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Literal["minimize", "maximize"] = Field(
+        default="minimize",
+        description="May be left out for a loss only; a submitted spec with any other metric has it.",
+    )
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether ``value`` is strictly better."""

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange
-from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec
+from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_FINDINGS = 100  # a document with more faults than this is not read to its end by anybody
@@ -160,6 +160,11 @@ class _SoundParts:
         return self._document.get("objective", {}).get("metric", Objective().metric)
 
     @property
+    def has_direction(self) -> bool:
+        """Whether the document itself says which way is better, rightly or not."""
+        return self._is_readable("objective") and "direction" in self._document.get("objective", {})
+
+    @property
     def has_no_baselines(self) -> bool:
         return self._is_whole("baselines") and not self.baselines
 
@@ -237,6 +242,9 @@ def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Fi
     if parts.metric is not None and parts.metric not in trainable.metrics:
         detail = f"{trainable.name} does not report it.{_suggest(parts.metric, trainable.metrics)}"
         yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
+    elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
+        detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
+        yield Finding(pointer="/objective/direction", code="missing", detail=detail)
 
 
 def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension) -> Iterator[Finding]:

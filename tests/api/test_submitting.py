@@ -63,6 +63,7 @@ BAD_SPECS = {
     ),
     "unknown trainable": (changed("/trainable", "toi"), {"/trainable"}),
     "unknown metric": (changed("/objective", {"metric": "val/f1/left"}), {"/objective/metric"}),
+    "no direction for a score": (changed("/objective", {"metric": "val/auc/right"}), {"/objective/direction"}),
     "unknown parameter": (changed("/params", {"widht": 3}), {"/params/widht"}),
     "unknown searched parameter": (
         changed("/space/gamma", {"type": "float", "low": 0.0, "high": 1.0}),

@@ -193,6 +193,17 @@ def test_what_the_catalogue_does_not_know_is_refused_at_its_field(
     assert detail in finding.detail
 
 
+def test_which_way_is_better_must_be_said_of_all_but_losses() -> None:
+    finding = only_finding_of(changed(("/objective", {"metric": "val/auc/income"})))
+    assert (finding.pointer, finding.code) == ("/objective/direction", "missing")
+    assert "maximize" in finding.detail
+    for direction in ("minimize", "maximize"):
+        objective = {"metric": "val/auc/income", "direction": direction}
+        assert check_spec(changed(("/objective", objective)), CATALOG).objective.direction == direction
+    for metric in ("val/normalized_loss", "val/loss/weeks"):
+        assert check_spec(changed(("/objective", {"metric": metric})), CATALOG).objective.direction == "minimize"
+
+
 def test_a_range_of_the_wrong_type_points_at_its_type() -> None:
     finding = only_finding_of(changed(("/space/batch_size", {"type": "float", "low": 1, "high": 9}), ("/params", {})))
     assert (finding.pointer, finding.code) == ("/space/batch_size/type", "wrong_type")
