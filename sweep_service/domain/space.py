@@ -123,7 +123,7 @@ class Choice(_Range):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+        if len({(_kind(choice), choice) for choice in self.choices}) < len(self.choices):
             raise ValueError("choices holds a value twice; list each once")
         return self
 
@@ -133,6 +133,11 @@ class Choice(_Range):
 
     def contains(self, value: object) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
+
+def _kind(value: Scalar) -> str:
+    """Values of one kind that Python calls equal are the same to a user: 1 and 1.0, but not 1 and true."""
+    return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
 
 
 Dimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]

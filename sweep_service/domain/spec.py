@@ -23,12 +23,12 @@ from pydantic import (
 from sweep_service.domain.space import MAX_WHOLE, Dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
-_NAME = r"^[^\x00-\x1f\x7f]+$"
+_NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
-    _NAME: "Must be one line of text without control characters.",
+    _NAME: "Must be one line of text, not of spaces alone, without control characters.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
 """What each pattern asks for, in words."""

@@ -119,11 +119,17 @@ def _explain(item: Any, document: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return kind, PATTERN_RULES.get(item["ctx"]["pattern"], message + ".")
     if kind == "too_short":
-        return kind, f"Must have at least {item['ctx']['min_length']} entry."
+        return kind, f"Must have at least {_entries(item['ctx']['min_length'])}."
+    if kind == "too_long":
+        return kind, f"May have at most {_entries(item['ctx']['max_length'])}."
     if kind == "value_error":
         return "invalid_value", message[:1].upper() + message[1:] + "."
     message = message.replace("Input should", "Must").replace("String should", "Must").replace("be a valid", "be a")
     return kind, message if message.endswith(".") else message + "."
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _closest(key: str, loc: _Location) -> str:

@@ -100,6 +100,8 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/name", "", "string_too_short", "at least 1"),
         ("/name", "x" * 201, "string_too_long", "at most 200"),
         ("/name", "two\nlines", "string_pattern_mismatch", "one line"),
+        ("/name", "  ", "string_pattern_mismatch", "spaces alone"),
+        ("/tracking/experiment", "\u3000", "string_pattern_mismatch", "spaces alone"),
         ("/name", "\ud800", "invalid_text", "Unicode"),
         ("/budget/trials", 0, "greater_than_equal", "1"),
         ("/budget/trials", 100_001, "less_than_equal", "100000"),
@@ -140,10 +142,15 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/space/count", {"type": "int", "low": 0, "high": 9, "log": True}, "invalid_value", "at least 1"),
         ("/space/seed/choices", [], "too_short", "at least 1"),
         ("/space/seed/choices", [1, 2, 1], "invalid_value", "twice"),
+        ("/space/seed/choices", [1, 2, 1.0], "invalid_value", "twice"),
+        ("/space/seed/choices", list(range(1001)), "too_long", "at most 1000 entries."),
+        ("/space", {f"a{i}": VALID["space"]["alpha"] for i in range(101)}, "too_long", "at most 100 entries."),
+        ("/params", {f"a{i}": 1 for i in range(201)}, "too_long", "at most 200 entries."),
+        ("/baselines", ["equal"] * 11, "too_long", "May have at most 10 entries."),
         ("/space/seed/choices/1", None, "invalid_value", "number or a text"),
         ("/space/seed/choices/1", math.inf, "invalid_value", "finite"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:50],
 )
 def test_a_value_of_the_wrong_shape_is_refused_at_its_field(pointer: str, value: Any, code: str, detail: str) -> None:
     finding = only_finding_of(changed((pointer, value)))
@@ -151,6 +158,7 @@ def test_a_value_of_the_wrong_shape_is_refused_at_its_field(pointer: str, value:
     assert finding.pointer in {pointer, whole_range}
     assert finding.code == code
     assert detail in finding.detail
+    assert not {"Tuple", "Dictionary", "Input", "String", "validation"} & set(finding.detail.split())
 
 
 @pytest.mark.parametrize(
@@ -191,6 +199,11 @@ def test_what_the_catalogue_does_not_know_is_refused_at_its_field(
     assert finding.pointer == ("/confirm" if code == "nothing_to_compare" else pointer)
     assert finding.code == code
     assert detail in finding.detail
+
+
+def test_a_name_may_hold_spaces_of_every_kind_beside_other_text() -> None:
+    for name in ("two words", " x", "x ", "\u3000x\xa0"):
+        assert check_spec(changed(("/name", name)), CATALOG).name == name
 
 
 def test_which_way_is_better_must_be_said_of_all_but_losses() -> None:
