@@ -29,7 +29,7 @@ def _values(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def sweep_of(row: Row[Any]) -> Sweep:
     values = _values(row, _SWEEP)
-    values["spec"] = SweepSpec.model_validate(values["spec"])
+    values["spec"] = SweepSpec.trusted(values["spec"])
     values["state"] = SweepState(values["state"])
     values["reason"] = None if values["reason"] is None else SweepReason(values["reason"])
     return Sweep(**values)

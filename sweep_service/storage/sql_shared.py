@@ -114,7 +114,8 @@ class SharedTables:
         document = self._published(_CATALOG)
         if document is None:
             raise CatalogMissingError("No dispatcher has published what can be trained yet; start one, or wait.")
-        return {name: Trainable.model_validate(item) for name, item in document.items()}
+        # A dispatcher of another version may have published it: what only that one knows is left out.
+        return {name: Trainable.model_validate(item, extra="ignore") for name, item in document.items()}
 
     def publish_cluster(self, cluster: Cluster) -> None:
         self._publish(_CLUSTER, rows.cluster_document(cluster))

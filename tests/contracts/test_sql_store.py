@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
-from store_values import TTL, FakeClock, claimed, new_attempt, new_report, new_sweep, new_trial
+from store_values import SPEC, TTL, FakeClock, claimed, new_attempt, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import StoreUnavailableError
-from sweep_service.domain.states import AttemptState
+from sweep_service.domain.states import AttemptState, SweepState, Verb
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import SqlSweepStore, open_sql_store
+from trainables.catalog import builtin_trainables
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -200,6 +202,36 @@ def test_a_deleted_sweep_takes_all_its_rows_along(engine: Engine) -> None:
         connection.execute(text("DELETE FROM sweeps"))
         for table in ("trials", "attempts", "reports", "events"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+def test_a_sweep_stored_by_other_rules_is_served_like_any_other(engine: Engine) -> None:
+    store = SqlSweepStore(engine)
+    store.add_sweep(new_sweep())
+    store.add_sweep(new_sweep(1))
+    old = SPEC.canonical() | {"epochs": 3, "name": " ", "search": {"sampler": "grid", "order": 1}}
+    del old["retries"]
+    with engine.begin() as connection:
+        update = text("UPDATE sweeps SET spec = :spec WHERE id = :id")
+        connection.execute(update, {"spec": json.dumps(old), "id": new_sweep().id})
+    assert [s.spec.search.sampler for s in store.list_sweeps()] == ["tpe", "grid"]
+    lease = store.claim_sweep(owner="dispatcher", ttl=TTL)
+    assert lease is not None
+    assert lease.sweep_id == new_sweep().id
+    store.move_sweep(lease, SweepState.RUNNING)
+    assert store.control_sweep(lease.sweep_id, Verb.CANCEL).spec.retries == SPEC.retries
+    assert store.get_sweep(lease.sweep_id).spec.canonical()["search"] == {"sampler": "grid", "seed": 0}
+
+
+def test_a_catalogue_that_a_newer_dispatcher_has_published_is_read(engine: Engine) -> None:
+    store = SqlSweepStore(engine)
+    trainable = builtin_trainables()[0]
+    store.publish_catalog([trainable])
+    document = trainable.model_dump(mode="json") | {"paper": "x"}
+    document["parameters"][0]["unit"] = document["tasks"][0]["weight"] = 1
+    with engine.begin() as connection:
+        update = text("UPDATE publications SET document = :document")
+        connection.execute(update, {"document": json.dumps({trainable.name: document})})
+    assert store.read_catalog() == {trainable.name: trainable}
 
 
 def test_opening_a_store_imports_nothing_heavy() -> None:

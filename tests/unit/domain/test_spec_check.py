@@ -39,6 +39,31 @@ def test_a_spec_survives_its_canonical_form() -> None:
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_a_spec_of_other_rules_is_read_back_without_asking_todays() -> None:
+    old = changed(
+        ("/epochs", 3),
+        ("/budget/hours", 2),
+        ("/space/alpha/prior", "normal"),
+        ("/space/alpha/low", 9.0),
+        ("/space/seed/choices", [1, 1.0]),
+        ("/search/sampler", "grid"),
+        ("/baselines", ["equal", "uncertainty"]),
+    )
+    for field in ("resources", "objective", "confirm", "labels"):
+        del old[field]
+    spec = SweepSpec.trusted(old)
+    assert (spec.search.sampler, spec.baselines, spec.budget.trials) == ("grid", ("equal", "uncertainty"), 32)
+    assert (spec.resources.cpus, spec.objective.metric, spec.confirm, spec.labels) == (
+        1.0,
+        "val/normalized_loss",
+        None,
+        {},
+    )
+    assert spec.space["alpha"].model_dump() == {"type": "float", "low": 9.0, "high": 3.0, "log": False, "step": None}
+    assert spec.canonical()["space"]["seed"] == {"type": "categorical", "choices": [1, 1.0]}
+    assert "epochs" not in spec.canonical()
+
+
 @pytest.mark.parametrize("document", [None, [], "spec", 7, True, [VALID]], ids=repr)
 def test_what_is_no_object_is_no_spec(document: Any) -> None:
     finding = only_finding_of(document)
