@@ -85,6 +85,25 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
         store.close()
 
 
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_text("These are my notes, and no database. " * 100)
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    store = open_sql_store(url)
+    for use in (store.check_ready, store.list_sweeps, lambda: store.add_sweep(new_sweep()), lambda: migrate(url)):
+        with pytest.raises(StoreUnavailableError, match="not a database"):
+            use()
+    store.close()
+
+
+def test_a_postgresql_server_that_only_reads_is_unavailable_to_writers(postgres_url: str) -> None:
+    migrate(postgres_url)
+    store = open_sql_store(postgres_url + "?options=-c default_transaction_read_only=on")
+    with pytest.raises(StoreUnavailableError, match="read-only"):
+        store.add_sweep(new_sweep())
+    assert store.list_sweeps() == []
+    store.close()
+
+
 def test_a_sqlite_writer_that_waits_too_long_for_another_gives_up(sqlite_url: str, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
