@@ -162,3 +162,46 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write from its first statement on."""
     with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may alter tables.
+
+    SQLite alters a table by copying it and dropping the old one, which would delete every row that refers to it: so it
+    enforces no foreign keys meanwhile, and they are checked before the commit instead. Inside a transaction it could
+    not be told so.
+
+    Raises:
+        RuntimeError: the migrations leave rows that refer to nothing; none of them has happened.
+    """
+    if engine.dialect.name != "sqlite":
+        with writing(engine) as connection:
+            yield connection
+        return
+    with engine.connect().execution_options(**{_WRITES: True}) as connection:
+        _send_pragma(connection, "foreign_keys = OFF")
+        try:
+            with connection.begin():
+                yield connection
+                _check_references(connection)
+        finally:
+            _send_pragma(connection, "foreign_keys = ON")
+
+
+def _check_references(connection: Connection) -> None:
+    tables = sorted({row.table for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
+    if tables:
+        raise RuntimeError(f"The migrations leave rows that refer to nothing, in {', '.join(tables)}; undone.")
+
+
+def use_write_ahead_log(engine: Engine) -> None:
+    """Let readers of a SQLite file never wait for its writer. The file remembers it."""
+    with engine.connect() as connection:
+        _send_pragma(connection, "journal_mode = WAL")
+
+
+def _send_pragma(connection: Connection, pragma: str) -> None:
+    """Past SQLAlchemy, which would begin a transaction first."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA {pragma}").close()
