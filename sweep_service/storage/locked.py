@@ -16,7 +16,7 @@ from sweep_service.domain.states import AttemptState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage import moves, rows
-from sweep_service.storage.tables import attempts, events, reports, sweeps, trials
+from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, reports, sweeps, trials
 
 _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
     "state", "ending", "message", "traceback", "objective", "metrics", "last_step", "checkpoint", "tracking_ref",
@@ -26,6 +26,8 @@ _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
 
 class LockedSweep:
     """The locked row of a sweep, its rows of other tables, and the events to write. ``flush`` writes what is left.
+
+    The sweep is without its results: nothing that is decided under a lock rests on them. New ones can be set.
 
     The clock is read when the row is locked: PostgreSQL evaluates what a query selects before it waits for the lock,
     and a lease may run out meanwhile.
@@ -45,7 +47,7 @@ class LockedSweep:
     @classmethod
     def lock(cls, connection: Connection, sweep_id: str, now: ColumnElement[datetime]) -> LockedSweep:
         """Raises SweepNotFoundError."""
-        query = select(sweeps).where(sweeps.c.id == sweep_id).with_for_update()
+        query = select(*SWEEP_WITHOUT_RESULTS).where(sweeps.c.id == sweep_id).with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
             raise SweepNotFoundError(sweep_id)
@@ -55,7 +57,8 @@ class LockedSweep:
     def lock_leased(cls, connection: Connection, lease: Lease, now: ColumnElement[datetime]) -> LockedSweep:
         """The fence. Raises LeaseLostError."""
         is_held = (sweeps.c.id == lease.sweep_id) & (sweeps.c.lease_token == lease.token)
-        row = connection.execute(select(sweeps).where(is_held).with_for_update()).one_or_none()
+        query = select(*SWEEP_WITHOUT_RESULTS).where(is_held).with_for_update()
+        row = connection.execute(query).one_or_none()
         locked_at = _read_clock(connection, now)
         if row is None or row.lease_expires_at <= locked_at:
             raise LeaseLostError(f"The lease of {lease.owner!r} on {lease.sweep_id} has ended.")
@@ -68,7 +71,7 @@ class LockedSweep:
         has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
         is_abandoned = sweeps.c.state.in_(sorted(moves.CLAIMABLE_WITHOUT_LEASE)) & has_no_lease
         query = (
-            select(sweeps)
+            select(*SWEEP_WITHOUT_RESULTS)
             .where(sweeps.c.ended_at.is_(None), is_queued | is_abandoned)
             .order_by(sweeps.c.id)
             .limit(1)
@@ -89,7 +92,7 @@ class LockedSweep:
         self._columns |= columns
 
     def flush(self) -> Sweep:
-        """Write the sweep's row and the events; the sweep as it is stored now."""
+        """Write the sweep's row and the events; the sweep as it is stored now, but for results that it had before."""
         first = self._num_events + 1
         numbered = [replace(event, seq=seq) for seq, event in enumerate(self._events, start=first)]
         columns = dict(self._columns)
