@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.sql import open_sql_store
 
+THREADS = 40  # that the framework has for routes that may block
 GETS = ["/api/v1/sweeps", "/api/v1/sweeps/swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "/api/v1/trainables", "/readyz"]
 
 
@@ -96,6 +99,34 @@ def test_a_database_that_does_not_answer_is_said_to_be_so_without_its_secrets(pa
         problem(response, 503)
         assert int(response.headers["retry-after"]) >= 1
         assert "db.internal" not in response.text
+
+
+class HangingStore:
+    """A store whose database takes every question and answers none, until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.let_go = threading.Event()
+
+    def check_ready(self) -> None:
+        self.asked.release()
+        self.let_go.wait(60)
+
+
+def test_the_process_says_that_it_lives_while_every_thread_waits_for_the_database() -> None:
+    store = HangingStore()
+    with served(store) as service, ThreadPoolExecutor(2 * THREADS) as pool:
+        waiting = [
+            pool.submit(httpx.get, f"{service.url}/readyz", timeout=60, trust_env=False) for _ in range(THREADS + 5)
+        ]
+        for _ in range(THREADS):
+            assert store.asked.acquire(timeout=30)
+        assert not store.asked.acquire(blocking=False), "there are more threads than THREADS: none would be missing"
+        try:
+            assert service.http.get("/healthz", timeout=10).status_code == 200
+        finally:
+            store.let_go.set()
+        assert {answer.result(timeout=60).status_code for answer in waiting} == {200}
 
 
 def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable() -> None:
