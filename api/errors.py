@@ -128,7 +128,10 @@ async def _catalog_missing(request: Request, _error: Exception) -> Response:
 
 
 async def _store_unavailable(request: Request, _error: Exception) -> Response:
-    detail = "The database does not answer. Nothing has happened; try again soon."
+    way_out = "Try again soon."
+    if request.method != "GET":  # the connection may have died while it committed
+        way_out = "What you asked for may or may not have happened; look before you send it again."
+    detail = f"The database does not answer. {way_out}"
     return ProblemResponse(_unavailable("store-unavailable", "Store unavailable", detail), request.scope)
 
 

@@ -35,8 +35,7 @@ _SPEC_BODY = {
 )
 def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
     """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it."""
-    sweep = service.submit(parse_document(body))
-    view = SweepView.of(service.get(sweep.id))
+    view = SweepView.of(service.submit(parse_document(body)))
     response.headers["Location"] = view.links.self
     return view
 

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from harness import SPEC, BrokenStore, DownStore, Service, problem, serve
+from harness import SPEC, TOY, BrokenStore, DownStore, Service, problem, serve
 
 from api.app import create_app
+from sweep_service.domain.trial import Sweep
 from sweep_service.ports import SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
@@ -133,6 +134,41 @@ def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable
     with served(DownStore()) as service:
         problem(service.http.post("/api/v1/sweeps", json=dict(SPEC)), 503)
         assert service.http.get("/healthz").status_code == 200, "the process itself is well"
+
+
+def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_write() -> None:
+    sweep = "/api/v1/sweeps/swp_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    with served(DownStore()) as service:
+        for path in ("/api/v1/sweeps", f"{sweep}/stop", f"{sweep}/cancel"):
+            detail = problem(service.http.post(path, json=dict(SPEC) if path.endswith("sweeps") else None), 503)[
+                "detail"
+            ]
+            assert "may or may not have happened; look before you send it again" in detail
+        assert problem(service.http.get(sweep), 503)["detail"] == "The database does not answer. Try again soon."
+
+
+class ForgetfulStore(MemorySweepStore):
+    """A store that takes sweeps, and answers nothing any more once it has one."""
+
+    def add_sweep(self, sweep: Sweep) -> None:
+        super().add_sweep(sweep)
+        self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
+
+
+def test_a_sweep_that_was_queued_is_never_said_to_have_failed() -> None:
+    store = ForgetfulStore()
+    store.publish_catalog([TOY])
+    with served(store) as service:
+        sweep = service.submit()
+        problem(service.http.get(sweep["links"]["self"]), 503)
+    assert [row.id for row in store.list_sweeps()] == [sweep["id"]]
+    assert sweep["state"] == "queued"
+    assert sweep["progress"] == {
+        "budget_trials": 4,
+        "used_trials": 0,
+        "trials": {"search": {}, "baseline": {}, "confirm": {}},
+    }
+    assert sweep["leaders"] == []
 
 
 def test_before_anybody_has_published_the_catalogue_nothing_can_be_submitted() -> None:
