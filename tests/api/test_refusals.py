@@ -41,13 +41,13 @@ def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/v1/sweeps", "GET, POST"),
-        ("DELETE", "/api/v1/sweeps", "GET, POST"),
-        ("OPTIONS", "/api/v1/sweeps", "GET, POST"),
-        ("PATCH", "/api/v1/sweeps/x", "GET"),
+        ("PUT", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("DELETE", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("OPTIONS", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("PATCH", "/api/v1/sweeps/x", "GET, HEAD"),
         ("GET", "/api/v1/sweeps/x/stop", "POST"),
-        ("POST", "/healthz", "GET"),
-        ("POST", "/api/v1/openapi.json", "GET"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/api/v1/openapi.json", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_lacks_is_a_problem_that_names_those_it_has(

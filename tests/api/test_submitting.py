@@ -228,7 +228,16 @@ def test_a_client_that_sends_all_of_too_much_before_it_reads_still_gets_the_answ
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/x-www-form-urlencoded", "application/yaml", "application/json; charset=latin-1", ""],
+    [
+        "text/plain",
+        "text/plain; application/json",
+        "application/x-www-form-urlencoded",
+        "application/yaml",
+        "application/json; charset=latin-1",
+        'application/json; profile="x"; charset=latin-1',
+        "application/json, text/plain",
+        "",
+    ],
 )
 def test_a_body_that_is_not_said_to_be_json_is_refused(service: Service, content_type: str) -> None:
     before = service.num_sweeps()
@@ -241,7 +250,17 @@ def test_a_body_without_any_content_type_is_refused(service: Service) -> None:
     problem(service.http.post("/api/v1/sweeps", content=json.dumps(SPEC).encode()), 415)
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=UTF-8"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        'application/json;charset="utf-8"',
+        'application/json; profile="x"; charset=utf-8',
+        'application/json; profile="a; charset=latin-1"',
+        "application/json;",
+    ],
+)
 def test_json_in_utf8_is_taken_however_it_is_spelt(service: Service, content_type: str) -> None:
     body = json.dumps(SPEC).encode()
     response = service.http.post("/api/v1/sweeps", content=body, headers={"Content-Type": content_type})
@@ -250,6 +269,6 @@ def test_json_in_utf8_is_taken_however_it_is_spelt(service: Service, content_typ
 
 def test_a_query_parameter_that_is_not_known_is_refused_rather_than_ignored(service: Service) -> None:
     before = service.num_sweeps()
-    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true", json=dict(SPEC)), 422)
-    assert [item["parameter"] for item in answer["errors"]] == ["validate_only"]
+    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true&dry=1&dry=2", json=dict(SPEC)), 422)
+    assert [item["parameter"] for item in answer["errors"]] == ["validate_only", "dry"]
     assert service.num_sweeps() == before
