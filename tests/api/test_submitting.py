@@ -154,6 +154,13 @@ def test_a_body_that_is_no_clean_json_is_refused_and_nothing_is_queued(service: 
     assert service.num_sweeps() == before
 
 
+def test_a_number_without_end_is_refused_in_a_persons_words(service: Service) -> None:
+    body = _spec_text(budget='{"trials": ' + "9" * 10_000 + "}")
+    detail = problem(service.http.post("/api/v1/sweeps", content=body, headers=JSON), 400)["detail"]
+    assert "99999… has 10000 digits" in detail
+    assert "sys." not in detail
+
+
 def test_a_repeated_key_is_pointed_at_wherever_it_is(service: Service) -> None:
     body = b'{"space": {"alpha": {"low": 1, "low": 2}}, "params": [{"a": 1}, {"b": 1, "b": 1}]}'
     answer = problem(service.http.post("/api/v1/sweeps", content=body, headers=JSON), 400)
