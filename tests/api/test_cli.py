@@ -80,6 +80,10 @@ def test_each_fault_of_a_spec_is_printed_with_its_line(sweep: Sweep, service: Se
         ("name: a\nname: b\n", "Line 2: the key 'name' is given more than once"),
         ("name: !!python/object:os.system {}\n", "Line 1: the tag"),
         ("name: a\x07b\n", "control characters"),
+        ("name: a\x80b\n", "bad.yaml: Line 1: the character U+0080"),
+        ('{"name": "a",\n "budget": {"trials": NaN}}', "bad.yaml: Line 2: a number must be finite"),
+        ('{\n\t"name": "a",\n\t"name": "b"\n}', "bad.yaml: Line 3: the key 'name' is given more than once"),
+        ('{"name": "\\ud800"}', "bad.yaml: Line 1: half a surrogate pair"),
     ],
 )
 def test_a_file_that_is_no_spec_is_refused_before_anything_is_sent(
