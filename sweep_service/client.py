@@ -279,7 +279,8 @@ def _has_shape(document: Document, shape: _Shape) -> bool:
 
 
 def _sweep_path(sweep_id: str) -> str:
-    return f"/sweeps/{quote(sweep_id, safe='')}"
+    # Bytes of a terminal that are no text come as half surrogate pairs, which must not pass for a fault of ours.
+    return f"/sweeps/{quote(sweep_id, safe='', errors='surrogatepass')}"
 
 
 def _place(item: Mapping[str, str]) -> str:
