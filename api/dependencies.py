@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.errors import InvalidParameterError
+from api.errors import InvalidParametersError, ParameterFault, UnexpectedBodyError
+from api.json_document import MAX_FINDINGS, parse_document
+from sweep_service.domain.errors import Finding
+from sweep_service.domain.spec_check import json_pointer
 from sweep_service.services.sweeps import SweepService
 
 
@@ -20,9 +24,49 @@ async def _body(request: Request) -> bytes:
 
 async def no_query(request: Request) -> None:
     """Refuse query parameters where a route has none: one that is ignored would be taken for obeyed."""
-    for name in request.query_params:
-        detail = f"There is no query parameter {name!r} here; remove it."
-        raise InvalidParameterError(name, code="unknown_parameter", detail=detail)
+    faults = [
+        ParameterFault(
+            parameter=name,
+            code="unknown_parameter",
+            detail=f"There is no query parameter {name!r} here; remove it.",
+        )
+        for name in request.query_params
+    ]
+    if faults:
+        raise InvalidParametersError(faults)
+
+
+async def no_repeated_query(request: Request) -> None:
+    """Refuse query parameters that are given more than once: all but one would be ignored."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    faults = [
+        ParameterFault(
+            parameter=name, code="repeated_parameter", detail=f"{name!r} is given {number} times; give it once."
+        )
+        for name, number in given.items()
+        if number > 1
+    ]
+    if faults:
+        raise InvalidParametersError(faults)
+
+
+async def no_body(request: Request) -> None:
+    """Refuse a body that says anything. An empty object says nothing; some clients always send one.
+
+    Raises:
+        UnexpectedBodyError, InvalidJsonError.
+    """
+    body = await request.body()
+    document = parse_document(body) if body.strip() else {}
+    if document == {}:
+        return
+    names = list(document)[:MAX_FINDINGS] if isinstance(document, dict) else []
+    raise UnexpectedBodyError(
+        [
+            Finding(pointer=json_pointer([name]), code="unknown_key", detail="Nothing can be set here; remove it.")
+            for name in names
+        ]
+    )
 
 
 Service = Annotated[SweepService, Depends(_service)]

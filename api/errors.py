@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -23,22 +25,40 @@ from sweep_service.domain.errors import (
 )
 
 _RETRY_AFTER = {"Retry-After": "2"}
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-class InvalidParameterError(Exception):
-    """A query parameter that cannot be used."""
+@dataclass(frozen=True, kw_only=True)
+class ParameterFault:
+    """What is wrong with one query parameter."""
 
-    def __init__(self, parameter: str, *, code: str, detail: str) -> None:
-        self.parameter, self.code, self.detail = parameter, code, detail
-        super().__init__(f"{parameter}: {detail}")
+    parameter: str
+    code: str
+    detail: str
+
+
+class InvalidParametersError(Exception):
+    """Query parameters that cannot be used."""
+
+    def __init__(self, faults: Sequence[ParameterFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.parameter}: {fault.detail}" for fault in self.faults))
+
+
+class UnexpectedBodyError(Exception):
+    """A body where none is taken: what is ignored would be taken for obeyed."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in self.findings))
 
 
 def install(app: FastAPI) -> None:
     """Answer every refusal of the app with a problem document."""
     app.add_exception_handler(InvalidSpecError, _invalid_spec)
     app.add_exception_handler(InvalidJsonError, _invalid_json)
-    app.add_exception_handler(InvalidParameterError, _invalid_parameter)
+    app.add_exception_handler(InvalidParametersError, _invalid_parameters)
+    app.add_exception_handler(UnexpectedBodyError, _unexpected_body)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(IllegalMoveError, _illegal_move)
@@ -72,10 +92,22 @@ async def _invalid_json(request: Request, error: Exception) -> Response:
     return ProblemResponse(problem, request.scope)
 
 
-async def _invalid_parameter(request: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidParameterError)
-    item = {"pointer": "", "parameter": error.parameter, "code": error.code, "detail": error.detail}
-    return ProblemResponse(_parameters_problem([item]), request.scope)
+async def _unexpected_body(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UnexpectedBodyError)
+    problem = Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="unexpected-body",
+        title="Unexpected body",
+        detail="Nothing was done: this takes no body. Send none, or an empty object.",
+        errors=error_items(error.findings),
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _invalid_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidParametersError)
+    items = [{"pointer": "", "parameter": f.parameter, "code": f.code, "detail": f.detail} for f in error.faults]
+    return ProblemResponse(_parameters_problem(items), request.scope)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
@@ -128,7 +160,10 @@ async def _catalog_missing(request: Request, _error: Exception) -> Response:
 
 
 async def _store_unavailable(request: Request, _error: Exception) -> Response:
-    detail = "The database does not answer. Nothing has happened; try again soon."
+    way_out = "Try again soon."
+    if request.method != "GET":  # the connection may have died while it committed
+        way_out = "What you asked for may or may not have happened; look before you send it again."
+    detail = f"The database does not answer. {way_out}"
     return ProblemResponse(_unavailable("store-unavailable", "Store unavailable", detail), request.scope)
 
 
@@ -170,10 +205,13 @@ async def _framework_refusal(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Every method that some route has for the path: the router itself names those of one route alone."""
+    """Every method that some route has for the path: the router itself names those of one route alone. HEAD has no
+    routes: it is answered wherever GET is.
+    """
     app: FastAPI = request.app
-    scopes = ({**request.scope, "method": method} for method in _METHODS)
-    return [s["method"] for s in scopes if any(route.matches(s)[0] is Match.FULL for route in app.router.routes)]
+    scopes = ({**request.scope, "method": "GET" if method == "HEAD" else method} for method in _METHODS)
+    matches = (any(route.matches(scope)[0] is Match.FULL for route in app.router.routes) for scope in scopes)
+    return [method for method, is_there in zip(_METHODS, matches, strict=True) if is_there]
 
 
 def _count(number: int) -> str:

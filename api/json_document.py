@@ -40,7 +40,9 @@ def parse_document(body: bytes) -> Any:
     """
     try:
         text = body.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_float)
+        document = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_float, parse_int=_whole
+        )
     except UnicodeDecodeError as error:
         raise _invalid("invalid_json", f"The body is not UTF-8: byte {error.start} does not belong there.") from None
     except json.JSONDecodeError as error:
@@ -48,7 +50,7 @@ def parse_document(body: bytes) -> Any:
         raise _invalid("invalid_json", f"The body is not JSON: {error.msg} at {where}.") from None
     except RecursionError:
         raise _invalid("too_deep", f"The body nests deeper than {MAX_DEPTH} levels.") from None
-    except ValueError as error:  # a number of thousands of digits, or one of ours
+    except ValueError as error:  # of the functions below
         raise _invalid("invalid_number", f"The body holds a number that cannot be read: {error}.") from None
     findings = [finding for finding, _ in zip(_faults(document), range(MAX_FINDINGS), strict=False)]
     if findings:
@@ -74,6 +76,13 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text[:50]} is larger than any 64-bit floating-point number")
     return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # Python reads no more than some thousands of digits, and speaks of itself
+        raise ValueError(f"{text[:20]}… has {len(text)} digits") from None
 
 
 def _faults(document: Any) -> Iterator[Finding]:

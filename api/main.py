@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import uvicorn
-from fastapi import FastAPI
 
 from api.app import create_app
 from sweep_service.settings import Settings
@@ -14,15 +13,8 @@ from sweep_service.storage.sql import open_sql_store
 _GRACE_SECONDS = 5
 
 
-def app_from_env() -> FastAPI:
-    """The application as the environment sets it up; a factory for uvicorn. The database must have been migrated
-    already: /readyz says whether it has."""
-    settings = Settings()
-    return create_app(settings, open_sql_store(settings.store_url))
-
-
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. The database must have been migrated already: /readyz says whether it has."""
     settings = Settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvicorn.run(

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Collection
+from email.message import Message as Mail
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -194,9 +195,9 @@ def _is_json(headers: Headers) -> bool:
     given = headers.get("content-type")
     if given is None:
         return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-    media_type, _, parameters = given.partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    return media_type.strip().lower() == "application/json" and charset in ("", "utf-8", "utf8")
+    mail = Mail()  # its header has the same form, and the library reads its parameters
+    mail["Content-Type"] = given
+    return mail.get_content_type() == "application/json" and mail.get_content_charset("utf-8") in ("utf-8", "utf8")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.errors import InvalidParameterError
+from api.errors import InvalidParametersError, ParameterFault
 from sweep_service.domain.ids import IdPrefix, is_id
 
 MAX_KEY = 2**31 - 1  # of numbers that the store counts by
@@ -40,7 +40,7 @@ def sweep_token(sweep_id: str) -> str:
 
 
 def sweep_key(token: str | None) -> str | None:
-    """The sweep that the page starts below; None for the first page. Raises InvalidParameterError."""
+    """The sweep that the page starts below; None for the first page. Raises InvalidParametersError."""
     if token is None:
         return None
     key = _decode("sweeps", token)
@@ -55,7 +55,7 @@ def trial_token(sweep_id: str, number: int) -> str:
 
 
 def trial_key(sweep_id: str, token: str | None) -> int:
-    """The number that the page starts above; -1 for the first page. Raises InvalidParameterError."""
+    """The number that the page starts above; -1 for the first page. Raises InvalidParametersError."""
     if token is None:
         return -1
     key = _decode(f"trials of {sweep_id}", token)
@@ -79,6 +79,6 @@ def _decode(of: str, token: str) -> str:
     return key
 
 
-def _bad_token() -> InvalidParameterError:
+def _bad_token() -> InvalidParametersError:
     detail = "This is no token that this list has given; take next_page_token of a page of it, or none."
-    return InvalidParameterError("page_token", code="invalid_page_token", detail=detail)
+    return InvalidParametersError([ParameterFault(parameter="page_token", code="invalid_page_token", detail=detail)])

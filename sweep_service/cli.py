@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 _POLL_SECONDS = 0.5
+_SURE_LENGTH = 4  # of an id's beginning, for what cannot be undone: a slip of the keyboard must not name a sweep
 
 app = typer.Typer(
     name="sweep",
@@ -140,7 +141,7 @@ def watch(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
 def stop(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     """Let the running trials finish and start no new ones."""
     with _client(url) as client:
-        sweep = client.stop(_resolve(client, sweep_id))
+        sweep = client.stop(_resolve(client, sweep_id, least=_SURE_LENGTH))
     typer.echo(f"{sweep['id']} is {sweep['state']}.")
 
 
@@ -148,7 +149,7 @@ def stop(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
 def cancel(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     """Kill the running trials and start no new ones."""
     with _client(url) as client:
-        sweep = client.cancel(_resolve(client, sweep_id))
+        sweep = client.cancel(_resolve(client, sweep_id, least=_SURE_LENGTH))
     typer.echo(f"{sweep['id']} is {sweep['state']}.")
 
 
@@ -170,7 +171,11 @@ def _client(url: str) -> Iterator[SweepClient]:
     )
 
     try:
-        with SweepClient(url) as client:
+        client = SweepClient(url)
+    except ValueError as error:  # of the address
+        _fail(str(error), USAGE)
+    try:
+        with client:
             yield client
     except (UnreachableError, UnavailableError) as error:
         _fail(str(error), UNREACHABLE)
@@ -178,8 +183,6 @@ def _client(url: str) -> Iterator[SweepClient]:
         _fail(str(error), USAGE)
     except ApiError as error:
         _fail(str(error), FAILED)
-    except ValueError as error:  # of the address
-        _fail(str(error), USAGE)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -217,14 +220,21 @@ def _file_name(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def _resolve(client: SweepClient, text: str) -> str:
-    """The id of the sweep that the text is the beginning of; the text itself where the service is to judge it."""
+def _resolve(client: SweepClient, text: str, *, least: int = 1) -> str:
+    """The id of the sweep that the text is the beginning of, with the prefix or without, in letters of either case; the
+    text itself where the service is to judge it.
+    """
     from sweep_service.domain.ids import IdPrefix, is_id
 
-    if is_id(text, IdPrefix.SWEEP):
-        return text
-    beginning = text if text.startswith(f"{IdPrefix.SWEEP}_") else f"{IdPrefix.SWEEP}_{text.upper()}"
-    found = [sweep["id"] for sweep in client.list(limit=500) if sweep["id"].startswith(beginning)]
+    prefix = f"{IdPrefix.SWEEP}_"
+    given = text.strip().upper().removeprefix(prefix.upper())
+    if len(given) < least:
+        _fail(f"{text!r} is too little of a sweep's id; give more of it, at least {least} after {prefix!r}.", USAGE)
+    beginning = prefix + given
+    if is_id(beginning, IdPrefix.SWEEP):
+        return beginning
+    known = (str(sweep.get("id")) for sweep in client.list(limit=500))
+    found = [sweep_id for sweep_id in known if sweep_id.startswith(beginning)]
     if len(found) > 1:
         _fail(f"{text!r} is the beginning of {len(found)} sweeps' ids; give more of it.", USAGE)
     return found[0] if found else text

@@ -1,7 +1,7 @@
 """The Python client of the REST API.
 
 ClientError
-├── UnreachableError        nobody answers there
+├── UnreachableError        no answer came from there
 ├── WaitTimeoutError        the sweep has not ended in time
 └── ApiError                the service said no; carries its problem document
     ├── InvalidRequestError     400, 413, 415, 422: what was sent is wrong
@@ -15,18 +15,26 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
 
 import httpx
 
 Document: TypeAlias = dict[str, Any]
+_Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, and what each must be
+
+_SWEEP: _Shape = {"id": str, "state": str}
+_BEST: _Shape = {"best": dict | None, "reason": str | None}
+_EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
+_TRAINABLES: _Shape = {"trainables": list}
 
 ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
 _ATTEMPTS = 3  # of a GET
 _BACKOFF_SECONDS = 0.2  # doubles
 _PAGE_SIZE = 500
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_IS_IT_UP = "Is the service up? `sweep up` starts one here."
 
 
 class ClientError(Exception):
@@ -34,11 +42,14 @@ class ClientError(Exception):
 
 
 class UnreachableError(ClientError):
-    """Nobody answers at the service's address."""
+    """No answer came from the service's address, or none that can be read. ``may_have_happened``: what was asked for
+    was sent, and may have been done.
+    """
 
-    def __init__(self, base_url: str, cause: str) -> None:
+    def __init__(self, base_url: str, cause: str, *, way_out: str = _IS_IT_UP, may_have_happened: bool = False) -> None:
         self.base_url = base_url
-        super().__init__(f"No answer from {base_url} ({cause}). Is the service up? `sweep up` starts one here.")
+        self.may_have_happened = may_have_happened
+        super().__init__(f"No answer from {base_url} ({cause}). {way_out}")
 
 
 class WaitTimeoutError(ClientError):
@@ -137,11 +148,11 @@ class SweepClient:
 
     def submit(self, spec: Mapping[str, Any]) -> Document:
         """Queue a sweep. Raises InvalidRequestError, whose ``errors`` point at every wrong field."""
-        return self._call("POST", "/sweeps", json=dict(spec))
+        return self._call("POST", "/sweeps", _SWEEP, json=dict(spec))
 
     def get(self, sweep_id: str) -> Document:
         """The sweep with its progress and, once it has ended, its results."""
-        return self._call("GET", _sweep_path(sweep_id))
+        return self._call("GET", _sweep_path(sweep_id), _SWEEP)
 
     def list(self, *, limit: int | None = None) -> list[Document]:
         """Summaries of the sweeps, newest first; all of them without a limit."""
@@ -153,7 +164,7 @@ class SweepClient:
 
     def best(self, sweep_id: str) -> Document:
         """``{"best": trial or None, "reason": why there is none}``."""
-        return self._call("GET", f"{_sweep_path(sweep_id)}/best")
+        return self._call("GET", f"{_sweep_path(sweep_id)}/best", _BEST)
 
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
         """All that has happened to the sweep, by seq, above ``after``."""
@@ -161,22 +172,22 @@ class SweepClient:
         more = True
         while more:
             params = {"after": after, "page_size": _PAGE_SIZE}
-            page = self._call("GET", f"{_sweep_path(sweep_id)}/events", params=params)
+            page = self._call("GET", f"{_sweep_path(sweep_id)}/events", _EVENTS, params=params)
             events += page["events"]
             after, more = page["next_after"], page["has_more"]
         return events
 
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""
-        return self._call("POST", f"{_sweep_path(sweep_id)}/stop")
+        return self._call("POST", f"{_sweep_path(sweep_id)}/stop", _SWEEP)
 
     def cancel(self, sweep_id: str) -> Document:
         """Kill what runs. Raises ConflictError."""
-        return self._call("POST", f"{_sweep_path(sweep_id)}/cancel")
+        return self._call("POST", f"{_sweep_path(sweep_id)}/cancel", _SWEEP)
 
     def trainables(self) -> list[Document]:
         """What can be trained."""
-        return self._call("GET", "/trainables")["trainables"]
+        return self._call("GET", "/trainables", _TRAINABLES)["trainables"]
 
     def wait(
         self,
@@ -189,8 +200,8 @@ class SweepClient:
     ) -> Document:
         """Look every ``poll`` seconds until the sweep has ended; returns how it ended.
 
-        ``on_update`` gets the sweep after every look. A service that is away for up to ``patience`` seconds, after it
-        has answered once, is waited for.
+        ``on_update`` gets the sweep after every look. A service that is away, or fails, for up to ``patience`` seconds
+        after it has answered once is waited for.
 
         Raises:
             WaitTimeoutError: it has not ended within ``timeout`` seconds.
@@ -201,8 +212,9 @@ class SweepClient:
             try:
                 sweep = self.get(sweep_id)
                 answered = time.monotonic()
-            except (UnreachableError, UnavailableError):
-                if sweep is None or time.monotonic() - answered > patience:
+            except (UnreachableError, ApiError) as error:
+                may_pass = not isinstance(error, ApiError) or error.status >= 500
+                if sweep is None or not may_pass or time.monotonic() - answered > patience:
                     raise
             else:
                 if on_update is not None:
@@ -214,28 +226,31 @@ class SweepClient:
             self._sleep(poll)
 
     def _pages(self, path: str, key: str, limit: int | None) -> Iterator[Document]:
+        shape: _Shape = {key: list, "next_page_token": str | None}
         token: str | None = None
         left = limit
         while left is None or left > 0:
             params = {"page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
-            page = self._call("GET", path, params=params if token is None else {**params, "page_token": token})
+            page = self._call("GET", path, shape, params=params if token is None else {**params, "page_token": token})
             yield from page[key]
             token = page["next_page_token"]
             if token is None:
                 return
             left = None if left is None else left - len(page[key])
 
-    def _call(self, method: str, path: str, **options: Any) -> Document:
+    def _call(self, method: str, path: str, shape: _Shape, **options: Any) -> Document:
         response = self._send(method, f"/api/v1{path}", **options)
         try:
             document = response.json()
         except ValueError:
             document = None
-        if response.is_success and isinstance(document, dict):
-            return document
-        if not isinstance(document, dict):
-            what = f"{self.base_url} answered {response.status_code} without JSON; is that the sweep service?"
+        if not isinstance(document, dict) or (response.is_success and not _has_shape(document, shape)):
+            what = (
+                f"{self.base_url} answered {response.status_code}, but not what was asked; is that the sweep service?"
+            )
             document = {"title": "Unexpected answer", "status": response.status_code, "detail": what}
+        elif response.is_success:
+            return document
         raise _ERRORS.get(response.status_code, ApiError)(response.status_code, document)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -243,15 +258,29 @@ class SweepClient:
         for attempt in range(attempts):
             try:
                 return self._http.request(method, path, **options)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if attempt == attempts - 1:
-                    raise UnreachableError(self.base_url, f"{type(error).__name__}: {error}") from error
+                    raise self._unreachable(method, path, error) from error
             self._sleep(_BACKOFF_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
+    def _unreachable(self, method: str, path: str, error: httpx.RequestError) -> UnreachableError:
+        cause = f"{type(error).__name__}: {error}"
+        if method == "GET" or isinstance(error, _NEVER_SENT):
+            return UnreachableError(self.base_url, cause)
+        way_out = "It may have been done; look with `sweep show`."
+        if path.endswith("/sweeps"):
+            way_out = "It may have been queued; look with `sweep list` before sending it again."
+        return UnreachableError(self.base_url, cause, way_out=way_out, may_have_happened=True)
+
+
+def _has_shape(document: Document, shape: _Shape) -> bool:
+    return all(key in document and isinstance(document[key], kind) for key, kind in shape.items())
+
 
 def _sweep_path(sweep_id: str) -> str:
-    return f"/sweeps/{quote(sweep_id, safe='')}"
+    # Bytes of a terminal that are no text come as half surrogate pairs, which must not pass for a fault of ours.
+    return f"/sweeps/{quote(sweep_id, safe='', errors='surrogatepass')}"
 
 
 def _place(item: Mapping[str, str]) -> str:

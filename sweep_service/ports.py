@@ -48,8 +48,11 @@ class SweepStore(Protocol):
     - methods that take a lease change nothing and raise LeaseLostError unless that lease's token is the sweep's
       current one
       and has not expired by the store's clock;
+    - a sweep that is listed, or returned by what changes it, comes without its results, which may be large: get_sweep
+      has them;
     - events of a sweep have seq 1, 2, 3, … without gaps; reports have a seq that rises in the order of their recording;
-    - any method may raise StoreUnavailableError, after which nothing has happened.
+    - any method may raise StoreUnavailableError; of one that writes, nobody knows then whether all of it has happened
+      or nothing: the connection may have died during the commit.
     """
 
     # --- anybody ------------------------------------------------------------------------------------------------------

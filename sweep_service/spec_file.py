@@ -1,16 +1,16 @@
 """Reading a sweep spec from a file, YAML or JSON, with the line of every field.
 
 YAML is read by the rules of version 1.2: ``1e-3`` is a number, ``no`` is a text, ``010`` is ten. (By those of 1.1,
-which the library follows, they are a text, false and eight.)
+which the library follows, they are a text, false and eight.) JSON is nearly YAML; where the two read a text
+differently, JSON is meant.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ import yaml
 _CONTAINERS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MAX_DEPTH = 50
 _MAX_NODES = 200_000  # aliases can make a small file describe an endless document
+_BYTE_ORDER_MARK = "\ufeff"
+_NO_JSON = object()
 
 
 class SpecFileError(Exception):
@@ -58,47 +60,115 @@ def read_spec_file(text: str) -> SpecFile:
     """The document that the text holds.
 
     Raises:
-        SpecFileError: not YAML, not a mapping, a key twice, something that JSON cannot say.
+        SpecFileError: neither YAML nor JSON, not a mapping, a key twice, something that JSON cannot say.
     """
-    loader = _Loader(text) if text.isprintable() or not _has_control(text) else None
-    if loader is None:
+    if _has_control(text):
         raise SpecFileError("The file holds control characters; is it a text file?")
-    try:
-        root = loader.get_single_node()
-    except yaml.YAMLError as error:
-        return _read_json(text, error)
-    except RecursionError:
-        raise SpecFileError("The document is too deep for a sweep spec.") from None
-    finally:
-        loader.dispose()
-    if not isinstance(root, yaml.MappingNode):
+    text = text.removeprefix(_BYTE_ORDER_MARK)
+    document = _parse_json(text)
+    is_json = document is not _NO_JSON
+    # Outside of texts, where it may not stand, a tab is nothing but space to JSON; to YAML it is a fault.
+    root = _root_node(text.replace("\t", " ") if is_json else text, is_json=is_json)
+    if not (isinstance(document, dict) if root is None else isinstance(root, yaml.MappingNode)):
         raise SpecFileError("A sweep spec is a mapping of keys to values, such as `name: my-sweep`.")
     reader = _Reader()
-    document = reader.value(root, "", 0)
-    with contextlib.suppress(ValueError):
-        document = json.loads(text)  # JSON is nearly YAML; where the two read a text differently, JSON is meant
-    return SpecFile(document=document, lines=reader.lines)
+    if root is not None:
+        found = reader.value(root, "", 0)
+        document = document if is_json else found
+    spec = SpecFile(document=document, lines=reader.lines)
+    for pointer, fault in _faults(document):
+        line = spec.line_of(pointer)
+        raise SpecFileError(f"{'' if line is None else f'Line {line}: '}{fault}, at {pointer or '/'}.")
+    return spec
 
 
 def _has_control(text: str) -> bool:
     return re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text) is not None
 
 
-def _read_json(text: str, error: yaml.YAMLError) -> SpecFile:
-    """JSON that is no YAML (indented with tabs, say): without lines."""
+def _root_node(text: str, *, is_json: bool) -> yaml.Node | None:
+    """Where everything is written; None for the little JSON that is no YAML, such as one with a very long key."""
+    loader: _Loader | None = None
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise SpecFileError(_yaml_fault(error)) from None
-    if not isinstance(document, dict):
-        raise SpecFileError("A sweep spec is a JSON object.")
-    return SpecFile(document=document, lines={})
+        loader = _Loader(text)
+        return loader.get_single_node()
+    except yaml.YAMLError as error:
+        if is_json:
+            return None
+        raise SpecFileError(_yaml_fault(text, error)) from None
+    except RecursionError:
+        raise SpecFileError("The document is too deep for a sweep spec.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
-def _yaml_fault(error: yaml.YAMLError) -> str:
+def _yaml_fault(text: str, error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"Line {error.problem_mark.line + 1}: {error.problem}."
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"Line {line}: the character U+{ord(text[error.position]):04X} does not belong in a text file."
     return f"The file is not YAML: {error}."
+
+
+class _Ambiguous(dict[str, Any]):
+    """A JSON object that gave a key more than once."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        seen: set[str] = set()
+        self.repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+
+
+def _parse_json(text: str) -> Any:
+    """The JSON value, with a mark on what only lax readers take (see :func:`_faults`); _NO_JSON if the text is none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_whole, parse_float=float, parse_constant=float)
+    except json.JSONDecodeError:
+        return _NO_JSON
+    except RecursionError:
+        raise SpecFileError("The document is too deep for a sweep spec.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    return plain if len(plain) == len(pairs) else _Ambiguous(pairs)
+
+
+def _whole(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:  # Python reads no more than some thousands of digits
+        return math.inf
+
+
+def _faults(document: Any) -> Iterator[tuple[str, str]]:
+    """What no service will take, and where, as it is written. Walks without recursion."""
+    waiting: list[tuple[str, Any]] = [("", document)]
+    while waiting:
+        pointer, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield pointer, "a number must be finite, and not of thousands of digits"
+        elif isinstance(value, str) and _has_half_a_character(value):
+            yield pointer, "half a surrogate pair is no character; give both halves or none"
+        elif isinstance(value, list):
+            waiting += [(f"{pointer}/{index}", item) for index, item in enumerate(value)][::-1]
+        elif isinstance(value, dict):
+            if isinstance(value, _Ambiguous):
+                yield pointer, f"the key {value.repeated!r} is given more than once; keep one"
+            if any(_has_half_a_character(key) for key in value):
+                yield pointer, "half a surrogate pair in a key is no character; give both halves or none"
+            waiting += [(f"{pointer}/{_escaped(key)}", item) for key, item in value.items()][::-1]
+
+
+def _has_half_a_character(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _escaped(key: str) -> str:
+    """The key as a part of a JSON pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 class _Reader:
@@ -128,7 +198,7 @@ class _Reader:
             if key in seen:
                 raise _fault(key_node, f"the key {key!r} is given more than once; keep one")
             seen.add(key)
-            place = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+            place = f"{pointer}/{_escaped(key)}"
             self.lines[place] = key_node.start_mark.line + 1
             yield key, self.value(value_node, place, depth + 1)
 

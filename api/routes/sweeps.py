@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.dependencies import Body, Service, no_query
+from api.dependencies import Body, Service, no_body, no_query, no_repeated_query
 from api.json_document import parse_document
 from api.paging import EventQuery, PageQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
@@ -35,13 +35,18 @@ _SPEC_BODY = {
 )
 def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
     """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it."""
-    sweep = service.submit(parse_document(body))
-    view = SweepView.of(service.get(sweep.id))
+    view = SweepView.of(service.submit(parse_document(body)))
     response.headers["Location"] = view.links.self
     return view
 
 
-@router.get("", operation_id="list_sweeps", response_model=SweepPage, responses=problem_responses(422, 503))
+@router.get(
+    "",
+    operation_id="list_sweeps",
+    response_model=SweepPage,
+    responses=problem_responses(422, 503),
+    dependencies=[Depends(no_repeated_query)],
+)
 def list_sweeps(query: Annotated[PageQuery, Query()], service: Service) -> SweepPage:
     """Sweeps, newest first."""
     page = service.list_sweeps(before=sweep_key(query.page_token), limit=query.page_size)
@@ -66,6 +71,7 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     operation_id="list_trials",
     response_model=TrialPage,
     responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_repeated_query)],
 )
 def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
     """A sweep's trials, by number."""
@@ -94,6 +100,7 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     operation_id="list_events",
     response_model=EventPage,
     responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_repeated_query)],
 )
 def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
     """What happened to a sweep, in order."""
@@ -109,8 +116,8 @@ def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: S
     "/{sweep_id}/stop",
     operation_id="stop_sweep",
     response_model=SweepView,
-    responses=problem_responses(404, 409, 422, 503),
-    dependencies=[Depends(no_query)],
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
 )
 def stop_sweep(sweep_id: str, service: Service) -> SweepView:
     """Running trials finish, no new ones start. Asked again, it changes nothing."""
@@ -121,8 +128,8 @@ def stop_sweep(sweep_id: str, service: Service) -> SweepView:
     "/{sweep_id}/cancel",
     operation_id="cancel_sweep",
     response_model=SweepView,
-    responses=problem_responses(404, 409, 422, 503),
-    dependencies=[Depends(no_query)],
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
 )
 def cancel_sweep(sweep_id: str, service: Service) -> SweepView:
     """Kill what runs and start nothing. Asked again, it changes nothing."""

@@ -16,11 +16,20 @@ MAX_WHOLE = 2**53  # whole numbers up to here are exact as floats, which sampler
 MAX_POINTS = 10**9  # of a grid
 
 
-class _Range(BaseModel):
+class Strict(BaseModel):
+    """A value that is checked when it comes in, and cannot be changed."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def trusted(cls, document: Mapping[str, Any]) -> Self:
+        """The value of a document that was checked before it was stored, by the rules of that day; it is not checked
+        again by today's. Keys that are no fields any more are dropped, fields that are newer take their defaults.
+        """
+        return cls.model_construct(**{name: value for name, value in document.items() if name in cls.model_fields})
 
-class FloatRange(_Range):
+
+class FloatRange(Strict):
     """Real numbers from low to high, both included; evenly in the logarithm with ``log``; on a grid with ``step``."""
 
     type: Literal["float"]
@@ -65,7 +74,7 @@ class FloatRange(_Range):
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
-class IntRange(_Range):
+class IntRange(Strict):
     """Whole numbers from low to high, both included."""
 
     type: Literal["int"]
@@ -115,7 +124,7 @@ _ChoiceValue = Annotated[
 ]
 
 
-class Choice(_Range):
+class Choice(Strict):
     """One of the listed values, each as likely."""
 
     type: Literal["categorical"]
@@ -123,9 +132,13 @@ class Choice(_Range):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+        if len({(_kind(choice), choice) for choice in self.choices}) < len(self.choices):
             raise ValueError("choices holds a value twice; list each once")
         return self
+
+    @classmethod
+    def trusted(cls, document: Mapping[str, Any]) -> Self:
+        return super().trusted({**document, "choices": tuple(document["choices"])})
 
     def draw(self, generator: random.Random) -> Scalar:
         """A uniform draw."""
@@ -135,8 +148,23 @@ class Choice(_Range):
         return any(type(value) is type(choice) and value == choice for choice in self.choices)
 
 
+def _kind(value: Scalar) -> str:
+    """Values of one kind that Python calls equal are the same to a user: 1 and 1.0, but not 1 and true."""
+    return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
+
+
 Dimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
 Space: TypeAlias = Mapping[str, Dimension]
+_BY_TYPE: Mapping[str, type[FloatRange | IntRange | Choice]] = {
+    "float": FloatRange,
+    "int": IntRange,
+    "categorical": Choice,
+}
+
+
+def trusted_dimension(document: Mapping[str, Any]) -> Dimension:
+    """The dimension of a document that was checked before it was stored."""
+    return _BY_TYPE[document["type"]].trusted(document)
 
 
 def draw_uniform(space: Space, *, seed: int) -> dict[str, Scalar]:

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    StringConstraints,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema
 
-from sweep_service.domain.space import MAX_WHOLE, Dimension
+from sweep_service.domain.space import MAX_WHOLE, Dimension, Strict, trusted_dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
-_NAME = r"^[^\x00-\x1f\x7f]+$"
+_NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
-    _NAME: "Must be one line of text without control characters.",
+    _NAME: "Must be one line of text, not of spaces alone, without control characters.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
 """What each pattern asks for, in words."""
@@ -67,29 +59,33 @@ ParamValue = Annotated[
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+def is_loss(metric: str) -> bool:
+    """Whether less of the metric is better by its very nature; of any other, the spec must say which way is."""
+    return metric == "val/normalized_loss" or metric.startswith("val/loss/")
 
 
-class Objective(_Strict):
+class Objective(Strict):
     """The number that the search drives."""
 
     metric: Name = Field(default="val/normalized_loss", examples=["val/normalized_loss", "val/auc/income"])
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Literal["minimize", "maximize"] = Field(
+        default="minimize",
+        description="May be left out for a loss only; a submitted spec with any other metric has it.",
+    )
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether ``value`` is strictly better."""
         return value < than if self.direction == "minimize" else value > than
 
 
-class Search(_Strict):
+class Search(Strict):
     """How new trials are chosen."""
 
     sampler: Literal["tpe", "random"] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class Budget(_Strict):
+class Budget(Strict):
     """When the search is over: at the first bound that is reached."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
@@ -103,7 +99,7 @@ def _check_gpus(value: float) -> float:
     return value
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
     cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = 1.0
@@ -112,7 +108,7 @@ class Resources(_Strict):
     lanes: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Trials that one pack trains.")
 
 
-class Confirm(_Strict):
+class Confirm(Strict):
     """The best trial and each baseline again, with fresh seeds, judged on the test split."""
 
     seeds: Annotated[int, Field(ge=2, le=100)] = 5
@@ -121,16 +117,26 @@ class Confirm(_Strict):
     )
 
 
-class Tracking(_Strict):
+class Tracking(Strict):
     """Where the results are kept."""
 
     experiment: Name | None = Field(default=None, description="MLflow experiment; the trainable's name if not given.")
 
 
+_PARTS: Mapping[str, type[Strict]] = {
+    "objective": Objective,
+    "search": Search,
+    "budget": Budget,
+    "resources": Resources,
+    "confirm": Confirm,
+    "tracking": Tracking,
+}
+"""The fields of a spec that are objects of their own."""
+
 Baseline = Literal["equal", "inverse_initial_loss", "single_task"]
 
 
-class SweepSpec(_Strict):
+class SweepSpec(Strict):
     """One search: a problem, a space, an objective, a budget."""
 
     name: Name
@@ -149,6 +155,14 @@ class SweepSpec(_Strict):
         Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[str, StringConstraints(pattern=_LABEL)]
     ] = Field(default_factory=dict, max_length=50)
 
+    @classmethod
+    def trusted(cls, document: Mapping[str, Any]) -> Self:
+        given = {name: part for name, part in _PARTS.items() if document.get(name) is not None}
+        parts: dict[str, Any] = {name: part.trusted(document[name]) for name, part in given.items()}
+        parts["space"] = {name: trusted_dimension(dimension) for name, dimension in document["space"].items()}
+        parts["baselines"] = tuple(document.get("baselines", ()))
+        return super().trusted({**document, **parts})
+
     @property
     def experiment(self) -> str:
         """The tracking experiment's name."""
@@ -156,4 +170,4 @@ class SweepSpec(_Strict):
 
     def canonical(self) -> dict[str, Any]:
         """The spec as JSON-compatible values, every default filled in."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", warnings=False)  # a trusted one may hold what today's types do not allow

@@ -1,23 +1,28 @@
 """From a document to a spec that can be run, or to everything that is wrong with it.
 
-Two steps: the shape (:mod:`sweep_service.domain.spec`), then what only the catalogue knows. Each wrong field gives one
-:class:`Finding` with a JSON pointer and a way out.
+Two steps: the shape (:mod:`sweep_service.domain.spec`), then what only the catalogue knows, also of those parts of a
+document whose shape is right while that of others is not. Each wrong field gives one :class:`Finding` with a JSON
+pointer and a way out.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange
-from sweep_service.domain.spec import PATTERN_RULES, SweepSpec
+from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_FINDINGS = 100  # a document with more faults than this is not read to its end by anybody
+
+_Location: TypeAlias = tuple[str | int, ...]  # pydantic's: keys and indices, and the names of a union's branches
+_DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
@@ -28,13 +33,12 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     """
     if not isinstance(document, Mapping):
         raise InvalidSpecError([Finding(pointer="", code="not_an_object", detail="A sweep spec is a JSON object.")])
-    try:
-        spec = SweepSpec.model_validate(document)
-    except ValidationError as error:
-        raise InvalidSpecError(_shape_findings(error, document)) from None
-    findings = list(_catalog_findings(spec, catalog))
-    if findings:
-        raise InvalidSpecError(findings[:MAX_FINDINGS])
+    spec, faults = _read_shape(document)
+    findings = _shape_findings(faults, document)
+    parts = _SoundParts(document, [fault["loc"] for fault in faults])
+    findings += islice(_catalog_findings(parts, catalog), MAX_FINDINGS - len(findings))
+    if findings or spec is None:
+        raise InvalidSpecError(findings)
     return spec
 
 
@@ -57,25 +61,36 @@ _WORDS: Mapping[str, tuple[str, str]] = {  # pydantic's kinds of fault whose own
 _TAGS = ("float", "int", "categorical")
 
 
-def _shape_findings(error: ValidationError, document: Mapping[str, Any]) -> Sequence[Finding]:
+def _read_shape(document: Mapping[str, Any]) -> tuple[SweepSpec | None, Sequence[Any]]:
+    """The spec, or all that is wrong with the document's shape, as pydantic tells it."""
+    try:
+        return SweepSpec.model_validate(document), ()
+    except ValidationError as error:
+        return None, error.errors(include_url=False, include_context=True, include_input=False)
+
+
+def _shape_findings(items: Sequence[Any], document: Mapping[str, Any]) -> list[Finding]:
     findings: dict[tuple[str, str], Finding] = {}
-    items = error.errors(include_url=False, include_context=True)
+    around = _places_around(item["loc"] for item in items)
     for item in items:
-        if item["type"] == "too_short" and any(_is_inside(other["loc"], item["loc"]) for other in items):
+        if len(findings) == MAX_FINDINGS:
+            break
+        if item["type"] == "too_short" and item["loc"] in around:
             continue  # pydantic counts the right elements only; the wrong ones have findings of their own
         pointer = json_pointer(_document_path(item["loc"], document, missing=item["type"] == "missing"))
         if item["type"].startswith("union_tag"):
             pointer += "/type"
         code, detail = _explain(item, document)
         findings.setdefault((pointer, code), Finding(pointer=pointer, code=code, detail=detail))
-    return list(findings.values())[:MAX_FINDINGS]
+    return list(findings.values())
 
 
-def _is_inside(loc: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
-    return len(loc) > len(outer) and loc[: len(outer)] == outer
+def _places_around(locations: Iterable[_Location]) -> set[_Location]:
+    """Everything that one of the locations lies in."""
+    return {loc[:depth] for loc in locations for depth in range(len(loc))}
 
 
-def _document_path(loc: tuple[str | int, ...], document: Any, *, missing: bool) -> Iterator[str | int]:
+def _document_path(loc: _Location, document: Any, *, missing: bool) -> Iterator[str | int]:
     """Pydantic's location without the parts that name a branch of a union and not a place in the document."""
     here = document
     for index, part in enumerate(loc):
@@ -104,14 +119,20 @@ def _explain(item: Any, document: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return kind, PATTERN_RULES.get(item["ctx"]["pattern"], message + ".")
     if kind == "too_short":
-        return kind, f"Must have at least {item['ctx']['min_length']} entry."
+        return kind, f"Must have at least {_entries(item['ctx']['min_length'])}."
+    if kind == "too_long":
+        return kind, f"May have at most {_entries(item['ctx']['max_length'])}."
     if kind == "value_error":
         return "invalid_value", message[:1].upper() + message[1:] + "."
     message = message.replace("Input should", "Must").replace("String should", "Must").replace("be a valid", "be a")
     return kind, message if message.endswith(".") else message + "."
 
 
-def _closest(key: str, loc: tuple[str | int, ...]) -> str:
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
+
+
+def _closest(key: str, loc: _Location) -> str:
     return _suggest(key, SweepSpec.model_fields) if len(loc) == 1 else " Remove it or correct its name."
 
 
@@ -122,22 +143,77 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(names)}."
 
 
-def _catalog_findings(spec: SweepSpec, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
-    trainable = catalog.get(spec.trainable)
-    if trainable is None:
-        detail = f"There is no trainable {spec.trainable!r}.{_suggest(spec.trainable, catalog)}"
+class _SoundParts:
+    """The parts of a document whose shape is right: the catalogue can judge them, whatever is wrong with the rest."""
+
+    def __init__(self, document: Mapping[str, Any], faults: Sequence[_Location]) -> None:
+        self._document = document
+        self._faults = frozenset(faults)
+        self._not_whole = self._faults | _places_around(faults)
+        self.params = self._entries("params")
+        self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
+        baselines = enumerate(document.get("baselines", ())) if self._is_readable("baselines") else ()
+        self.baselines: dict[int, str] = {i: name for i, name in baselines if self._is_whole("baselines", i)}
+
+    @property
+    def trainable(self) -> str | None:
+        return self._document["trainable"] if self._is_whole("trainable") else None
+
+    @property
+    def metric(self) -> str | None:
+        if not self._is_readable("objective") or not self._is_whole("objective", "metric"):
+            return None
+        return self._document.get("objective", {}).get("metric", Objective().metric)
+
+    @property
+    def has_direction(self) -> bool:
+        """Whether the document itself says which way is better, rightly or not."""
+        return self._is_readable("objective") and "direction" in self._document.get("objective", {})
+
+    @property
+    def has_no_baselines(self) -> bool:
+        return self._is_whole("baselines") and not self.baselines
+
+    @property
+    def has_confirm(self) -> bool:
+        return self._document.get("confirm") is not None
+
+    def balancer(self, default: str | None) -> str | None:
+        """What trains the search trials; None where that cannot be told."""
+        is_known = self._is_readable("params") and self._is_whole("params", "balancer")
+        return self.params.get("balancer", default) if is_known else None
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether params gives that parameter a value, be it a right one or not."""
+        return self._is_readable("params") and name in self._document.get("params", {})
+
+    def _entries(self, field: str) -> dict[str, Any]:
+        entries = self._document.get(field, {}) if self._is_readable(field) else {}
+        return {name: value for name, value in entries.items() if self._is_whole(field, name)}
+
+    def _is_whole(self, *place: str | int) -> bool:
+        """Nothing is wrong with it nor within it."""
+        return place not in self._not_whole
+
+    def _is_readable(self, *place: str | int) -> bool:
+        """It is of the right type; single entries may be wrong."""
+        return place not in self._faults
+
+
+def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
+    trainable = None if parts.trainable is None else catalog.get(parts.trainable)
+    if trainable is not None:
+        yield from _params_findings(parts, trainable)
+        yield from _space_findings(parts, trainable)
+        yield from _objective_findings(parts, trainable)
+    elif parts.trainable is not None:
+        detail = f"There is no trainable {parts.trainable!r}.{_suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
-        return
-    yield from _params_findings(spec, trainable)
-    yield from _space_findings(spec, trainable)
-    if spec.objective.metric not in trainable.metrics:
-        detail = f"{trainable.name} does not report it.{_suggest(spec.objective.metric, trainable.metrics)}"
-        yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
-    yield from _comparison_findings(spec)
+    yield from _comparison_findings(parts)
 
 
-def _params_findings(spec: SweepSpec, trainable: Trainable) -> Iterator[Finding]:
-    for name, value in spec.params.items():
+def _params_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+    for name, value in parts.params.items():
         pointer = json_pointer(("params", name))
         parameter = trainable.parameter(name)
         if parameter is None:
@@ -148,8 +224,9 @@ def _params_findings(spec: SweepSpec, trainable: Trainable) -> Iterator[Finding]
             yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
-def _space_findings(spec: SweepSpec, trainable: Trainable) -> Iterator[Finding]:
-    for name, dimension in spec.space.items():
+def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+    balancer = parts.balancer(str(trainable.defaults()["balancer"]))
+    for name, dimension in parts.space.items():
         pointer = json_pointer(("space", name))
         parameter = trainable.parameter(name)
         if parameter is None or not parameter.searchable:
@@ -158,14 +235,22 @@ def _space_findings(spec: SweepSpec, trainable: Trainable) -> Iterator[Finding]:
             detail = f"{name!r} {fact}.{_suggest(name, known)}"
             yield Finding(pointer=pointer, code="not_searchable" if parameter else "unknown_parameter", detail=detail)
             continue
-        if name in spec.params:
+        if parts.is_fixed(name):
             detail = f"{name!r} is fixed in params and searched in space; keep one of the two."
             yield Finding(pointer=pointer, code="fixed_and_searched", detail=detail)
-        balancer = str(spec.params.get("balancer", trainable.defaults()["balancer"]))
         if parameter.used_by is not None and balancer in BALANCERS and balancer not in parameter.used_by:
             detail = f"The balancer {balancer!r} does not read {name!r}: searching it changes nothing. Remove it."
             yield Finding(pointer=pointer, code="unused_parameter", detail=detail)
         yield from _dimension_findings(pointer, parameter, dimension)
+
+
+def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+    if parts.metric is not None and parts.metric not in trainable.metrics:
+        detail = f"{trainable.name} does not report it.{_suggest(parts.metric, trainable.metrics)}"
+        yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
+    elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
+        detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
+        yield Finding(pointer="/objective/direction", code="missing", detail=detail)
 
 
 def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension) -> Iterator[Finding]:
@@ -183,15 +268,15 @@ def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension
             yield Finding(pointer=pointer + suffix, code="invalid_value", detail=fault)
 
 
-def _comparison_findings(spec: SweepSpec) -> Iterator[Finding]:
-    if len(set(spec.baselines)) < len(spec.baselines):
+def _comparison_findings(parts: _SoundParts) -> Iterator[Finding]:
+    if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
-    balancer = spec.params.get("balancer")
-    if balancer in spec.baselines:
-        index = spec.baselines.index(balancer)
+    balancer = parts.balancer(None)
+    index = next((i for i, name in parts.baselines.items() if name == balancer), None)
+    if index is not None:
         detail = f"{balancer!r} is what the search trials use; a baseline must differ from it."
         yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
-    if spec.confirm is not None and not spec.baselines:
+    if parts.has_confirm and parts.has_no_baselines:
         detail = "confirm compares the best trial with the baselines, but there are none: list some, or drop confirm."
         yield Finding(pointer="/confirm", code="nothing_to_compare", detail=detail)
 

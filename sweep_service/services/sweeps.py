@@ -55,8 +55,8 @@ class BestTrial:
 class SweepService:
     """Sweeps as their users see them.
 
-    Any method may raise StoreUnavailableError; those that take a sweep's id raise SweepNotFoundError, also for text
-    that is no id at all.
+    Any method may raise StoreUnavailableError, after which a change may have been made or not; those that take a
+    sweep's id raise SweepNotFoundError, also for text that is no id at all.
     """
 
     def __init__(self, *, store: SweepStore, clock: Clock, project: str) -> None:
@@ -64,8 +64,10 @@ class SweepService:
         self._clock = clock
         self._project = project
 
-    def submit(self, document: Any, *, created_by: str = "anonymous") -> Sweep:
-        """Check the document and queue the sweep that it describes. Nothing is stored on an error.
+    def submit(self, document: Any, *, created_by: str = "anonymous") -> SweepOverview:
+        """Check the document and queue the sweep that it describes; nothing is stored of one that is wrong.
+
+        The store is not asked again once it has the sweep: an error of that would pass for one of queueing it.
 
         Raises:
             InvalidSpecError: with everything that is wrong.
@@ -83,7 +85,7 @@ class SweepService:
             updated_at=now,
         )
         self._store.add_sweep(sweep)
-        return sweep
+        return SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
 
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""

@@ -6,6 +6,7 @@ All that differs between the two is here. SQLite has one writer at a time, so a 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.sql import ColumnElement
 
@@ -100,20 +101,22 @@ def errors_named() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise StoreUnavailableError("All connections to the database are busy.") from error
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
+    except DBAPIError as error:
         _raise_named(error)
         raise
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise StoreUnavailableError(f"The connection to the database broke: {error.orig}.") from error
-        raise
+    except sqlite3.Error as error:  # of a pragma that SQLAlchemy does not see
+        raise StoreUnavailableError(f"The database does not answer: {error}.") from error
 
 
 def _raise_named(error: DBAPIError) -> None:
+    """Raises unless a statement of ours is at fault. What else drivers report differs from database to database (a
+    file that is none, a server that only reads, a disk that is full), but none of it is known to a caller's code.
+    """
     said = f"{type(error.orig).__name__}: {error.orig}"
-    if any(sign in said for sign in _MISSING_TABLE):
+    is_of_schema = isinstance(error, OperationalError | ProgrammingError)
+    if is_of_schema and any(sign in said for sign in _MISSING_TABLE):
         raise SchemaOutdatedError(f"The database lacks what this version needs ({error.orig}); migrate it.") from error
-    if not isinstance(error, ProgrammingError):
+    if error.connection_invalidated or not isinstance(error, IntegrityError | DataError | ProgrammingError):
         raise StoreUnavailableError(f"The database does not answer: {error.orig}.") from error
 
 
@@ -159,3 +162,46 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write from its first statement on."""
     with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may alter tables.
+
+    SQLite alters a table by copying it and dropping the old one, which would delete every row that refers to it: so it
+    enforces no foreign keys meanwhile, and they are checked before the commit instead. Inside a transaction it could
+    not be told so.
+
+    Raises:
+        RuntimeError: the migrations leave rows that refer to nothing; none of them has happened.
+    """
+    if engine.dialect.name != "sqlite":
+        with writing(engine) as connection:
+            yield connection
+        return
+    with engine.connect().execution_options(**{_WRITES: True}) as connection:
+        _send_pragma(connection, "foreign_keys = OFF")
+        try:
+            with connection.begin():
+                yield connection
+                _check_references(connection)
+        finally:
+            _send_pragma(connection, "foreign_keys = ON")
+
+
+def _check_references(connection: Connection) -> None:
+    tables = sorted({row.table for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
+    if tables:
+        raise RuntimeError(f"The migrations leave rows that refer to nothing, in {', '.join(tables)}; undone.")
+
+
+def use_write_ahead_log(engine: Engine) -> None:
+    """Let readers of a SQLite file never wait for its writer. The file remembers it."""
+    with engine.connect() as connection:
+        _send_pragma(connection, "journal_mode = WAL")
+
+
+def _send_pragma(connection: Connection, pragma: str) -> None:
+    """Past SQLAlchemy, which would begin a transaction first."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA {pragma}").close()

@@ -16,21 +16,26 @@ from sweep_service.domain.states import AttemptState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage import moves, rows
-from sweep_service.storage.tables import attempts, events, reports, sweeps, trials
+from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, reports, sweeps, trials
 
 _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
     "state", "ending", "message", "traceback", "objective", "metrics", "last_step", "checkpoint", "tracking_ref",
     "provenance", "num_attempts", "started_at", "ended_at",
 )  # fmt: skip
-_NOW = "store_now"
 
 
 class LockedSweep:
-    """The locked row of a sweep, its rows of other tables, and the events to write. ``flush`` writes what is left."""
+    """The locked row of a sweep, its rows of other tables, and the events to write. ``flush`` writes what is left.
 
-    def __init__(self, connection: Connection, row: Row[Any]) -> None:
+    The sweep is without its results: nothing that is decided under a lock rests on them. New ones can be set.
+
+    The clock is read when the row is locked: PostgreSQL evaluates what a query selects before it waits for the lock,
+    and a lease may run out meanwhile.
+    """
+
+    def __init__(self, connection: Connection, row: Row[Any], now: datetime) -> None:
         self.sweep: Sweep = rows.sweep_of(row)
-        self.now: datetime = row._mapping[_NOW]
+        self.now = now
         self.num_reports: int = row._mapping["num_reports"]
         self.num_delivered: int = row._mapping["num_delivered"]
         self._num_events: int = row._mapping["num_events"]
@@ -42,28 +47,22 @@ class LockedSweep:
     @classmethod
     def lock(cls, connection: Connection, sweep_id: str, now: ColumnElement[datetime]) -> LockedSweep:
         """Raises SweepNotFoundError."""
-        query = select(sweeps, now.label(_NOW)).where(sweeps.c.id == sweep_id).with_for_update()
+        query = select(*SWEEP_WITHOUT_RESULTS).where(sweeps.c.id == sweep_id).with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
             raise SweepNotFoundError(sweep_id)
-        return cls(connection, row)
+        return cls(connection, row, _read_clock(connection, now))
 
     @classmethod
     def lock_leased(cls, connection: Connection, lease: Lease, now: ColumnElement[datetime]) -> LockedSweep:
         """The fence. Raises LeaseLostError."""
-        query = (
-            select(sweeps, now.label(_NOW))
-            .where(
-                sweeps.c.id == lease.sweep_id,
-                sweeps.c.lease_token == lease.token,
-                sweeps.c.lease_expires_at > now,
-            )
-            .with_for_update()
-        )
+        is_held = (sweeps.c.id == lease.sweep_id) & (sweeps.c.lease_token == lease.token)
+        query = select(*SWEEP_WITHOUT_RESULTS).where(is_held).with_for_update()
         row = connection.execute(query).one_or_none()
-        if row is None:
+        locked_at = _read_clock(connection, now)
+        if row is None or row.lease_expires_at <= locked_at:
             raise LeaseLostError(f"The lease of {lease.owner!r} on {lease.sweep_id} has ended.")
-        return cls(connection, row)
+        return cls(connection, row, locked_at)
 
     @classmethod
     def lock_oldest_waiting(cls, connection: Connection, now: ColumnElement[datetime]) -> LockedSweep | None:
@@ -72,14 +71,14 @@ class LockedSweep:
         has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
         is_abandoned = sweeps.c.state.in_(sorted(moves.CLAIMABLE_WITHOUT_LEASE)) & has_no_lease
         query = (
-            select(sweeps, now.label(_NOW))
+            select(*SWEEP_WITHOUT_RESULTS)
             .where(sweeps.c.ended_at.is_(None), is_queued | is_abandoned)
             .order_by(sweeps.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
         row = connection.execute(query).one_or_none()
-        return None if row is None else cls(connection, row)
+        return None if row is None else cls(connection, row, _read_clock(connection, now))
 
     def insert(self, table: Table, values: Sequence[dict[str, Any]]) -> None:
         if values:
@@ -93,7 +92,7 @@ class LockedSweep:
         self._columns |= columns
 
     def flush(self) -> Sweep:
-        """Write the sweep's row and the events; the sweep as it is stored now."""
+        """Write the sweep's row and the events; the sweep as it is stored now, but for results that it had before."""
         first = self._num_events + 1
         numbered = [replace(event, seq=seq) for seq, event in enumerate(self._events, start=first)]
         columns = dict(self._columns)
@@ -206,3 +205,7 @@ class LockedSweep:
             reports.c.trial_id.in_(trial_ids), reports.c.step.in_(steps)
         )
         return {(row.trial_id, row.step) for row in self._connection.execute(query)}
+
+
+def _read_clock(connection: Connection, now: ColumnElement[datetime]) -> datetime:
+    return connection.execute(select(now)).scalar_one()

@@ -174,21 +174,22 @@ class MemorySweepStore:
 
     def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
         sweeps = [s for s in self._tables.sweeps.values() if before is None or s.id < before]
-        return sorted(sweeps, key=lambda sweep: sweep.id, reverse=True)[:limit]
+        newest_first = sorted(sweeps, key=lambda sweep: sweep.id, reverse=True)
+        return [_without_results(sweep) for sweep in newest_first[:limit]]
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):
             sweep = tables.sweep(sweep_id)
             target = verb_target(sweep.state, verb)
             if target is sweep.state:
-                return sweep
+                return _without_results(sweep)
             moved, event = moves.move_sweep(sweep, target, reason=SweepReason.USER, message=message, now=now)
             tables.append(event)
             if target.is_ended:
                 for trial in tables.trials_of(sweep_id):
                     if not trial.state.is_ended:
                         tables.end_trial(trial, moves.cancelled(trial.id), now=now)
-            return tables.update_sweep(moved, now=now)
+            return _without_results(tables.update_sweep(moved, now=now))
 
     def get_trial(self, trial_id: str) -> Trial:
         return self._tables.trial(trial_id)
@@ -289,10 +290,10 @@ class MemorySweepStore:
         with self._fenced(lease) as (tables, now):
             sweep = tables.sweep(lease.sweep_id)
             if target is sweep.state:
-                return sweep
+                return _without_results(sweep)
             moved, event = moves.move_sweep(sweep, target, reason=reason, message=message, now=now)
             tables.append(event)
-            return tables.update_sweep(moved, now=now)
+            return _without_results(tables.update_sweep(moved, now=now))
 
     def add_notice(self, lease: Lease, message: str, *, trial_id: str | None = None) -> None:
         with self._fenced(lease) as (tables, now):
@@ -377,3 +378,7 @@ class MemorySweepStore:
             recorded = tables.num_reports.get(lease.sweep_id, 0)
             delivered = tables.num_delivered.get(lease.sweep_id, 0)
             tables.num_delivered[lease.sweep_id] = max(delivered, min(up_to, recorded))
+
+
+def _without_results(sweep: Sweep) -> Sweep:
+    return replace(sweep, results=None)

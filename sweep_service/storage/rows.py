@@ -16,6 +16,7 @@ from sweep_service.domain.states import AttemptState, SweepReason, SweepState, T
 from sweep_service.domain.trial import Attempt, Cluster, NodeResources, Report, Role, Sweep, Trial
 
 _SWEEP = tuple(f.name for f in fields(Sweep))
+_SWEEP_WITHOUT_RESULTS = tuple(name for name in _SWEEP if name != "results")
 _TRIAL = tuple(f.name for f in fields(Trial))
 _ATTEMPT = tuple(f.name for f in fields(Attempt))
 _REPORT = tuple(f.name for f in fields(Report))
@@ -28,8 +29,9 @@ def _values(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def sweep_of(row: Row[Any]) -> Sweep:
-    values = _values(row, _SWEEP)
-    values["spec"] = SweepSpec.model_validate(values["spec"])
+    """Without its results where the row is."""
+    values = _values(row, _SWEEP if "results" in row._mapping else _SWEEP_WITHOUT_RESULTS)
+    values["spec"] = SweepSpec.trusted(values["spec"])
     values["state"] = SweepState(values["state"])
     values["reason"] = None if values["reason"] is None else SweepReason(values["reason"])
     return Sweep(**values)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, text
 
 from sweep_service.domain.errors import SchemaOutdatedError
-from sweep_service.storage.database import errors_named, open_engine, writing
+from sweep_service.storage.database import errors_named, migrating, open_engine, use_write_ahead_log
 from sweep_service.storage.tables import SCHEMA_VERSION, VERSION_TABLE
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -16,8 +16,10 @@ _ONE_THREAD = threading.Lock()  # Alembic keeps what it works on in a module
 _MIGRATION_LOCK = 0x5357_4545_5001  # any number that nothing else in the database locks
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, *, scripts: Path = _MIGRATIONS) -> None:
     """Bring the store at that URL to the schema of this code, making it if there is none.
+
+    ``scripts`` is the folder of the migrations: this code's own, unless a test brings others.
 
     One transaction behind one lock: of two processes that call it at once, one waits and finds nothing left to do, and
     one that dies half way leaves the old schema.
@@ -30,7 +32,7 @@ def migrate(url: str) -> None:
     engine = open_engine(url)
     try:
         with errors_named(), _ONE_THREAD:
-            _migrate(engine)
+            _migrate(engine, scripts)
     finally:
         engine.dispose()
 
@@ -49,32 +51,23 @@ def _read_version(connection: Connection) -> str | None:
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()  # noqa: S608
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, scripts: Path) -> None:
     # Alembic takes a third of a second to import, and only this function needs it.
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     if engine.dialect.name == "sqlite":
-        _use_write_ahead_log(engine)
-    with writing(engine) as connection:
+        use_write_ahead_log(engine)
+    with migrating(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
         except CommandError as error:
             found = _read_version(connection)
             raise SchemaOutdatedError(f"The database has schema {found}, which this version does not know.") from error
-
-
-def _use_write_ahead_log(engine: Engine) -> None:
-    """So that readers never wait for the writer. The file remembers it."""
-    connection = engine.raw_connection()
-    try:
-        connection.cursor().execute("PRAGMA journal_mode = WAL").close()
-    finally:
-        connection.close()

@@ -15,7 +15,7 @@ from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Tr
 from sweep_service.storage import rows
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
-from sweep_service.storage.tables import attempts, events, publications, reports, sweeps, trials
+from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, publications, reports, sweeps, trials
 from trainables.catalog import Trainable
 
 _CATALOG = "catalog"
@@ -40,7 +40,7 @@ class SharedTables:
         return rows.sweep_of(row)
 
     def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        query = select(sweeps).order_by(sweeps.c.id.desc()).limit(limit)
+        query = select(*SWEEP_WITHOUT_RESULTS).order_by(sweeps.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(sweeps.c.id < before)
         with self._database.reading() as connection:
@@ -114,7 +114,8 @@ class SharedTables:
         document = self._published(_CATALOG)
         if document is None:
             raise CatalogMissingError("No dispatcher has published what can be trained yet; start one, or wait.")
-        return {name: Trainable.model_validate(item) for name, item in document.items()}
+        # A dispatcher of another version may have published it: what only that one knows is left out.
+        return {name: Trainable.model_validate(item, extra="ignore") for name, item in document.items()}
 
     def publish_cluster(self, cluster: Cluster) -> None:
         self._publish(_CLUSTER, rows.cluster_document(cluster))

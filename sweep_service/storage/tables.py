@@ -156,6 +156,8 @@ sweeps = Table(
     CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
     CheckConstraint("num_delivered BETWEEN 0 AND num_reports", name="delivered"),
 )
+SWEEP_WITHOUT_RESULTS = tuple(column for column in sweeps.c if column is not sweeps.c.results)
+"""What is read of a sweep wherever its results, which may be megabytes, are not asked for."""
 Index(
     "ix_sweeps_unfinished",
     sweeps.c.id,

@@ -18,7 +18,7 @@ from click.testing import Result
 from harness import SPEC, Conductor, Service, finish_sweep
 from typer.testing import CliRunner
 
-from sweep_service.cli import app
+from sweep_service.cli import _client, app
 from sweep_service.domain.states import SweepState
 
 Sweep = Callable[..., Result]
@@ -80,6 +80,10 @@ def test_each_fault_of_a_spec_is_printed_with_its_line(sweep: Sweep, service: Se
         ("name: a\nname: b\n", "Line 2: the key 'name' is given more than once"),
         ("name: !!python/object:os.system {}\n", "Line 1: the tag"),
         ("name: a\x07b\n", "control characters"),
+        ("name: a\x80b\n", "bad.yaml: Line 1: the character U+0080"),
+        ('{"name": "a",\n "budget": {"trials": NaN}}', "bad.yaml: Line 2: a number must be finite"),
+        ('{\n\t"name": "a",\n\t"name": "b"\n}', "bad.yaml: Line 3: the key 'name' is given more than once"),
+        ('{"name": "\\ud800"}', "bad.yaml: Line 1: half a surrogate pair"),
     ],
 )
 def test_a_file_that_is_no_spec_is_refused_before_anything_is_sent(
@@ -195,9 +199,40 @@ def test_an_unambiguous_beginning_of_an_id_is_enough(sweep: Sweep, service: Serv
     service.submit()
     assert json.loads(sweep("show", sweep_id[:-2], "--json").stdout)["id"] == sweep_id
     assert json.loads(sweep("show", sweep_id.removeprefix("swp_").lower(), "--json").stdout)["id"] == sweep_id
-    ambiguous = sweep("show", "swp_")
+    ambiguous = sweep("show", sweep_id[:6])
     assert ambiguous.exit_code == 2
     assert "give more of it" in ambiguous.stderr
+
+
+@pytest.mark.parametrize("beginning", ["", " ", "swp_", "SWP_", " swp_ "])
+def test_nothing_is_not_the_beginning_of_an_id(own_service: Service, beginning: str) -> None:
+    sweep_id = own_service.submit()["id"]
+    for command in ("show", "watch", "stop", "cancel"):
+        result = CliRunner().invoke(app, [command, beginning, "--url", own_service.url])
+        assert result.exit_code == 2
+        assert "give more of it" in result.stderr
+    assert own_service.store.get_sweep(sweep_id).state is SweepState.QUEUED
+
+
+@pytest.mark.parametrize("command", ["stop", "cancel"])
+def test_what_cannot_be_undone_asks_for_four_letters_of_an_id(own_service: Service, command: str) -> None:
+    sweep_id = own_service.submit()["id"]
+    letters = sweep_id.removeprefix("swp_")
+    for beginning in (letters[:1], letters[:3], f"swp_{letters[:3]}"):
+        refused = CliRunner().invoke(app, [command, beginning, "--url", own_service.url])
+        assert refused.exit_code == 2
+        assert "at least 4 after 'swp_'" in refused.stderr
+    assert own_service.store.get_sweep(sweep_id).state is SweepState.QUEUED
+    assert CliRunner().invoke(app, ["show", letters[:1], "--url", own_service.url]).exit_code == 0
+    result = CliRunner().invoke(app, [command, letters[:4], "--url", own_service.url])
+    assert result.stdout.startswith(f"{sweep_id} is ")
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str])
+def test_an_id_is_found_in_letters_of_either_case(sweep: Sweep, service: Service, spell: Callable[[str], str]) -> None:
+    sweep_id = service.submit()["id"]
+    for text in (sweep_id, sweep_id[:-1], sweep_id.removeprefix("swp_"), f" {sweep_id}"):
+        assert json.loads(sweep("show", spell(text), "--json").stdout)["id"] == sweep_id
 
 
 def test_stop_and_cancel_say_where_the_sweep_is_now(sweep: Sweep, service: Service) -> None:
@@ -211,7 +246,7 @@ def test_stop_and_cancel_say_where_the_sweep_is_now(sweep: Sweep, service: Servi
 
 
 def test_an_unknown_sweep_is_a_wrong_usage(sweep: Sweep) -> None:
-    for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense"):
+    for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense", "\udcff\udcfe\udcfd\udcfc"):
         for command in ("show", "watch", "stop", "cancel"):
             result = sweep(command, sweep_id)
             assert result.exit_code == 2
@@ -228,3 +263,12 @@ def test_a_wrong_address_is_a_wrong_usage() -> None:
     result = CliRunner().invoke(app, ["list", "--url", "nowhere"])
     assert result.exit_code == 2
     assert "no address of a service" in result.stderr
+
+
+def test_a_fault_of_the_program_is_not_told_as_one_of_its_user(service: Service) -> None:
+    def fail() -> None:
+        with _client(service.url):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        fail()

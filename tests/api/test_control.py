@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness import Conductor, Service, finish_sweep, problem
+from harness import Conductor, Service, finish_sweep, pointers, problem
 
 from sweep_service.domain.states import SweepState
+
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize(("verb", "state"), [("stop", "stopped"), ("cancel", "cancelled")])
@@ -58,6 +60,29 @@ def test_a_completed_sweep_allows_neither(service: Service, verb: str) -> None:
 def test_a_sweep_that_does_not_exist_cannot_be_controlled(service: Service, verb: str) -> None:
     for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense"):
         problem(service.http.post(f"/api/v1/sweeps/{sweep_id}/{verb}"), 404)
+
+
+@pytest.mark.parametrize("verb", ["stop", "cancel"])
+@pytest.mark.parametrize("body", ['{"confirm": true, "a/b": 1}', "[]", "3", "null", '"now"'])
+def test_a_verb_takes_no_body_and_says_so_rather_than_ignore_it(service: Service, verb: str, body: str) -> None:
+    links = service.submit()["links"]
+    answer = problem(service.http.post(links[verb], content=body, headers=JSON), 422)
+    assert answer["type"].endswith(":unexpected-body")
+    assert "takes no body" in answer["detail"]
+    assert pointers(answer) == ({"/confirm", "/a~1b"} if body.startswith("{") else set())
+    assert service.http.get(links["self"]).json()["state"] == "queued"
+
+
+def test_a_verb_with_a_broken_body_is_refused(service: Service) -> None:
+    links = service.submit()["links"]
+    problem(service.http.post(links["stop"], content='{"a": 1, "a": 2}', headers=JSON), 400)
+    assert service.http.get(links["self"]).json()["state"] == "queued"
+
+
+@pytest.mark.parametrize("body", ["", " \n", "{}", " { } "])
+def test_a_verb_bears_with_a_body_that_says_nothing(service: Service, body: str) -> None:
+    response = service.http.post(service.submit()["links"]["stop"], content=body, headers=JSON)
+    assert response.json()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

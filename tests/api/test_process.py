@@ -99,8 +99,10 @@ def test_without_a_migrated_database_the_application_lives_is_not_ready_and_has_
     code = (
         "import sys, asyncio, api.main\n"
         "from httpx import ASGITransport, AsyncClient\n"
+        "settings = api.main.Settings()\n"
+        "app = api.main.create_app(settings, api.main.open_sql_store(settings.store_url))\n"
         "async def ask():\n"
-        "    transport = ASGITransport(api.main.app_from_env())\n"
+        "    transport = ASGITransport(app)\n"
         "    async with AsyncClient(transport=transport, base_url='http://localhost') as http:\n"
         "        return [(await http.get(path)).status_code for path in ('/healthz', '/readyz')]\n"
         "print(*asyncio.run(ask()), *sys.modules)"

@@ -133,6 +133,15 @@ def test_a_wrong_query_parameter_is_named(service: Service, query: str, paramete
     assert [item["parameter"] for item in answer["errors"]] == [parameter]
 
 
+@pytest.mark.parametrize("part", ["", "/trials", "/events"])
+def test_a_query_parameter_that_is_given_twice_is_refused_rather_than_one_of_them_ignored(
+    service: Service, part: str
+) -> None:
+    path = f"{service.submit()['links']['self']}{part}" if part else "/api/v1/sweeps"
+    answer = problem(service.http.get(f"{path}?page_size=1&page_size=2"), 422)
+    assert [(item["parameter"], item["code"]) for item in answer["errors"]] == [("page_size", "repeated_parameter")]
+
+
 @pytest.mark.parametrize("after", ["-1", "x", "1e3", "99999999999999999999"])
 def test_a_wrong_position_in_the_events_is_refused(service: Service, after: str) -> None:
     answer = problem(service.http.get(service.submit()["links"]["events"], params={"after": after}), 422)

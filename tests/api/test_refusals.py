@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-from harness import SPEC, BrokenStore, DownStore, Service, problem, serve
+from harness import SPEC, TOY, BrokenStore, DownStore, Service, problem, serve
 
 from api.app import create_app
+from sweep_service.domain.trial import Sweep
 from sweep_service.ports import SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.sql import open_sql_store
 
+THREADS = 40  # that the framework has for routes that may block
 GETS = ["/api/v1/sweeps", "/api/v1/sweeps/swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "/api/v1/trainables", "/readyz"]
 
 
@@ -37,13 +41,13 @@ def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/v1/sweeps", "GET, POST"),
-        ("DELETE", "/api/v1/sweeps", "GET, POST"),
-        ("OPTIONS", "/api/v1/sweeps", "GET, POST"),
-        ("PATCH", "/api/v1/sweeps/x", "GET"),
+        ("PUT", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("DELETE", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("OPTIONS", "/api/v1/sweeps", "GET, HEAD, POST"),
+        ("PATCH", "/api/v1/sweeps/x", "GET, HEAD"),
         ("GET", "/api/v1/sweeps/x/stop", "POST"),
-        ("POST", "/healthz", "GET"),
-        ("POST", "/api/v1/openapi.json", "GET"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/api/v1/openapi.json", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_lacks_is_a_problem_that_names_those_it_has(
@@ -98,10 +102,73 @@ def test_a_database_that_does_not_answer_is_said_to_be_so_without_its_secrets(pa
         assert "db.internal" not in response.text
 
 
+class HangingStore:
+    """A store whose database takes every question and answers none, until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.let_go = threading.Event()
+
+    def check_ready(self) -> None:
+        self.asked.release()
+        self.let_go.wait(60)
+
+
+def test_the_process_says_that_it_lives_while_every_thread_waits_for_the_database() -> None:
+    store = HangingStore()
+    with served(store) as service, ThreadPoolExecutor(2 * THREADS) as pool:
+        waiting = [
+            pool.submit(httpx.get, f"{service.url}/readyz", timeout=60, trust_env=False) for _ in range(THREADS + 5)
+        ]
+        for _ in range(THREADS):
+            assert store.asked.acquire(timeout=30)
+        assert not store.asked.acquire(blocking=False), "there are more threads than THREADS: none would be missing"
+        try:
+            assert service.http.get("/healthz", timeout=10).status_code == 200
+        finally:
+            store.let_go.set()
+        assert {answer.result(timeout=60).status_code for answer in waiting} == {200}
+
+
 def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable() -> None:
     with served(DownStore()) as service:
         problem(service.http.post("/api/v1/sweeps", json=dict(SPEC)), 503)
         assert service.http.get("/healthz").status_code == 200, "the process itself is well"
+
+
+def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_write() -> None:
+    sweep = "/api/v1/sweeps/swp_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    with served(DownStore()) as service:
+        for path in ("/api/v1/sweeps", f"{sweep}/stop", f"{sweep}/cancel"):
+            detail = problem(service.http.post(path, json=dict(SPEC) if path.endswith("sweeps") else None), 503)[
+                "detail"
+            ]
+            assert "may or may not have happened; look before you send it again" in detail
+        assert problem(service.http.get(sweep), 503)["detail"] == "The database does not answer. Try again soon."
+
+
+class ForgetfulStore(MemorySweepStore):
+    """A store that takes sweeps, and answers nothing any more once it has one."""
+
+    def add_sweep(self, sweep: Sweep) -> None:
+        super().add_sweep(sweep)
+        self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
+
+
+def test_a_sweep_that_was_queued_is_never_said_to_have_failed() -> None:
+    store = ForgetfulStore()
+    store.publish_catalog([TOY])
+    with served(store) as service:
+        sweep = service.submit()
+        problem(service.http.get(sweep["links"]["self"]), 503)
+    assert [row.id for row in store.list_sweeps()] == [sweep["id"]]
+    assert sweep["state"] == "queued"
+    assert sweep["progress"] == {
+        "budget_trials": 4,
+        "used_trials": 0,
+        "trials": {"search": {}, "baseline": {}, "confirm": {}},
+    }
+    assert sweep["leaders"] == []
 
 
 def test_before_anybody_has_published_the_catalogue_nothing_can_be_submitted() -> None:

@@ -63,6 +63,7 @@ BAD_SPECS = {
     ),
     "unknown trainable": (changed("/trainable", "toi"), {"/trainable"}),
     "unknown metric": (changed("/objective", {"metric": "val/f1/left"}), {"/objective/metric"}),
+    "no direction for a score": (changed("/objective", {"metric": "val/auc/right"}), {"/objective/direction"}),
     "unknown parameter": (changed("/params", {"widht": 3}), {"/params/widht"}),
     "unknown searched parameter": (
         changed("/space/gamma", {"type": "float", "low": 0.0, "high": 1.0}),
@@ -153,6 +154,13 @@ def test_a_body_that_is_no_clean_json_is_refused_and_nothing_is_queued(service: 
     assert service.num_sweeps() == before
 
 
+def test_a_number_without_end_is_refused_in_a_persons_words(service: Service) -> None:
+    body = _spec_text(budget='{"trials": ' + "9" * 10_000 + "}")
+    detail = problem(service.http.post("/api/v1/sweeps", content=body, headers=JSON), 400)["detail"]
+    assert "99999… has 10000 digits" in detail
+    assert "sys." not in detail
+
+
 def test_a_repeated_key_is_pointed_at_wherever_it_is(service: Service) -> None:
     body = b'{"space": {"alpha": {"low": 1, "low": 2}}, "params": [{"a": 1}, {"b": 1, "b": 1}]}'
     answer = problem(service.http.post("/api/v1/sweeps", content=body, headers=JSON), 400)
@@ -227,7 +235,16 @@ def test_a_client_that_sends_all_of_too_much_before_it_reads_still_gets_the_answ
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/x-www-form-urlencoded", "application/yaml", "application/json; charset=latin-1", ""],
+    [
+        "text/plain",
+        "text/plain; application/json",
+        "application/x-www-form-urlencoded",
+        "application/yaml",
+        "application/json; charset=latin-1",
+        'application/json; profile="x"; charset=latin-1',
+        "application/json, text/plain",
+        "",
+    ],
 )
 def test_a_body_that_is_not_said_to_be_json_is_refused(service: Service, content_type: str) -> None:
     before = service.num_sweeps()
@@ -240,7 +257,17 @@ def test_a_body_without_any_content_type_is_refused(service: Service) -> None:
     problem(service.http.post("/api/v1/sweeps", content=json.dumps(SPEC).encode()), 415)
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=UTF-8"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        'application/json;charset="utf-8"',
+        'application/json; profile="x"; charset=utf-8',
+        'application/json; profile="a; charset=latin-1"',
+        "application/json;",
+    ],
+)
 def test_json_in_utf8_is_taken_however_it_is_spelt(service: Service, content_type: str) -> None:
     body = json.dumps(SPEC).encode()
     response = service.http.post("/api/v1/sweeps", content=body, headers={"Content-Type": content_type})
@@ -249,6 +276,6 @@ def test_json_in_utf8_is_taken_however_it_is_spelt(service: Service, content_typ
 
 def test_a_query_parameter_that_is_not_known_is_refused_rather_than_ignored(service: Service) -> None:
     before = service.num_sweeps()
-    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true", json=dict(SPEC)), 422)
-    assert [item["parameter"] for item in answer["errors"]] == ["validate_only"]
+    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true&dry=1&dry=2", json=dict(SPEC)), 422)
+    assert [item["parameter"] for item in answer["errors"]] == ["validate_only", "dry"]
     assert service.num_sweeps() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from postgres_server import new_database
 from processes import processes_at_once
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
-from store_values import SPEC, new_sweep
+from sqlalchemy.exc import IntegrityError
+from store_values import SPEC, claimed, new_attempt, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
 from sweep_service.storage import schema
@@ -105,6 +107,81 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str, empty_engi
     with empty_engine.connect() as connection:
         tables = empty_engine.dialect.get_table_names(connection)
     assert tables == ["events"]
+
+
+_ALTERED = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    for table in ("sweeps", "trials"):
+        with op.batch_alter_table(table) as batch:  # SQLite copies the table for this
+            batch.alter_column("message", existing_type=sa.Text(), nullable=True)
+"""
+
+
+def _with_another_migration(folder: Path, text: str) -> Path:
+    """The folder of our migrations and one that comes after them."""
+    scripts = shutil.copytree(Path(schema.__file__).parent / "migrations", folder / "migrations")
+    (scripts / "versions" / "0002_of_the_test.py").write_text(text)
+    return scripts
+
+
+def _filled(url: str) -> dict[str, int]:
+    """Put something into every table of the sweeps; the number of rows of each."""
+    store = open_sql_store(url)
+    lease = claimed(store)
+    trials = [new_trial(lease.sweep_id, number) for number in range(2)]
+    store.add_trials(lease, trials)
+    for trial in trials:
+        store.start_attempt(lease, attempt := new_attempt(trial))
+        store.record(lease, reports=[new_report(attempt, 1)])
+    store.close()
+    return _num_rows(url)
+
+
+def _num_rows(url: str) -> dict[str, int]:
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        tables = ("sweeps", "trials", "attempts", "reports", "events")
+        found = {name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in tables}
+    engine.dispose()
+    return found
+
+
+def test_a_migration_that_alters_a_table_keeps_the_rows_that_refer_to_it(empty_url: str, tmp_path: Path) -> None:
+    migrate(empty_url)
+    before = _filled(empty_url)
+    assert min(before.values()) > 0
+    migrate(empty_url, scripts=_with_another_migration(tmp_path, _ALTERED))
+    assert _num_rows(empty_url) == before
+
+
+def test_references_are_enforced_again_after_a_migration(empty_url: str, empty_engine: Engine, tmp_path: Path) -> None:
+    migrate(empty_url)
+    _filled(empty_url)
+    migrate(empty_url, scripts=_with_another_migration(tmp_path, _ALTERED))
+    with pytest.raises(IntegrityError), empty_engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET sweep_id = 'swp_nowhere'"))
+    with empty_engine.begin() as connection:
+        connection.execute(text("DELETE FROM sweeps"))
+    assert set(_num_rows(empty_url).values()) == {0}
+
+
+def test_a_migration_that_leaves_rows_without_what_they_refer_to_has_not_happened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate(url)
+    before = _filled(url)
+    deletes = _ALTERED + "    op.execute('DELETE FROM trials')\n"
+    with pytest.raises(RuntimeError, match="attempts, reports"):
+        migrate(url, scripts=_with_another_migration(tmp_path, deletes))
+    assert _num_rows(url) == before
+    store = open_sql_store(url)
+    store.check_ready()
+    store.close()
 
 
 def test_a_database_that_was_never_migrated_says_so(empty_url: str) -> None:

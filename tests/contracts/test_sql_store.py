@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
-from store_values import TTL, FakeClock, claimed, new_attempt, new_report, new_sweep, new_trial
+from store_values import SPEC, TTL, FakeClock, claimed, new_attempt, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import StoreUnavailableError
-from sweep_service.domain.states import AttemptState
+from sweep_service.domain.states import AttemptState, SweepState, Verb
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import SqlSweepStore, open_sql_store
+from trainables.catalog import builtin_trainables
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -81,6 +83,25 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
             with pytest.raises(StoreUnavailableError):
                 use()
         store.close()
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_text("These are my notes, and no database. " * 100)
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    store = open_sql_store(url)
+    for use in (store.check_ready, store.list_sweeps, lambda: store.add_sweep(new_sweep()), lambda: migrate(url)):
+        with pytest.raises(StoreUnavailableError, match="not a database"):
+            use()
+    store.close()
+
+
+def test_a_postgresql_server_that_only_reads_is_unavailable_to_writers(postgres_url: str) -> None:
+    migrate(postgres_url)
+    store = open_sql_store(postgres_url + "?options=-c default_transaction_read_only=on")
+    with pytest.raises(StoreUnavailableError, match="read-only"):
+        store.add_sweep(new_sweep())
+    assert store.list_sweeps() == []
+    store.close()
 
 
 def test_a_sqlite_writer_that_waits_too_long_for_another_gives_up(sqlite_url: str, tmp_path: Path) -> None:
@@ -200,6 +221,36 @@ def test_a_deleted_sweep_takes_all_its_rows_along(engine: Engine) -> None:
         connection.execute(text("DELETE FROM sweeps"))
         for table in ("trials", "attempts", "reports", "events"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+def test_a_sweep_stored_by_other_rules_is_served_like_any_other(engine: Engine) -> None:
+    store = SqlSweepStore(engine)
+    store.add_sweep(new_sweep())
+    store.add_sweep(new_sweep(1))
+    old = SPEC.canonical() | {"epochs": 3, "name": " ", "search": {"sampler": "grid", "order": 1}}
+    del old["retries"]
+    with engine.begin() as connection:
+        update = text("UPDATE sweeps SET spec = :spec WHERE id = :id")
+        connection.execute(update, {"spec": json.dumps(old), "id": new_sweep().id})
+    assert [s.spec.search.sampler for s in store.list_sweeps()] == ["tpe", "grid"]
+    lease = store.claim_sweep(owner="dispatcher", ttl=TTL)
+    assert lease is not None
+    assert lease.sweep_id == new_sweep().id
+    store.move_sweep(lease, SweepState.RUNNING)
+    assert store.control_sweep(lease.sweep_id, Verb.CANCEL).spec.retries == SPEC.retries
+    assert store.get_sweep(lease.sweep_id).spec.canonical()["search"] == {"sampler": "grid", "seed": 0}
+
+
+def test_a_catalogue_that_a_newer_dispatcher_has_published_is_read(engine: Engine) -> None:
+    store = SqlSweepStore(engine)
+    trainable = builtin_trainables()[0]
+    store.publish_catalog([trainable])
+    document = trainable.model_dump(mode="json") | {"paper": "x"}
+    document["parameters"][0]["unit"] = document["tasks"][0]["weight"] = 1
+    with engine.begin() as connection:
+        update = text("UPDATE publications SET document = :document")
+        connection.execute(update, {"document": json.dumps({trainable.name: document})})
+    assert store.read_catalog() == {trainable.name: trainable}
 
 
 def test_opening_a_store_imports_nothing_heavy() -> None:

@@ -287,6 +287,29 @@ def test_results_come_back_and_their_verdict_is_told(store: SweepStore) -> None:
     assert events_of(store, lease.sweep_id)[-1].data == {}
 
 
+def test_results_are_read_with_the_sweep_itself_and_with_nothing_else(store: SweepStore) -> None:
+    lease = brought_to(store, S.RUNNING)
+    results = {"leaderboard": [{"objective": 0.25}], "verdict": None}
+    store.set_results(lease, results)
+    assert store.get_sweep(lease.sweep_id).results == results
+    shown = [
+        lambda: store.list_sweeps()[0],
+        lambda: store.control_sweep(lease.sweep_id, Verb.STOP),
+        lambda: store.control_sweep(lease.sweep_id, Verb.STOP),
+        lambda: store.move_sweep(lease, S.STOPPED),
+        lambda: store.move_sweep(lease, S.STOPPED),
+        lambda: store.move_sweep(lease, S.QUEUED),
+    ]
+    for look in shown:
+        without = look()
+        assert without.results is None
+        whole = store.get_sweep(lease.sweep_id)
+        assert whole.results == results, "a write of something else leaves them alone"
+        assert replace(whole, results=None) == without
+    store.set_results(lease, {"leaderboard": []})
+    assert store.get_sweep(lease.sweep_id).results == {"leaderboard": []}
+
+
 @pytest.mark.parametrize(
     ("results", "fault"), [({"mean": float("nan")}, "results"), ({"verdict": "helped"}, "verdict")], ids=str
 )

@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import pytest
 from processes import processes_at_once
+from sqlalchemy import Engine, text
 from store_values import TTL, Backend, claimed, events_of, new_attempt, new_end, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError
@@ -153,6 +155,51 @@ def test_a_write_that_races_the_loss_of_its_lease_comes_before_the_successor_or_
             told = [e.kind for e in events_of(store, lease.sweep_id)]
         assert successor is not None
         assert told[-1] is EventKind.SWEEP_CLAIMED
+
+
+def written_while_held(
+    engine: Engine, sweep_id: str, write: Callable[[], Any], *, past: datetime
+) -> tuple[Any, datetime]:
+    """What a write returns or raises that had to wait for its sweep's row, and a time, later than ``past``, at which it
+    still waited.
+    """
+    waiting = (
+        "SELECT count(*), clock_timestamp() FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with engine.connect() as holder, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as observer:
+            holder.execute(text("SELECT 1 FROM sweeps WHERE id = :id FOR UPDATE"), {"id": sweep_id})
+            writing = pool.submit(write)
+            number, now = 0, past
+            while not (number and now > past) and not writing.done():
+                number, now = observer.execute(text(waiting)).one()
+        return writing.exception(timeout=30) or writing.result(), now
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_write_that_waited_for_its_row_has_the_time_at_which_it_got_it(
+    backend: Backend, emptied_postgres: Engine
+) -> None:
+    store = backend.open()
+    lease = claimed(store)
+    renewed, waited_at = written_while_held(
+        emptied_postgres, lease.sweep_id, lambda: store.renew_lease(lease, ttl=TTL), past=lease.expires_at - TTL
+    )
+    assert renewed.expires_at >= waited_at + TTL
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_lease_that_runs_out_while_a_write_waits_for_its_row_is_lost(
+    backend: Backend, emptied_postgres: Engine
+) -> None:
+    store = backend.open()
+    lease = store.renew_lease(claimed(store), ttl=timedelta(seconds=1))
+    refused, _ = written_while_held(
+        emptied_postgres, lease.sweep_id, lambda: store.add_notice(lease, "too late"), past=lease.expires_at
+    )
+    assert isinstance(refused, LeaseLostError)
+    assert EventKind.SWEEP_NOTICE not in [event.kind for event in events_of(store, lease.sweep_id)]
 
 
 _CLAIM_ALL = """

@@ -129,3 +129,55 @@ def nearly_valid(draw: st.DrawFn) -> Any:
         elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
             place[int(last)] = draw(json_values)
     return document
+
+
+_numbers = st.integers(-1000, 1000) | st.floats(-1e6, 1e6)
+_values = st.booleans() | st.integers(-9, 9) | st.floats(-9.5, 9.5) | st.text("abc ", max_size=3)
+
+
+@st.composite
+def _right_ranges(draw: st.DrawFn) -> dict[str, Any]:
+    low, high = sorted((draw(_numbers), draw(_numbers)))
+    return {"type": "float", "low": low, "high": high} | draw(
+        st.just({}) | st.just({"log": False}) | st.just({"step": None}) | st.just({"step": 0.5})
+    )
+
+
+@st.composite
+def _right_int_ranges(draw: st.DrawFn) -> dict[str, Any]:
+    low, high = sorted((draw(st.integers(1, 2**53)), draw(st.integers(1, 2**53))))
+    return {"type": "int", "low": low, "high": high} | draw(st.just({}) | st.just({"log": True}) | st.just({"step": 2}))
+
+
+_right_choices = st.lists(_values, min_size=1, max_size=5, unique_by=lambda v: (isinstance(v, bool), v)).map(
+    lambda choices: {"type": "categorical", "choices": choices}
+)
+
+rightly_shaped = st.fixed_dictionaries(
+    {
+        "name": st.just("x") | st.just("größer 大"),
+        "trainable": st.just("anything"),
+        "space": st.dictionaries(
+            st.sampled_from("abcd"), _right_ranges() | _right_int_ranges() | _right_choices, min_size=1
+        ),
+        "budget": st.fixed_dictionaries({"trials": st.integers(1, 100_000)}),
+    },
+    optional={
+        "params": st.dictionaries(st.sampled_from("xyz"), _values | st.lists(st.integers(0, 9), max_size=3)),
+        "objective": st.fixed_dictionaries(
+            {}, optional={"metric": st.just("val/auc/a"), "direction": st.sampled_from(["minimize", "maximize"])}
+        ),
+        "search": st.fixed_dictionaries(
+            {}, optional={"sampler": st.sampled_from(["tpe", "random"]), "seed": st.integers(0, 2**31 - 1)}
+        ),
+        "resources": st.fixed_dictionaries(
+            {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}
+        ),
+        "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),
+        "confirm": st.none() | st.fixed_dictionaries({}, optional={"seeds": st.integers(2, 9), "margin": st.just(0.5)}),
+        "retries": st.integers(0, 100),
+        "tracking": st.fixed_dictionaries({}, optional={"experiment": st.none() | st.just("e")}),
+        "labels": st.dictionaries(st.sampled_from("ab"), st.just("c")),
+    },
+)
+"""Documents whose shape is right, with every field in some and without in others."""

@@ -106,6 +106,12 @@ def test_true_is_not_one_and_one_is_not_true() -> None:
     assert not FloatRange(type="float", low=0.0, high=1.0).contains(True)
 
 
+@pytest.mark.parametrize("same", [(1, 1.0), (0, -0.0), (True, True), ("a", "a")])
+def test_choices_that_are_the_same_value_are_refused(same: tuple[Any, Any]) -> None:
+    with pytest.raises(ValidationError, match="twice"):
+        Choice(type="categorical", choices=same)
+
+
 def test_a_range_of_a_single_value_draws_that_value() -> None:
     assert FloatRange(type="float", low=0.5, high=0.5).draw(random.Random(4)) == 0.5
     assert IntRange(type="int", low=3, high=3, log=True).draw(random.Random(4)) == 3

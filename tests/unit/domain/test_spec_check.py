@@ -39,6 +39,31 @@ def test_a_spec_survives_its_canonical_form() -> None:
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_a_spec_of_other_rules_is_read_back_without_asking_todays() -> None:
+    old = changed(
+        ("/epochs", 3),
+        ("/budget/hours", 2),
+        ("/space/alpha/prior", "normal"),
+        ("/space/alpha/low", 9.0),
+        ("/space/seed/choices", [1, 1.0]),
+        ("/search/sampler", "grid"),
+        ("/baselines", ["equal", "uncertainty"]),
+    )
+    for field in ("resources", "objective", "confirm", "labels"):
+        del old[field]
+    spec = SweepSpec.trusted(old)
+    assert (spec.search.sampler, spec.baselines, spec.budget.trials) == ("grid", ("equal", "uncertainty"), 32)
+    assert (spec.resources.cpus, spec.objective.metric, spec.confirm, spec.labels) == (
+        1.0,
+        "val/normalized_loss",
+        None,
+        {},
+    )
+    assert spec.space["alpha"].model_dump() == {"type": "float", "low": 9.0, "high": 3.0, "log": False, "step": None}
+    assert spec.canonical()["space"]["seed"] == {"type": "categorical", "choices": [1, 1.0]}
+    assert "epochs" not in spec.canonical()
+
+
 @pytest.mark.parametrize("document", [None, [], "spec", 7, True, [VALID]], ids=repr)
 def test_what_is_no_object_is_no_spec(document: Any) -> None:
     finding = only_finding_of(document)
@@ -100,6 +125,8 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/name", "", "string_too_short", "at least 1"),
         ("/name", "x" * 201, "string_too_long", "at most 200"),
         ("/name", "two\nlines", "string_pattern_mismatch", "one line"),
+        ("/name", "  ", "string_pattern_mismatch", "spaces alone"),
+        ("/tracking/experiment", "\u3000", "string_pattern_mismatch", "spaces alone"),
         ("/name", "\ud800", "invalid_text", "Unicode"),
         ("/budget/trials", 0, "greater_than_equal", "1"),
         ("/budget/trials", 100_001, "less_than_equal", "100000"),
@@ -140,10 +167,15 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/space/count", {"type": "int", "low": 0, "high": 9, "log": True}, "invalid_value", "at least 1"),
         ("/space/seed/choices", [], "too_short", "at least 1"),
         ("/space/seed/choices", [1, 2, 1], "invalid_value", "twice"),
+        ("/space/seed/choices", [1, 2, 1.0], "invalid_value", "twice"),
+        ("/space/seed/choices", list(range(1001)), "too_long", "at most 1000 entries."),
+        ("/space", {f"a{i}": VALID["space"]["alpha"] for i in range(101)}, "too_long", "at most 100 entries."),
+        ("/params", {f"a{i}": 1 for i in range(201)}, "too_long", "at most 200 entries."),
+        ("/baselines", ["equal"] * 11, "too_long", "May have at most 10 entries."),
         ("/space/seed/choices/1", None, "invalid_value", "number or a text"),
         ("/space/seed/choices/1", math.inf, "invalid_value", "finite"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:50],
 )
 def test_a_value_of_the_wrong_shape_is_refused_at_its_field(pointer: str, value: Any, code: str, detail: str) -> None:
     finding = only_finding_of(changed((pointer, value)))
@@ -151,6 +183,7 @@ def test_a_value_of_the_wrong_shape_is_refused_at_its_field(pointer: str, value:
     assert finding.pointer in {pointer, whole_range}
     assert finding.code == code
     assert detail in finding.detail
+    assert not {"Tuple", "Dictionary", "Input", "String", "validation"} & set(finding.detail.split())
 
 
 @pytest.mark.parametrize(
@@ -193,6 +226,22 @@ def test_what_the_catalogue_does_not_know_is_refused_at_its_field(
     assert detail in finding.detail
 
 
+def test_a_name_may_hold_spaces_of_every_kind_beside_other_text() -> None:
+    for name in ("two words", " x", "x ", "\u3000x\xa0"):
+        assert check_spec(changed(("/name", name)), CATALOG).name == name
+
+
+def test_which_way_is_better_must_be_said_of_all_but_losses() -> None:
+    finding = only_finding_of(changed(("/objective", {"metric": "val/auc/income"})))
+    assert (finding.pointer, finding.code) == ("/objective/direction", "missing")
+    assert "maximize" in finding.detail
+    for direction in ("minimize", "maximize"):
+        objective = {"metric": "val/auc/income", "direction": direction}
+        assert check_spec(changed(("/objective", objective)), CATALOG).objective.direction == direction
+    for metric in ("val/normalized_loss", "val/loss/weeks"):
+        assert check_spec(changed(("/objective", {"metric": metric})), CATALOG).objective.direction == "minimize"
+
+
 def test_a_range_of_the_wrong_type_points_at_its_type() -> None:
     finding = only_finding_of(changed(("/space/batch_size", {"type": "float", "low": 1, "high": 9}), ("/params", {})))
     assert (finding.pointer, finding.code) == ("/space/batch_size/type", "wrong_type")
@@ -224,6 +273,59 @@ def test_all_faults_are_found_at_once() -> None:
     assert {f.pointer for f in findings_of(meaning)} == {"/params/x", "/space/y", "/objective/metric"}
 
 
+def test_what_the_catalogue_says_of_the_right_parts_is_told_along_with_the_wrong_shapes() -> None:
+    mixed = changed(
+        ("/nmae", "x"),
+        ("/params/lr", None),
+        ("/params/btach_size", 8),
+        ("/params/steps", 0),
+        ("/space/alhpa", {"type": "float", "low": 0, "high": 1}),
+        ("/space/weight_lr/high", "x"),
+        ("/space/lr", {"type": "float", "low": 1e-4, "high": 1e-2}),
+        ("/space/seed/choices", [1, "two"]),
+        ("/objective", {"metric": "val/auc/weeks", "direction": "min"}),
+        ("/budget/trials", "many"),
+        ("/baselines", ["equal", 5, "equal"]),
+    )
+    assert {(f.pointer, f.code) for f in findings_of(mixed)} == {
+        ("/nmae", "unknown_key"),
+        ("/params/lr", "invalid_value"),
+        ("/params/btach_size", "unknown_parameter"),
+        ("/params/steps", "invalid_value"),
+        ("/space/alhpa", "unknown_parameter"),
+        ("/space/weight_lr/high", "float_type"),
+        ("/space/lr", "fixed_and_searched"),
+        ("/space/seed/choices/1", "invalid_value"),
+        ("/objective/metric", "unknown_metric"),
+        ("/objective/direction", "literal_error"),
+        ("/budget/trials", "int_type"),
+        ("/baselines/1", "literal_error"),
+        ("/baselines", "duplicate"),
+    }
+
+
+def test_an_unknown_trainable_hides_nothing_that_can_be_judged_without_it() -> None:
+    found = findings_of(changed(("/trainable", "tyo"), ("/budget", {}), ("/baselines", [])))
+    assert [f.pointer for f in found] == ["/budget/trials", "/trainable", "/confirm"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointers"),
+    [
+        ([("/params", [])], ["/params"]),
+        ([("/params/balancer", None)], ["/params/balancer"]),
+        ([("/space", None)], ["/space"]),
+        ([("/objective", [])], ["/objective"]),
+        ([("/baselines", 3)], ["/baselines"]),
+        ([("/baselines", [3])], ["/baselines/0"]),
+        ([("/trainable", 3), ("/params/x", 1)], ["/trainable"]),
+    ],
+    ids=repr,
+)
+def test_nothing_is_guessed_of_a_part_whose_shape_is_wrong(changes: list[tuple[str, Any]], pointers: list[str]) -> None:
+    assert [f.pointer for f in findings_of(changed(*changes))] == pointers
+
+
 def test_one_wrong_entry_does_not_make_its_list_look_empty() -> None:
     assert [f.pointer for f in findings_of(changed(("/space/seed/choices", [None])))] == ["/space/seed/choices/0"]
     only = {"alpha": {"type": "float", "low": 0.0, "high": "x"}}
@@ -233,6 +335,14 @@ def test_one_wrong_entry_does_not_make_its_list_look_empty() -> None:
 def test_nobody_gets_more_findings_than_can_be_read() -> None:
     found = findings_of(VALID | {f"unknown_{index}": 1 for index in range(3 * MAX_FINDINGS)})
     assert len(found) == MAX_FINDINGS
+
+
+@pytest.mark.timeout(20)
+def test_a_document_full_of_faults_is_refused_in_the_time_that_it_takes_to_read_it() -> None:
+    """A fault that looks at all the others, 23,000 times, would take minutes."""
+    space = {f"a{index}": {"type": "categorical", "choices": []} for index in range(23_000)}
+    found = findings_of(VALID | {"space": space})
+    assert [f.pointer for f in found] == [f"/space/a{index}/choices" for index in range(MAX_FINDINGS)]
 
 
 def test_a_pointer_escapes_what_a_key_may_hold() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from spec_documents import CATALOG, VALID, changed, json_values, nearly_valid
+from spec_documents import CATALOG, VALID, changed, json_values, nearly_valid, rightly_shaped
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import draw_uniform
@@ -67,3 +67,14 @@ def test_whatever_is_drawn_from_an_accepted_space_is_a_value_that_its_parameter_
         assert value_fault(parameter, value) is None
         assert spec is not None
         assert spec.space[name].contains(value)
+
+
+@settings(FUZZ, max_examples=500)
+@given(document=rightly_shaped)
+@example(document=VALID)
+def test_a_spec_that_is_read_back_unchecked_is_the_one_that_was_checked(document: Any) -> None:
+    spec = SweepSpec.model_validate(document)
+    read_back = SweepSpec.trusted(json.loads(json.dumps(spec.canonical())))
+    assert read_back == spec
+    assert repr(read_back) == repr(spec), "1, 1.0 and True are equal, but not the same"
+    assert read_back.canonical() == spec.canonical()
