@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,9 +23,7 @@ import httpx
 
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
-from sweep_service.supervisor import Child, Supervisor
-
-logger = logging.getLogger(__name__)
+from sweep_service.supervisor import Child, EndRequestedError, EndSignals, Supervisor
 
 LOOPBACK = "127.0.0.1"
 TEND_INTERVAL_S = 0.5
@@ -55,19 +52,31 @@ class Stack:
     mlflow_url: str
     settings: Settings
     supervisor: Supervisor
+    signals: EndSignals
 
-    def tend(self) -> None:
-        """Restart what has died."""
+    def rest(self, seconds: float) -> None:
+        """Sleep for so long, and restart what dies meanwhile.
+
+        Raises:
+            EndRequestedError: a signal has come.
+        """
+        until = time.monotonic() + seconds
+        self.signals.check()
         self.supervisor.tend()
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, TEND_INTERVAL_S))
+            self.signals.check()
+            self.supervisor.tend()
 
 
 @contextlib.contextmanager
-def running_stack(options: StackOptions) -> Iterator[Stack]:
+def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]:
     """A stack that is up and ready, for the time of the block. Must be entered from the main thread.
 
     Raises:
         LaunchError: another stack uses the folder, or a port is taken.
         ChildFailedError: a part did not come up.
+        EndRequestedError: a signal came before all was up; what had been started has been ended.
     """
     home = options.home.expanduser().resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,7 @@ def running_stack(options: StackOptions) -> Iterator[Stack]:
         env = _environment(home, port=port, ray_port=ray_port)
         settings = Settings(home=home)
         migrate(settings.store_url)
-        with Supervisor(log_dir=home / "logs") as supervisor:
+        with Supervisor(log_dir=home / "logs", signals=signals) as supervisor:
             api = _api(port, env)
             mlflow = _mlflow(mlflow_port, settings, env)
             ray = _ray(ray_port, Path(ray_tmp), options, env)
@@ -89,30 +98,44 @@ def running_stack(options: StackOptions) -> Iterator[Stack]:
                 mlflow_url=f"http://{LOOPBACK}:{mlflow_port}",
                 settings=settings,
                 supervisor=supervisor,
+                signals=signals,
             )
 
 
 def up(options: StackOptions) -> int:
-    """Run the stack until Ctrl-C or SIGTERM, which end all of it."""
+    """Run the stack until Ctrl-C or SIGTERM, which end all of it.
+
+    0: it was up, and ended as it was told. 128 + the signal's number: told to end before it was up.
+    """
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a dozen lines at each start
     started = time.monotonic()
-    with running_stack(options) as stack:
-        lines = (
-            f"The service is up ({time.monotonic() - started:.0f} s).",
-            f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
-            f"  MLflow  {stack.mlflow_url}",
-            f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
-            "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
-        )
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
-        while not ended.wait(TEND_INTERVAL_S):
-            stack.tend()
-        sys.stdout.write("Ending.\n")
+    with EndSignals() as signals:
+        try:
+            with running_stack(options, signals) as stack:
+                _say(*_welcome(stack, seconds=time.monotonic() - started))
+                with contextlib.suppress(EndRequestedError):
+                    stack.rest(math.inf)
+                _say("Ending.")
+        except EndRequestedError as error:
+            _say("Ended before it was up.")
+            return error.exit_code
     return 0
+
+
+def _welcome(stack: Stack, *, seconds: float) -> tuple[str, ...]:
+    return (
+        f"The service is up ({seconds:.0f} s).",
+        f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
+        f"  MLflow  {stack.mlflow_url}",
+        f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
+        "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
+    )
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:

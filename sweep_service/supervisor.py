@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Self
 
 import psutil
 
@@ -31,6 +32,52 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 class ChildFailedError(Exception):
     """A child did not come up; the message holds the end of its log."""
+
+
+class EndRequestedError(Exception):
+    """A signal told this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"Told to end by {signal.Signals(number).name}.")
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports of a process that the signal ended."""
+        return 128 + self.number
+
+
+class EndSignals:
+    """SIGINT, SIGTERM and SIGHUP noted instead of obeyed at once, so that what was started can be ended in order.
+
+    A context manager, to be entered from the main thread; before that it notes nothing. The note is a plain attribute:
+    a handler runs between any two instructions of the main thread, which may just hold the lock of an Event.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._replaced: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: to live on without its terminal
+            self._replaced[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def check(self) -> None:
+        """Raises EndRequestedError if a signal has come."""
+        if self.number is not None:
+            raise EndRequestedError(self.number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +106,12 @@ class Supervisor:
     To be used from the main thread only: on Linux a child gets its SIGTERM when the thread that started it ends.
     """
 
-    def __init__(self, *, log_dir: Path) -> None:
+    def __init__(self, *, log_dir: Path, signals: EndSignals) -> None:
         self._log_dir = log_dir
+        self._signals = signals
         self._running: list[_Running] = []
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return self
@@ -78,9 +126,13 @@ class Supervisor:
 
         Raises:
             ChildFailedError: one ended, or was not ready in its time.
+            EndRequestedError: a signal has come meanwhile.
         """
-        started = [_Running(child=child, process=self._spawn(child), started=time.monotonic()) for child in children]
-        self._running += started
+        started: list[_Running] = []
+        for child in children:
+            self._signals.check()
+            started.append(_Running(child=child, process=self._spawn(child), started=time.monotonic()))
+            self._running.append(started[-1])
         for running in started:
             self._await_ready(running)
 
@@ -137,6 +189,7 @@ class Supervisor:
         child = running.child
         deadline = time.monotonic() + child.ready_within_s
         while not child.is_ready():
+            self._signals.check()
             status = running.process.poll()
             if status is not None or time.monotonic() > deadline:
                 fact = (

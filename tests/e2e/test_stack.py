@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,16 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from stack_control import RunningStack, await_that, end_stack, faulty_spec, start_stack
+from stack_control import (
+    RunningStack,
+    await_that,
+    end_process,
+    end_stack,
+    faulty_spec,
+    read,
+    start_command,
+    start_stack,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -58,6 +68,46 @@ def test_a_second_stack_on_the_same_folder_is_refused(stack: RunningStack) -> No
     assert second.returncode == 1
     assert "Another stack runs on" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_a_demo_on_the_folder_of_a_stack_is_refused_in_one_line(stack: RunningStack, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "sweep_service.cli", "demo", "--home", str(stack.home)]
+    demo = subprocess.run([*argv, "--output", str(tmp_path / "out")], capture_output=True, text=True, timeout=60)
+    assert demo.returncode == 1
+    assert demo.stderr.startswith("Error: Another stack runs on")
+    assert demo.stderr.count("\n") == 1
+
+
+def test_a_demo_whose_parts_do_not_come_up_says_which(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "sweep_service.cli", "demo", "--home", str(tmp_path), "--output", str(tmp_path / "o")]
+    environment = {**os.environ, "SWEEP_LOG_LEVEL": "NONSENSE"}
+    demo = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+    assert demo.returncode == 1
+    message, *log = demo.stderr.splitlines()
+    assert message == f"Error: api: ended (status 1). The end of {tmp_path / 'logs' / 'api.log'}:"
+    assert log == (tmp_path / "logs" / "api.log").read_text().splitlines()[-20:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    process = start_command(tmp_path, "up", "--port", "0", "--mlflow-port", "0")
+    await_that(lambda: (tmp_path / "logs" / "mlflow.log").exists(), what="the first parts to be started")
+    assert end_process(process, number, within_s=20) == []
+    assert process.returncode == 128 + number
+    assert read(tmp_path / "out.txt") == "Ended before it was up.\n"
+    assert "Traceback" not in read(tmp_path / "err.txt")
+
+
+def test_a_demo_that_is_interrupted_ends_its_stack(tmp_path: Path) -> None:
+    process = start_command(tmp_path, "demo", "--output", str(tmp_path / "result.json"))
+    try:
+        await_that(lambda: "search 0/" in read(tmp_path / "out.txt"), within_s=150, what="the sweep to be watched")
+    finally:
+        left = end_process(process)
+    assert left == []
+    assert process.returncode == 128 + signal.SIGINT
+    assert read(tmp_path / "out.txt").endswith("Interrupted. Nothing runs any more.\n")
+    assert "Traceback" not in read(tmp_path / "err.txt")
 
 
 def test_a_taken_port_is_named_with_the_option_that_changes_it(stack: RunningStack, tmp_path: Path) -> None:
