@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from sweep_service.supervisor import MAX_LOG_BYTES
 
 # Arguments: the folder of the logs, the program of the child, which is ready when it has written the file "ready".
 SUPERVISING = """
@@ -80,6 +83,15 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
         running.process.communicate(timeout=60)
 
 
+def test_a_child_that_dies_is_started_again_and_its_log_goes_on(supervised: Supervised) -> None:
+    supervised.start("print('alive', flush=True)")
+    (first,) = supervised.pids(1)
+    os.kill(first, signal.SIGKILL)
+    second = supervised.pids(2)[1]
+    assert second != first
+    assert (supervised.logs / "child.log").read_text() == "alive\n" * 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_start_ends_what_was_started(supervised: Supervised, number: signal.Signals) -> None:
     supervised.start("print(os.getpid(), file=(folder / 'pids').open('a'), flush=True); time.sleep(600)")  # not ready
@@ -88,6 +100,40 @@ def test_a_signal_during_the_start_ends_what_was_started(supervised: Supervised,
     assert supervised.process.wait(20) == 128 + number
     assert not psutil.pid_exists(child)
     assert supervised.process.communicate() == ("", "")
+
+
+def test_what_a_dead_child_had_started_ends_before_its_successor_starts(supervised: Supervised) -> None:
+    supervised.start(
+        "for pid in map(int, (folder / 'left').read_text().split() if (folder / 'left').exists() else ()):\n"
+        "    print('still there' if os.path.exists(f'/proc/{pid}') else 'gone', flush=True)\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "(folder / 'left').write_text(str(left.pid))"
+    )
+    os.kill(supervised.pids(1)[0], signal.SIGKILL)
+    supervised.pids(2)
+    assert (supervised.logs / "child.log").read_text() == "gone\n"
+
+
+def test_a_long_log_is_put_aside_when_its_child_starts(supervised: Supervised) -> None:
+    supervised.logs.mkdir()
+    log = supervised.logs / "child.log"
+    log.write_text("of earlier\n")
+    os.truncate(log, MAX_LOG_BYTES + 1)
+    supervised.start("print('of now', flush=True)")
+    supervised.pids(1)
+    assert log.read_text() == "of now\n"
+    assert (supervised.logs / "child.log.1").stat().st_size == MAX_LOG_BYTES + 1
+
+
+def test_a_child_that_cannot_be_started_for_now_is_tried_again(supervised: Supervised) -> None:
+    supervised.start()
+    (first,) = supervised.pids(1)
+    supervised.logs.rename(supervised.folder / "elsewhere")
+    os.kill(first, signal.SIGKILL)
+    lines = iter(supervised.process.stderr.readline, "")
+    assert any("cannot be started" in line for line in lines)
+    supervised.logs.mkdir()
+    assert supervised.pids(2)[1] != first
 
 
 def test_a_supervisor_told_to_end_leaves_nothing_even_of_another_session(supervised: Supervised) -> None:
