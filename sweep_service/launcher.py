@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import logging
 import math
 import os
@@ -19,10 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
+from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import StoreUnavailableError
+from sweep_service.ports import Clock, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
+from sweep_service.storage.sql import open_sql_store
 from sweep_service.supervisor import Child, EndRequestedError, EndSignals, Supervisor
 
 LOOPBACK = "127.0.0.1"
@@ -87,12 +90,15 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
         env = _environment(home, port=port, ray_port=ray_port)
         settings = Settings(home=home)
         migrate(settings.store_url)
-        with Supervisor(log_dir=home / "logs", signals=signals) as supervisor:
+        with (
+            contextlib.closing(open_sql_store(settings.store_url)) as store,
+            Supervisor(log_dir=home / "logs", signals=signals) as supervisor,
+        ):
             api = _api(port, env)
             mlflow = _mlflow(mlflow_port, settings, env)
             ray = _ray(ray_port, Path(ray_tmp), options, env)
             supervisor.start(api, ray, mlflow)
-            supervisor.start(_dispatcher(port, env))
+            supervisor.start(dispatcher_child(store, SystemClock(), env))
             yield Stack(
                 api_url=f"http://{LOOPBACK}:{port}",
                 mlflow_url=f"http://{LOOPBACK}:{mlflow_port}",
@@ -156,15 +162,23 @@ def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
     }
 
 
+def dispatcher_child(store: SweepStore, clock: Clock, env: Mapping[str, str]) -> Child:
+    """The dispatcher, to be started now: it is ready when it has seen the cluster and published the catalogue."""
+    created = clock.now()
+
+    def is_ready() -> bool:
+        # Not what the API says: it would answer from what the dispatcher of an earlier start has published.
+        with contextlib.suppress(StoreUnavailableError):
+            cluster = store.read_cluster()
+            return cluster is not None and cluster.seen_at > created
+        return False
+
+    return Child(name="dispatcher", argv=(sys.executable, "-m", "sweep_service.worker"), env=env, is_ready=is_ready)
+
+
 def _api(port: int, env: Mapping[str, str]) -> Child:
-    url = f"http://{LOOPBACK}:{port}/readyz"
-    return Child(name="api", argv=(sys.executable, "-m", "api"), env=env, is_ready=lambda: _answers(url))
-
-
-def _dispatcher(port: int, env: Mapping[str, str]) -> Child:
-    url = f"http://{LOOPBACK}:{port}/api/v1/trainables"  # answers once the dispatcher has published the catalogue
-    argv = (sys.executable, "-m", "sweep_service.worker")
-    return Child(name="dispatcher", argv=argv, env=env, is_ready=lambda: _answers(url))
+    argv = (sys.executable, "-m", "api")
+    return Child(name="api", argv=argv, env=env, is_ready=lambda: answers(port, "/readyz"))
 
 
 def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
@@ -177,7 +191,7 @@ def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
         name="mlflow",
         argv=argv,
         env={**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        is_ready=lambda: _answers(f"http://{LOOPBACK}:{port}/health"),
+        is_ready=lambda: answers(port, "/health"),
         ready_within_s=120.0,
     )
 
@@ -191,11 +205,17 @@ def _ray(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) ->
     return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))
 
 
-def _answers(url: str) -> bool:
+def answers(port: int, path: str) -> bool:
+    """Whether a server on loopback answers that path with 200."""
+    # Not httpx: it would ask a proxy of the environment, which has another loopback, and reads all certificates anew.
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2.0)
     try:
-        return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _listens(port: int) -> bool:

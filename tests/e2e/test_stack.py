@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -22,7 +24,12 @@ from stack_control import (
     start_stack,
 )
 
+from sweep_service.storage.sql import open_sql_store
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+API, DISPATCHER = ("-m", "api"), ("sweep_service.worker",)
 
 
 def answers(url: str) -> bool:
@@ -32,15 +39,31 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    ("words", "path"), [(("-m", "api"), "/readyz"), (("sweep_service.worker",), "/api/v1/trainables")]
-)
-def test_a_part_that_is_killed_comes_back(stack: RunningStack, words: tuple[str, ...], path: str) -> None:
-    before = stack.pid(*words)
-    psutil.Process(before).kill()
-    await_that(lambda: not psutil.pid_exists(before), what="its end")
-    await_that(lambda: is_back(stack, words, before), what=f"another {words}")
-    await_that(lambda: answers(stack.api_url + path), what=f"{path} to answer")
+def sees_the_cluster(stack: RunningStack, *, since: datetime) -> bool:
+    """Whether a dispatcher is connected to Ray: the API would also answer from what an earlier one has published."""
+    with contextlib.closing(open_sql_store(f"sqlite:///{stack.home / 'sweeps.db'}")) as store:
+        cluster = store.read_cluster()
+    return cluster is not None and cluster.seen_at > since
+
+
+def test_an_api_that_is_killed_comes_back(stack: RunningStack) -> None:
+    end_part(stack, API, signal.SIGKILL)
+    await_that(lambda: answers(stack.api_url + "/readyz"), what="the API to answer")
+
+
+def test_a_dispatcher_that_is_killed_comes_back(stack: RunningStack) -> None:
+    ended_at = end_part(stack, DISPATCHER, signal.SIGKILL)
+    await_that(lambda: sees_the_cluster(stack, since=ended_at), what="the dispatcher to see the cluster")
+
+
+def end_part(stack: RunningStack, words: tuple[str, ...], number: signal.Signals) -> datetime:
+    """Send the signal to that part and wait until another process has taken its place; when it had ended."""
+    before = psutil.Process(stack.pid(*words))
+    before.send_signal(number)
+    await_that(lambda: not before.is_running(), what="its end")
+    ended_at = datetime.now(UTC)
+    await_that(lambda: is_back(stack, words, before.pid), what=f"another {words}")
+    return ended_at
 
 
 def is_back(stack: RunningStack, words: tuple[str, ...], before: int) -> bool:

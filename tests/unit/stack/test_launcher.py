@@ -1,0 +1,88 @@
+"""The parts of a stack: what they are told, when they are ready, why a stack is refused."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from sweep_service.domain.errors import StoreUnavailableError
+from sweep_service.domain.trial import Cluster, NodeResources
+from sweep_service.launcher import (
+    answers,
+    dispatcher_child,
+)
+from sweep_service.storage.memory import MemorySweepStore
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+class FixedClock:
+    def now(self) -> datetime:
+        return NOW
+
+
+class AbsentStore(MemorySweepStore):
+    def read_cluster(self) -> Cluster | None:
+        raise StoreUnavailableError("it is being started")
+
+
+def cluster_seen(at: datetime) -> Cluster:
+    return Cluster(nodes=(NodeResources(node="here", cpus=2.0, gpus=0.0),), seen_at=at)
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/readyz" else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_server_on_loopback_is_asked_without_the_proxy_of_the_environment(
+    server: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert answers(server.server_port, "/readyz")
+    assert not answers(server.server_port, "/elsewhere")
+
+
+def test_a_port_on_which_nobody_listens_does_not_answer() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert not answers(free.getsockname()[1], "/readyz")
+
+
+def test_a_dispatcher_is_not_ready_by_what_an_earlier_one_has_published() -> None:
+    store = MemorySweepStore()
+    store.publish_catalog([])
+    store.publish_cluster(cluster_seen(NOW - timedelta(seconds=1)))
+    child = dispatcher_child(store, FixedClock(), {})
+    assert not child.is_ready()
+    store.publish_cluster(cluster_seen(NOW + timedelta(seconds=5)))
+    assert child.is_ready()
+
+
+def test_a_dispatcher_is_not_ready_where_none_has_ever_looked() -> None:
+    assert not dispatcher_child(MemorySweepStore(), FixedClock(), {}).is_ready()
+
+
+def test_a_dispatcher_is_waited_for_while_the_store_does_not_answer() -> None:
+    assert not dispatcher_child(AbsentStore(), FixedClock(), {}).is_ready()
