@@ -56,6 +56,15 @@ def test_a_dispatcher_that_is_killed_comes_back(stack: RunningStack) -> None:
     await_that(lambda: sees_the_cluster(stack, since=ended_at), what="the dispatcher to see the cluster")
 
 
+def test_a_dispatcher_that_is_told_to_end_does_so_in_good_order_and_comes_back(stack: RunningStack) -> None:
+    before = len(stack.log("dispatcher"))
+    ended_at = end_part(stack, DISPATCHER, signal.SIGTERM)
+    await_that(lambda: sees_the_cluster(stack, since=ended_at), what="the dispatcher to see the cluster")
+    lines = [line for line in stack.log("dispatcher")[before:].splitlines() if "__main__" in line]
+    assert [line.rpartition(" ")[2] for line in lines] == ["Ended.", "Dispatching."]
+    assert "dispatcher ended (status 0)" in read(stack.home / "err.txt")
+
+
 def end_part(stack: RunningStack, words: tuple[str, ...], number: signal.Signals) -> datetime:
     """Send the signal to that part and wait until another process has taken its place; when it had ended."""
     before = psutil.Process(stack.pid(*words))
