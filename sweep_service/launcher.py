@@ -87,7 +87,7 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
         port = _port(options.port, "--port")
         mlflow_port = _port(options.mlflow_port, "--mlflow-port")
         ray_port = _port(0, "")
-        env = _environment(home, port=port, ray_port=ray_port)
+        env = stack_environment(home, port=port, ray_port=ray_port)
         settings = Settings(home=home)
         migrate(settings.store_url)
         with (
@@ -96,7 +96,7 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
         ):
             api = _api(port, env)
             mlflow = _mlflow(mlflow_port, settings, env)
-            ray = _ray(ray_port, Path(ray_tmp), options, env)
+            ray = ray_child(ray_port, Path(ray_tmp), options, env)
             supervisor.start(api, ray, mlflow)
             supervisor.start(dispatcher_child(store, SystemClock(), env))
             yield Stack(
@@ -144,7 +144,8 @@ def _say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
+def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
+    """What the parts of a stack are told through their environment; Ray's workers inherit it."""
     return {
         "SWEEP_HOME": str(home),
         "SWEEP_HOST": LOOPBACK,
@@ -156,6 +157,13 @@ def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a local cluster on loopback
         "RAY_LOG_TO_STDERR": "0",
+        # Told to end, Ray would wait 30 s for the sweeps that run to move to another machine. There is none.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        # How long a worker that is to train the next pack waits for the thread of the last one. After the default of
+        # 2 s, which a busy machine needs at times, Tune drops the next pack and tells its searcher nothing.
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "PYTHONUNBUFFERED": "1",
@@ -196,10 +204,12 @@ def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
     )
 
 
-def _ray(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
+def ray_child(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
+    """The head of a Ray cluster on this machine alone."""
     argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     argv += [f"--port={port}", f"--node-ip-address={LOOPBACK}", "--include-dashboard=false", f"--temp-dir={tmp}"]
-    argv += [f"--num-cpus={options.num_cpus or os.cpu_count() or 1}"]
+    if options.num_cpus is not None:  # else Ray looks: it knows of a container's quota
+        argv += [f"--num-cpus={options.num_cpus}"]
     if options.num_gpus is not None:
         argv += [f"--num-gpus={options.num_gpus}"]
     return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))

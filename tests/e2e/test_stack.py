@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -92,6 +93,30 @@ def test_every_port_of_the_stack_is_on_loopback(stack: RunningStack) -> None:
     ]
     assert len(listening) >= 4
     assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+
+
+WHAT_A_WORKER_SEES = """
+import json, os, ray
+
+@ray.remote(num_cpus=0)
+def seen():
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("TUNE_FUNCTION_THREAD_TIMEOUT_S")
+
+ray.init(address=os.environ["SWEEP_RAY_ADDRESS"], log_to_driver=False)
+print(json.dumps([ray.get(seen.remote()), ray.get(seen.options(num_gpus=1).remote())]))
+"""
+
+
+def test_a_worker_sees_only_the_gpus_it_asked_for_and_has_patience_with_its_last_pack(
+    stack: RunningStack,
+) -> None:
+    environment = psutil.Process(stack.pid(*DISPATCHER)).environ()  # with the token
+    argv = [sys.executable, "-c", WHAT_A_WORKER_SEES]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    without, with_one = json.loads(done.stdout)
+    assert without == ["", "600"]
+    assert with_one[0] in ("0", "1")
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(stack: RunningStack) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.trial import Cluster, NodeResources
 from sweep_service.launcher import (
+    StackOptions,
     answers,
     dispatcher_child,
+    ray_child,
+    stack_environment,
 )
 from sweep_service.storage.memory import MemorySweepStore
 
@@ -86,3 +91,27 @@ def test_a_dispatcher_is_not_ready_where_none_has_ever_looked() -> None:
 
 def test_a_dispatcher_is_waited_for_while_the_store_does_not_answer() -> None:
     assert not dispatcher_child(AbsentStore(), FixedClock(), {}).is_ready()
+
+
+def test_ray_counts_the_machine_itself_unless_it_is_told(tmp_path: Path) -> None:
+    """It knows of a container's quota, which os.cpu_count does not."""
+    counted = ray_child(1, tmp_path, StackOptions(home=tmp_path), {})
+    assert not [word for word in counted.argv if word.startswith(("--num-cpus", "--num-gpus"))]
+    told = ray_child(1, tmp_path, StackOptions(home=tmp_path, num_cpus=3, num_gpus=0), {})
+    assert {"--num-cpus=3", "--num-gpus=0"} <= set(told.argv)
+
+
+@pytest.mark.parametrize(
+    ("name", "read_in"),
+    [
+        ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "tune/trainable/function_trainable.py"),
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "_private/accelerators/accelerator.py"),
+        ("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "_private/ray_constants.py"),
+    ],
+)
+def test_the_installed_ray_reads_what_it_is_told(tmp_path: Path, name: str, read_in: str) -> None:
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    assert f'"{name}"' in (Path(spec.origin).parent / read_in).read_text()
+    assert name in stack_environment(tmp_path, port=1, ray_port=2)
