@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -20,16 +21,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
 from sweep_service.clock import SystemClock
-from sweep_service.domain.errors import StoreUnavailableError
+from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
 from sweep_service.ports import Clock, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
-from sweep_service.storage.sql import open_sql_store
+from sweep_service.storage.sql import SqlSweepStore, open_sql_store
 from sweep_service.supervisor import Child, EndRequestedError, EndSignals, Supervisor
 
 LOOPBACK = "127.0.0.1"
 TEND_INTERVAL_S = 0.5
+_RAY_FOLDER = "sweep-ray-"  # how the name of Ray's folder begins
 
 
 class LaunchError(Exception):
@@ -77,26 +82,24 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
     """A stack that is up and ready, for the time of the block. Must be entered from the main thread.
 
     Raises:
-        LaunchError: another stack uses the folder, or a port is taken.
+        LaunchError: the folder, a port, a setting or the store cannot be used.
         ChildFailedError: a part did not come up.
         EndRequestedError: a signal came before all was up; what had been started has been ended.
     """
     home = options.home.expanduser().resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with _sole_owner(home), tempfile.TemporaryDirectory(prefix="sweep-", dir=_short_tmp()) as ray_tmp:
+    with _sole_owner(home), _ray_folder(home) as ray_tmp:
         port = _port(options.port, "--port")
         mlflow_port = _port(options.mlflow_port, "--mlflow-port")
         ray_port = _port(0, "")
         env = stack_environment(home, port=port, ray_port=ray_port)
-        settings = Settings(home=home)
-        migrate(settings.store_url)
+        settings = _settings(home)
         with (
-            contextlib.closing(open_sql_store(settings.store_url)) as store,
+            contextlib.closing(_migrated_store(settings.store_url)) as store,
             Supervisor(log_dir=home / "logs", signals=signals) as supervisor,
         ):
             api = _api(port, env)
+            ray = ray_child(ray_port, ray_tmp, options, env)
             mlflow = _mlflow(mlflow_port, settings, env)
-            ray = ray_child(ray_port, Path(ray_tmp), options, env)
             supervisor.start(api, ray, mlflow)
             supervisor.start(dispatcher_child(store, SystemClock(), env))
             yield Stack(
@@ -243,6 +246,45 @@ def _port(wanted: int, option: str) -> int:
         return probe.getsockname()[1]
 
 
+def _settings(home: Path) -> Settings:
+    try:
+        return Settings(home=home)
+    except ValidationError as error:
+        faults = (f"SWEEP_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
+        raise LaunchError(f"Wrong in the environment: {'; '.join(faults)}.") from error
+    except SettingsError as error:  # no JSON where a list is wanted
+        raise LaunchError(f"Wrong in the environment: {error}.") from error
+
+
+def _migrated_store(url: str) -> SqlSweepStore:
+    try:
+        migrate(url)
+        return open_sql_store(url)
+    except (ValueError, StoreUnavailableError, SchemaOutdatedError) as error:
+        raise LaunchError(f"The store cannot be used: {error}") from error
+
+
+@contextlib.contextmanager
+def _ray_folder(home: Path) -> Iterator[Path]:
+    """A private folder for Ray, whose path is noted in ``home``: the next start removes what a killed one left."""
+    note = home / "ray-folder"
+    _remove_ray_folder(note)
+    folder = Path(tempfile.mkdtemp(prefix=_RAY_FOLDER, dir=_short_tmp()))
+    note.write_text(str(folder))
+    try:
+        yield folder
+    finally:
+        _remove_ray_folder(note)
+
+
+def _remove_ray_folder(note: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder = Path(note.read_text())
+        if folder.is_absolute() and folder.name.startswith(_RAY_FOLDER):  # the note may be cut short
+            shutil.rmtree(folder, ignore_errors=True)
+        note.unlink()
+
+
 def _short_tmp() -> str:
     """Ray's sockets have long names, and a socket's path at most 107 characters: a deep TMPDIR would not do."""
     return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a private folder is made in it
@@ -250,7 +292,12 @@ def _short_tmp() -> str:
 
 @contextlib.contextmanager
 def _sole_owner(home: Path) -> Iterator[None]:
-    with (home / "up.lock").open("a+") as lock:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "up.lock").open("a+")
+    except OSError as error:
+        raise LaunchError(f"{home} cannot be used ({error.strerror}): choose another --home.") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -194,6 +194,13 @@ def test_a_sweep_survives_the_death_of_ray_and_the_stacks_own_leaves_nothing(tmp
         stack.process.send_signal(signal.SIGKILL)
         stack.process.wait(10)
         await_that(lambda: not psutil.wait_procs(family, timeout=1)[1], within_s=60, what=f"the end of {family}")
+        left = Path(read(stack.home / "ray-folder"))
+        assert left.is_dir()
+        again = start_command(stack.home, "up", "--port", "0", "--mlflow-port", "0")
+        try:
+            await_that(lambda: not left.exists(), what="the next start to remove Ray's folder")
+        finally:
+            end_process(again)
     finally:
         if stack.process.poll() is None:
             end_stack(stack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,13 +16,16 @@ import pytest
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.trial import Cluster, NodeResources
 from sweep_service.launcher import (
+    LaunchError,
     StackOptions,
     answers,
     dispatcher_child,
     ray_child,
+    running_stack,
     stack_environment,
 )
 from sweep_service.storage.memory import MemorySweepStore
+from sweep_service.supervisor import EndSignals
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -115,3 +119,59 @@ def test_the_installed_ray_reads_what_it_is_told(tmp_path: Path, name: str, read
     assert spec.origin is not None
     assert f'"{name}"' in (Path(spec.origin).parent / read_in).read_text()
     assert name in stack_environment(tmp_path, port=1, ray_port=2)
+
+
+def test_rays_folder_of_a_stack_that_was_killed_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    left = Path(tempfile.mkdtemp(prefix="sweep-ray-", dir=tmp_path))
+    (left / "session_latest").mkdir()
+    note = tmp_path / "ray-folder"
+    note.write_text(str(left))
+    refuse(StackOptions(home=tmp_path, port=taken_port()))
+    assert not left.exists()
+    assert not note.exists()
+
+
+def test_a_note_of_rays_folder_that_names_another_folder_removes_nothing(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (tmp_path / "ray-folder").write_text(str(precious))
+    refuse(StackOptions(home=tmp_path, port=taken_port()))
+    assert precious.exists()
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "choose another --home" in refuse(StackOptions(home=tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [("SWEEP_LEASE_TTL", "soon", "SWEEP_LEASE_TTL: "), ("SWEEP_ALLOWED_HOSTS", "example.org", '"allowed_hosts"')],
+)
+def test_a_wrong_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert named in refuse(StackOptions(home=tmp_path, port=0, mlflow_port=0))
+
+
+def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEP_DATABASE_URL", "sqlite:////proc/nothing/sweeps.db")
+    assert "The store cannot be used" in refuse(StackOptions(home=tmp_path, port=0, mlflow_port=0))
+
+
+def refuse(options: StackOptions) -> str:
+    """Why that stack does not start; nothing of it has been started then."""
+    with pytest.raises(LaunchError) as refused, running_stack(options, EndSignals()):
+        raise AssertionError("it is up")
+    return str(refused.value)
+
+
+def taken_port() -> int:
+    """A port that stays taken for the rest of the process."""
+    _TAKEN.listen()
+    return _TAKEN.getsockname()[1]
+
+
+_TAKEN = socket.socket()
+_TAKEN.bind(("127.0.0.1", 0))
