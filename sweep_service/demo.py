@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from importlib.resources import files
@@ -13,26 +14,42 @@ from typing import Any
 
 import yaml
 
-from sweep_service.client import SweepClient
-from sweep_service.launcher import Stack, StackOptions, running_stack
+from sweep_service.client import ClientError, SweepClient
+from sweep_service.launcher import LaunchError, Stack, StackOptions, running_stack
 from sweep_service.rendering import console_for, print_results, shown_updates
+from sweep_service.supervisor import ChildFailedError, EndRequestedError, EndSignals
 
 POLL_S = 0.5
 
 
 def run(*, home: Path, output: Path) -> int:
-    """Run the demo and write its result to ``output``. 0: the sweep completed; whether GradNorm helped is its result.
+    """Run the demo and write its result to ``output``. Must be called from the main thread.
 
-    Must be called from the main thread.
+    0: the sweep completed; whether GradNorm helped is its result. 1: it did not complete, or the stack failed.
+    128 + the signal's number: Ctrl-C or SIGTERM ended the demo, and its stack with it.
     """
     logging.basicConfig(level="WARNING", format="%(asctime)s %(message)s")
+    with EndSignals() as signals:
+        try:
+            return _run(home, output, signals)
+        except EndRequestedError as error:
+            console_for().print("Interrupted. Nothing runs any more.")
+            return error.exit_code
+        except (LaunchError, ChildFailedError) as error:
+            sys.stderr.write(f"Error: {error}\n")
+        except ClientError as error:
+            sys.stderr.write(f"Error: {error} The logs of the stack, which has ended, are in {home / 'logs'}.\n")
+        return 1
+
+
+def _run(home: Path, output: Path, signals: EndSignals) -> int:
     console = console_for()
     began = time.monotonic()
     console.print("Starting Ray, the dispatcher, the API and MLflow on loopback ...")
     # Any free ports: a stack of the user's own may have the usual ones.
-    with running_stack(StackOptions(home=home, port=0, mlflow_port=0)) as stack:
+    with running_stack(StackOptions(home=home, port=0, mlflow_port=0), signals) as stack:
         console.print(f"Up after {time.monotonic() - began:.0f} s. API {stack.api_url}, MLflow {stack.mlflow_url}")
-        sweep, num_trials = _sweep(stack)
+        sweep, num_trials = run_sweep(stack)
         print_results(console, sweep)
         document = _document(sweep, num_trials, tracking_uri=stack.settings.tracking_uri, began=began)
     output.write_text(json.dumps(document, indent=2) + "\n")
@@ -47,17 +64,17 @@ def demo_spec() -> Mapping[str, Any]:
     return yaml.safe_load(files("sweep_service.examples").joinpath("census.yaml").read_text())
 
 
-def _sweep(stack: Stack) -> tuple[Mapping[str, Any], int]:
-    """Submit the sweep over REST and watch it to its end; with the number of its trials."""
-    console = console_for()
-    with SweepClient(stack.api_url) as client, shown_updates(console) as show:
+def run_sweep(stack: Stack) -> tuple[Mapping[str, Any], int]:
+    """Submit the sweep over REST and watch it to its end; with the number of its trials.
+
+    Raises:
+        ClientError: the service refuses, or does not come back.
+        EndRequestedError: a signal has come.
+    """
+    # The stack is tended whenever the client sleeps, which it also does while nobody answers: the API may have died.
+    with SweepClient(stack.api_url, sleep=stack.rest) as client, shown_updates(console_for()) as show:
         sweep_id = client.submit(demo_spec())["id"]
-
-        def on_update(sweep: Mapping[str, Any]) -> None:
-            stack.tend()
-            show(sweep)
-
-        sweep = client.wait(sweep_id, poll=POLL_S, on_update=on_update)
+        sweep = client.wait(sweep_id, poll=POLL_S, on_update=show)
         return sweep, len(client.trials(sweep_id))
 
 

@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import logging
+import math
 import os
 import secrets
-import signal
+import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
+from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
+from sweep_service.ports import Clock, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
-from sweep_service.supervisor import Child, Supervisor
-
-logger = logging.getLogger(__name__)
+from sweep_service.storage.sql import SqlSweepStore, open_sql_store
+from sweep_service.supervisor import Child, EndRequestedError, EndSignals, Supervisor
 
 LOOPBACK = "127.0.0.1"
 TEND_INTERVAL_S = 0.5
+_RAY_FOLDER = "sweep-ray-"  # how the name of Ray's folder begins
 
 
 class LaunchError(Exception):
@@ -55,67 +60,95 @@ class Stack:
     mlflow_url: str
     settings: Settings
     supervisor: Supervisor
+    signals: EndSignals
 
-    def tend(self) -> None:
-        """Restart what has died."""
+    def rest(self, seconds: float) -> None:
+        """Sleep for so long, and restart what dies meanwhile.
+
+        Raises:
+            EndRequestedError: a signal has come.
+        """
+        until = time.monotonic() + seconds
+        self.signals.check()
         self.supervisor.tend()
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, TEND_INTERVAL_S))
+            self.signals.check()
+            self.supervisor.tend()
 
 
 @contextlib.contextmanager
-def running_stack(options: StackOptions) -> Iterator[Stack]:
+def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]:
     """A stack that is up and ready, for the time of the block. Must be entered from the main thread.
 
     Raises:
-        LaunchError: another stack uses the folder, or a port is taken.
+        LaunchError: the folder, a port, a setting or the store cannot be used.
         ChildFailedError: a part did not come up.
+        EndRequestedError: a signal came before all was up; what had been started has been ended.
     """
     home = options.home.expanduser().resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with _sole_owner(home), tempfile.TemporaryDirectory(prefix="sweep-", dir=_short_tmp()) as ray_tmp:
+    with _sole_owner(home), _ray_folder(home) as ray_tmp:
         port = _port(options.port, "--port")
         mlflow_port = _port(options.mlflow_port, "--mlflow-port")
         ray_port = _port(0, "")
-        env = _environment(home, port=port, ray_port=ray_port)
-        settings = Settings(home=home)
-        migrate(settings.store_url)
-        with Supervisor(log_dir=home / "logs") as supervisor:
+        env = stack_environment(home, port=port, ray_port=ray_port)
+        settings = _settings(home)
+        with (
+            contextlib.closing(_migrated_store(settings.store_url)) as store,
+            Supervisor(log_dir=home / "logs", signals=signals) as supervisor,
+        ):
             api = _api(port, env)
+            ray = ray_child(ray_port, ray_tmp, options, env)
             mlflow = _mlflow(mlflow_port, settings, env)
-            ray = _ray(ray_port, Path(ray_tmp), options, env)
             supervisor.start(api, ray, mlflow)
-            supervisor.start(_dispatcher(port, env))
+            supervisor.start(dispatcher_child(store, SystemClock(), env))
             yield Stack(
                 api_url=f"http://{LOOPBACK}:{port}",
                 mlflow_url=f"http://{LOOPBACK}:{mlflow_port}",
                 settings=settings,
                 supervisor=supervisor,
+                signals=signals,
             )
 
 
 def up(options: StackOptions) -> int:
-    """Run the stack until Ctrl-C or SIGTERM, which end all of it."""
+    """Run the stack until Ctrl-C or SIGTERM, which end all of it.
+
+    0: it was up, and ended as it was told. 128 + the signal's number: told to end before it was up.
+    """
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a dozen lines at each start
     started = time.monotonic()
-    with running_stack(options) as stack:
-        lines = (
-            f"The service is up ({time.monotonic() - started:.0f} s).",
-            f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
-            f"  MLflow  {stack.mlflow_url}",
-            f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
-            "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
-        )
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
-        while not ended.wait(TEND_INTERVAL_S):
-            stack.tend()
-        sys.stdout.write("Ending.\n")
+    with EndSignals() as signals:
+        try:
+            with running_stack(options, signals) as stack:
+                _say(*_welcome(stack, seconds=time.monotonic() - started))
+                with contextlib.suppress(EndRequestedError):
+                    stack.rest(math.inf)
+                _say("Ending.")
+        except EndRequestedError as error:
+            _say("Ended before it was up.")
+            return error.exit_code
     return 0
 
 
-def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
+def _welcome(stack: Stack, *, seconds: float) -> tuple[str, ...]:
+    return (
+        f"The service is up ({seconds:.0f} s).",
+        f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
+        f"  MLflow  {stack.mlflow_url}",
+        f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
+        "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
+    )
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
+    """What the parts of a stack are told through their environment; Ray's workers inherit it."""
     return {
         "SWEEP_HOME": str(home),
         "SWEEP_HOST": LOOPBACK,
@@ -127,21 +160,36 @@ def _environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a local cluster on loopback
         "RAY_LOG_TO_STDERR": "0",
+        # Told to end, Ray would wait 30 s for the sweeps that run to move to another machine. There is none.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        # How long a worker that is to train the next pack waits for the thread of the last one. After the default of
+        # 2 s, which a busy machine needs at times, Tune drops the next pack and tells its searcher nothing.
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "PYTHONUNBUFFERED": "1",
     }
 
 
+def dispatcher_child(store: SweepStore, clock: Clock, env: Mapping[str, str]) -> Child:
+    """The dispatcher, to be started now: it is ready when it has seen the cluster and published the catalogue."""
+    created = clock.now()
+
+    def is_ready() -> bool:
+        # Not what the API says: it would answer from what the dispatcher of an earlier start has published.
+        with contextlib.suppress(StoreUnavailableError):
+            cluster = store.read_cluster()
+            return cluster is not None and cluster.seen_at > created
+        return False
+
+    return Child(name="dispatcher", argv=(sys.executable, "-m", "sweep_service.worker"), env=env, is_ready=is_ready)
+
+
 def _api(port: int, env: Mapping[str, str]) -> Child:
-    url = f"http://{LOOPBACK}:{port}/readyz"
-    return Child(name="api", argv=(sys.executable, "-m", "api"), env=env, is_ready=lambda: _answers(url))
-
-
-def _dispatcher(port: int, env: Mapping[str, str]) -> Child:
-    url = f"http://{LOOPBACK}:{port}/api/v1/trainables"  # answers once the dispatcher has published the catalogue
-    argv = (sys.executable, "-m", "sweep_service.worker")
-    return Child(name="dispatcher", argv=argv, env=env, is_ready=lambda: _answers(url))
+    argv = (sys.executable, "-m", "api")
+    return Child(name="api", argv=argv, env=env, is_ready=lambda: answers(port, "/readyz"))
 
 
 def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
@@ -154,25 +202,33 @@ def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
         name="mlflow",
         argv=argv,
         env={**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        is_ready=lambda: _answers(f"http://{LOOPBACK}:{port}/health"),
+        is_ready=lambda: answers(port, "/health"),
         ready_within_s=120.0,
     )
 
 
-def _ray(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
+def ray_child(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
+    """The head of a Ray cluster on this machine alone."""
     argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     argv += [f"--port={port}", f"--node-ip-address={LOOPBACK}", "--include-dashboard=false", f"--temp-dir={tmp}"]
-    argv += [f"--num-cpus={options.num_cpus or os.cpu_count() or 1}"]
+    if options.num_cpus is not None:  # else Ray looks: it knows of a container's quota
+        argv += [f"--num-cpus={options.num_cpus}"]
     if options.num_gpus is not None:
         argv += [f"--num-gpus={options.num_gpus}"]
     return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))
 
 
-def _answers(url: str) -> bool:
+def answers(port: int, path: str) -> bool:
+    """Whether a server on loopback answers that path with 200."""
+    # Not httpx: it would ask a proxy of the environment, which has another loopback, and reads all certificates anew.
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2.0)
     try:
-        return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _listens(port: int) -> bool:
@@ -190,6 +246,45 @@ def _port(wanted: int, option: str) -> int:
         return probe.getsockname()[1]
 
 
+def _settings(home: Path) -> Settings:
+    try:
+        return Settings(home=home)
+    except ValidationError as error:
+        faults = (f"SWEEP_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
+        raise LaunchError(f"Wrong in the environment: {'; '.join(faults)}.") from error
+    except SettingsError as error:  # no JSON where a list is wanted
+        raise LaunchError(f"Wrong in the environment: {error}.") from error
+
+
+def _migrated_store(url: str) -> SqlSweepStore:
+    try:
+        migrate(url)
+        return open_sql_store(url)
+    except (ValueError, StoreUnavailableError, SchemaOutdatedError) as error:
+        raise LaunchError(f"The store cannot be used: {error}") from error
+
+
+@contextlib.contextmanager
+def _ray_folder(home: Path) -> Iterator[Path]:
+    """A private folder for Ray, whose path is noted in ``home``: the next start removes what a killed one left."""
+    note = home / "ray-folder"
+    _remove_ray_folder(note)
+    folder = Path(tempfile.mkdtemp(prefix=_RAY_FOLDER, dir=_short_tmp()))
+    note.write_text(str(folder))
+    try:
+        yield folder
+    finally:
+        _remove_ray_folder(note)
+
+
+def _remove_ray_folder(note: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder = Path(note.read_text())
+        if folder.is_absolute() and folder.name.startswith(_RAY_FOLDER):  # the note may be cut short
+            shutil.rmtree(folder, ignore_errors=True)
+        note.unlink()
+
+
 def _short_tmp() -> str:
     """Ray's sockets have long names, and a socket's path at most 107 characters: a deep TMPDIR would not do."""
     return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a private folder is made in it
@@ -197,7 +292,12 @@ def _short_tmp() -> str:
 
 @contextlib.contextmanager
 def _sole_owner(home: Path) -> Iterator[None]:
-    with (home / "up.lock").open("a+") as lock:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "up.lock").open("a+")
+    except OSError as error:
+        raise LaunchError(f"{home} cannot be used ({error.strerror}): choose another --home.") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -2,6 +2,9 @@
 
 Linux does the hard parts where it can: children get SIGTERM when this process dies, however it dies, and their orphaned
 descendants become this process's children, so that none is overlooked at the end.
+
+Each child leads a session of its own, which all that it starts belongs to: Ctrl-C does not reach it, and what it leaves
+behind can be told from what the others have started.
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import BinaryIO, Self
 
 import psutil
 
 logger = logging.getLogger(__name__)
 
 TERM_GRACE_S = 15.0
+MAX_LOG_BYTES = 20_000_000  # a longer log is put aside when its child is started
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 _STEADY_AFTER_S = 30.0  # a child that ran for so long did not fail at its start
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -31,6 +37,52 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 class ChildFailedError(Exception):
     """A child did not come up; the message holds the end of its log."""
+
+
+class EndRequestedError(Exception):
+    """A signal told this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"Told to end by {signal.Signals(number).name}.")
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports of a process that the signal ended."""
+        return 128 + self.number
+
+
+class EndSignals:
+    """SIGINT, SIGTERM and SIGHUP noted instead of obeyed at once, so that what was started can be ended in order.
+
+    A context manager, to be entered from the main thread; before that it notes nothing. The note is a plain attribute:
+    a handler runs between any two instructions of the main thread, which may just hold the lock of an Event.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._replaced: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: to live on without its terminal
+            self._replaced[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def check(self) -> None:
+        """Raises EndRequestedError if a signal has come."""
+        if self.number is not None:
+            raise EndRequestedError(self.number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +111,12 @@ class Supervisor:
     To be used from the main thread only: on Linux a child gets its SIGTERM when the thread that started it ends.
     """
 
-    def __init__(self, *, log_dir: Path) -> None:
+    def __init__(self, *, log_dir: Path, signals: EndSignals) -> None:
         self._log_dir = log_dir
+        self._signals = signals
         self._running: list[_Running] = []
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return self
@@ -78,30 +131,29 @@ class Supervisor:
 
         Raises:
             ChildFailedError: one ended, or was not ready in its time.
+            EndRequestedError: a signal has come meanwhile.
         """
-        started = [_Running(child=child, process=self._spawn(child), started=time.monotonic()) for child in children]
-        self._running += started
+        started: list[_Running] = []
+        for child in children:
+            self._signals.check()
+            started.append(_Running(child=child, process=self._spawn(child), started=time.monotonic()))
+            self._running.append(started[-1])
         for running in started:
             self._await_ready(running)
 
     def tend(self) -> None:
         """Restart what has died. To be called about every half second."""
         now = time.monotonic()
-        _reap_orphans(ours={running.process.pid for running in self._running})
         for running in self._running:
-            if running.process.poll() is None:
-                continue
-            if running.restart_at is None:
+            if running.restart_at is not None:
+                if now >= running.restart_at:
+                    self._restart(running, now)
+            elif running.process.poll() is not None:
+                _kill(_session(running.process.pid))  # or its successor would find its port taken
                 steady = now - running.started > _STEADY_AFTER_S
-                running.pause_s = _SHORTEST_PAUSE_S if steady else min(2 * running.pause_s, _LONGEST_PAUSE_S)
-                running.restart_at = now + running.pause_s
-                status = running.process.returncode
-                logger.warning(
-                    "%s ended (status %d); restarting in %.1f s.", running.child.name, status, running.pause_s
-                )
-            elif now >= running.restart_at:
-                running.restart_at = None
-                running.process, running.started = self._spawn(running.child), now
+                pause_s = _SHORTEST_PAUSE_S if steady else _longer(running.pause_s)
+                self._put_off(running, now, pause_s, f"ended (status {running.process.returncode})")
+        _reap_orphans(ours={running.process.pid for running in self._running})
 
     def pid(self, name: str) -> int:
         """The process id of a child."""
@@ -110,7 +162,7 @@ class Supervisor:
     def log_tail(self, name: str, *, lines: int = 20) -> str:
         """The end of a child's log."""
         with contextlib.suppress(OSError):
-            text = (self._log_dir / f"{name}.log").read_text(errors="replace")
+            text = self._log_path(name).read_text(errors="replace")
             return "\n".join(text.splitlines()[-lines:])
         return ""
 
@@ -121,8 +173,20 @@ class Supervisor:
         self._running.clear()
         _end_orphans()
 
+    def _restart(self, running: _Running, now: float) -> None:
+        try:
+            running.process = self._spawn(running.child)
+        except OSError as error:  # no memory, no disk, no folder for the log: the others are not to die of it
+            self._put_off(running, now, _longer(running.pause_s), f"cannot be started ({error})")
+        else:
+            running.started, running.restart_at = now, None
+
+    def _put_off(self, running: _Running, now: float, pause_s: float, fact: str) -> None:
+        running.pause_s, running.restart_at = pause_s, now + pause_s
+        logger.warning("%s %s; restarting in %.1f s.", running.child.name, fact, pause_s)
+
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
-        with (self._log_dir / f"{child.name}.log").open("ab") as log:
+        with self._open_log(child.name) as log:
             return subprocess.Popen(
                 list(child.argv),
                 env={**os.environ, **child.env},
@@ -130,26 +194,44 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which ends the others in order
-                preexec_fn=_die_with_parent,  # safe: this process has one thread when it starts children
+                # Safe: this process has one thread when it starts children.
+                preexec_fn=partial(_die_with_parent, os.getpid()),
             )
+
+    def _open_log(self, name: str) -> BinaryIO:
+        path = self._log_path(name)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > MAX_LOG_BYTES:
+                path.replace(path.with_name(f"{path.name}.1"))
+        return path.open("ab")
+
+    def _log_path(self, name: str) -> Path:
+        return self._log_dir / f"{name}.log"
 
     def _await_ready(self, running: _Running) -> None:
         child = running.child
         deadline = time.monotonic() + child.ready_within_s
         while not child.is_ready():
+            self._signals.check()
             status = running.process.poll()
             if status is not None or time.monotonic() > deadline:
                 fact = (
                     f"ended (status {status})" if status is not None else f"not ready in {child.ready_within_s:.0f} s"
                 )
-                raise ChildFailedError(f"{child.name}: {fact}. The end of its log:\n{self.log_tail(child.name)}")
+                tail = self.log_tail(child.name)
+                raise ChildFailedError(f"{child.name}: {fact}. The end of {self._log_path(child.name)}:\n{tail}")
             time.sleep(0.05)
 
 
+def _longer(pause_s: float) -> float:
+    return min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return  # its id may be another process's by now
     family = _family(process.pid)
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+    process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(TERM_GRACE_S)
     _kill(family)
@@ -162,6 +244,16 @@ def _family(pid: int) -> list[psutil.Process]:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """What a dead child left behind of all that it had started; on Linux this process has inherited it."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
 
 
 def _reap_orphans(*, ours: set[int]) -> None:
@@ -188,8 +280,10 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(list(processes), timeout=5.0)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before it could be asked for
+        os._exit(1)
 
 
 def _prctl(option: int, value: int) -> None:

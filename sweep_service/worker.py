@@ -26,9 +26,6 @@ def main() -> int:
     """Dispatch until SIGTERM. Exits with EXIT_CLUSTER_LOST when Ray is gone, for a supervisor to start it again."""
     settings = Settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     store = open_sql_store(settings.store_url)
     store.check_ready()
     try:
@@ -42,13 +39,23 @@ def main() -> int:
             poll_interval=settings.poll_interval,
             max_running_sweeps=settings.max_running_sweeps,
         )
+        ended = _set_by_signals()
         logger.info("Dispatching.")
         dispatcher.run(ended)
         conductors.close()
+        logger.info("Ended.")
     except ClusterLostError as error:
         logger.error("Ray is gone: %s", error)
         return EXIT_CLUSTER_LOST
     return 0
+
+
+def _set_by_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT. To be called when Ray is connected: it puts handlers of its own in their place."""
+    event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: event.set())
+    return event
 
 
 if __name__ == "__main__":

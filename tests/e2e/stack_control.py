@@ -18,7 +18,7 @@ import psutil
 from sweep_service.client import SweepClient
 
 PROBLEMS = Path(__file__).parent / "problems"
-START_SECONDS = 120
+START_SECONDS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,7 @@ class RunningStack:
     client: SweepClient
 
     def log(self, name: str) -> str:
-        path = self.home / "logs" / f"{name}.log"
-        return path.read_text() if path.exists() else ""
+        return read(self.home / "logs" / f"{name}.log")
 
     def pids(self, *words: str) -> list[int]:
         """The processes below the stack whose command line holds all the words."""
@@ -45,6 +44,10 @@ class RunningStack:
         return found[0]
 
 
+def read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 def _command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -52,23 +55,34 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def start_stack(home: Path, *options: str) -> RunningStack:
-    """`sweep up` on any free ports, ready."""
-    argv = [sys.executable, "-m", "sweep_service.cli", "up", "--home", str(home), "--port", "0", "--mlflow-port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(PROBLEMS), "SWEEP_LEASE_TTL": "PT4S", "COLUMNS": "200"}
+def start_command(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A `sweep` command on that folder, whose output goes to out.txt and err.txt in it."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROBLEMS),
+        "SWEEP_LEASE_TTL": "PT4S",
+        "SWEEP_UNSCHEDULABLE_AFTER": "PT3S",
+        "COLUMNS": "200",
+    }
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.log").open("w") as log:
-        process = subprocess.Popen(
-            [*argv, *options], stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True
-        )
-    printed = ""
-    assert process.stdout is not None
-    for line in process.stdout:
-        printed += line
-        if "Submit a sweep" in line:
-            break
-    urls = re.findall(r"(?:API|MLflow)\s+(http://\S+)", printed)
-    assert len(urls) == 2, f"the stack did not start: {printed}\n{(home / 'up.log').read_text()}"
+    argv = [sys.executable, "-m", "sweep_service.cli", *arguments, "--home", str(home)]
+    with (home / "out.txt").open("w") as out, (home / "err.txt").open("w") as err:
+        return subprocess.Popen(argv, stdout=out, stderr=err, text=True, env=environment, start_new_session=True)
+
+
+def start_stack(home: Path, *options: str, within_s: float = START_SECONDS) -> RunningStack:
+    """`sweep up` on any free ports, ready. Fails with all of its logs if it ends or is not ready in time."""
+    process = start_command(home, "up", "--port", "0", "--mlflow-port", "0", *options)
+    out = home / "out.txt"
+    try:
+        await_that(lambda: "Submit a sweep" in read(out) or process.poll() is not None, within_s=within_s, what="start")
+        urls = re.findall(r"(?:API|MLflow)\s+(http://\S+)", read(out))
+        assert len(urls) == 2, f"it ended with status {process.returncode}"
+    except BaseException as error:
+        left = end_process(process)
+        logs = [out, home / "err.txt", *sorted((home / "logs").glob("*.log"))]
+        texts = [f"--- {path.name}\n{read(path)[-3000:]}" for path in logs]
+        raise AssertionError("\n".join((f"The stack did not start: {error}; left of it: {left}", *texts))) from error
     return RunningStack(
         process=process, home=home, api_url=urls[0], mlflow_url=urls[1], client=SweepClient(urls[0], timeout=30)
     )
@@ -76,17 +90,26 @@ def start_stack(home: Path, *options: str) -> RunningStack:
 
 def end_stack(stack: RunningStack) -> list[psutil.Process]:
     """Ctrl-C; returns the processes that are left of it."""
-    family = psutil.Process(stack.process.pid).children(recursive=True)
     stack.client.close()
-    stack.process.send_signal(signal.SIGINT)
+    return end_process(stack.process)
+
+
+def end_process(
+    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT, *, within_s: float = 60.0
+) -> list[psutil.Process]:
+    """End it by that signal; returns what is left of all that it had started, which is killed then."""
+    if process.poll() is not None:
+        return []
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
     try:
-        stack.process.wait(60)
+        process.wait(within_s)
     finally:
-        if stack.process.poll() is None:
-            stack.process.kill()
+        if process.poll() is None:
+            process.kill()
     _, left = psutil.wait_procs(family, timeout=5)
-    for process in left:
-        process.kill()
+    for one in left:
+        one.kill()
     return left
 
 
