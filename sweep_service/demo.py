@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sweep_service.client import ClientError, SweepClient
+from sweep_service.client import ENDED_STATES, ClientError, SweepClient
 from sweep_service.launcher import LaunchError, Stack, StackOptions, running_stack
 from sweep_service.rendering import console_for, print_results, shown_updates
 from sweep_service.supervisor import ChildFailedError, EndRequestedError, EndSignals
@@ -35,7 +35,7 @@ def run(*, home: Path, output: Path) -> int:
         except EndRequestedError as error:
             console_for().print("Interrupted. Nothing runs any more.")
             return error.exit_code
-        except (LaunchError, ChildFailedError) as error:
+        except (LaunchError, ChildFailedError, OSError) as error:
             sys.stderr.write(f"Error: {error}\n")
         except ClientError as error:
             sys.stderr.write(f"Error: {error} The logs of the stack, which has ended, are in {home / 'logs'}.\n")
@@ -43,12 +43,15 @@ def run(*, home: Path, output: Path) -> int:
 
 
 def _run(home: Path, output: Path, signals: EndSignals) -> int:
+    with output.open("a"):
+        pass  # a place that cannot be written to is told now, not after the sweep
     console = console_for()
     began = time.monotonic()
     console.print("Starting Ray, the dispatcher, the API and MLflow on loopback ...")
     # Any free ports: a stack of the user's own may have the usual ones.
     with running_stack(StackOptions(home=home, port=0, mlflow_port=0), signals) as stack:
         console.print(f"Up after {time.monotonic() - began:.0f} s. API {stack.api_url}, MLflow {stack.mlflow_url}")
+        end_earlier_sweeps(stack)
         sweep, num_trials = run_sweep(stack)
         print_results(console, sweep)
         document = _document(sweep, num_trials, tracking_uri=stack.settings.tracking_uri, began=began)
@@ -62,6 +65,14 @@ def _run(home: Path, output: Path, signals: EndSignals) -> int:
 def demo_spec() -> Mapping[str, Any]:
     """The spec that the demo submits."""
     return yaml.safe_load(files("sweep_service.examples").joinpath("census.yaml").read_text())
+
+
+def end_earlier_sweeps(stack: Stack) -> None:
+    """A demo that was interrupted has left its sweep in the home; it would go on beside this one, and slow it down."""
+    with SweepClient(stack.api_url, sleep=stack.rest) as client:
+        for sweep in client.list():
+            if sweep["name"] == demo_spec()["name"] and sweep["state"] not in ENDED_STATES:
+                client.cancel(sweep["id"])
 
 
 def run_sweep(stack: Stack) -> tuple[Mapping[str, Any], int]:

@@ -6,6 +6,7 @@ server's credentials are in them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # A pack makes one call at a time; where there are more packs, their calls wait for a free thread, which is harmless.
 MAX_CONCURRENT_CALLS = 32
+MAX_LOG_BYTES = 20_000_000
 FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
@@ -111,7 +113,11 @@ def _log_to_file(settings: Settings) -> None:
     """One log for all conductors of the machine, beside those of the other processes; Ray's own hold much else."""
     folder = settings.root / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "conductors.log")
+    path = folder / "conductors.log"
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_name("conductors.log.1"))  # a conductor that still writes goes on in there
+    handler = logging.FileHandler(path)
     logging.basicConfig(
         level=settings.log_level,
         format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",

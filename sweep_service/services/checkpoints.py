@@ -22,6 +22,10 @@ class CheckpointFolders:
         """Where that attempt writes; made by its worker."""
         return self._folder / trial_id / attempt_id
 
+    def is_there(self, checkpoint: str) -> bool:
+        """Whether the file still exists, as seen from this node."""
+        return Path(checkpoint).is_file()
+
     def drop_trial(self, trial_id: str) -> None:
         """Remove what a trial has written."""
         shutil.rmtree(self._folder / trial_id, ignore_errors=True)

@@ -239,18 +239,27 @@ class Generation:
                 self._waiting.append(trial.id)
 
     def _begin_lane(self, pack: _Pack, trial: Trial, node: str) -> LaneOrder:
+        resume_from = self._resumable(trial)
         if trial.id not in pack.attempts:
-            pack.attempts[trial.id] = self._start_attempt(trial, node)
+            pack.attempts[trial.id] = self._start_attempt(trial, node, resume_from)
         return LaneOrder(
             trial_id=trial.id,
             balancer=trial.balancer,
             params=trial.params,
             evaluate_test=trial.role is Role.CONFIRM,
             checkpoint_dir=str(self._checkpoints.of_attempt(trial.id, pack.attempts[trial.id])),
-            resume_from=trial.checkpoint,
+            resume_from=resume_from,
         )
 
-    def _start_attempt(self, trial: Trial, node: str) -> str:
+    def _resumable(self, trial: Trial) -> str | None:
+        """The trial's checkpoint; None, and a notice, where the file is gone: training anew gives the same result."""
+        if trial.checkpoint is None or self._checkpoints.is_there(trial.checkpoint):
+            return trial.checkpoint
+        message = f"The checkpoint {trial.checkpoint} of trial {trial.number} is gone; it trains from its first step."
+        self._store.add_notice(self._lease, message, trial_id=trial.id)
+        return None
+
+    def _start_attempt(self, trial: Trial, node: str, resume_from: str | None) -> str:
         now = self._clock.now()
         attempt = Attempt(
             id=new_id(IdPrefix.ATTEMPT, now=now),
@@ -260,7 +269,7 @@ class Generation:
             state=AttemptState.RUNNING,
             generation=self._lease.generation,
             node=node,
-            resumed_from=trial.checkpoint,
+            resumed_from=resume_from,
             started_at=now,
         )
         self._take(self._store.start_attempt(self._lease, attempt))

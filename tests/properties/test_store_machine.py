@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import shutil
 import tempfile
@@ -47,9 +48,10 @@ documents = st.dictionaries(
 
 @cache
 def _template() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="sweep-store-machine-")) / "template.db"
-    migrate(f"sqlite:///{path}")
-    return path
+    folder = Path(tempfile.mkdtemp(prefix="sweep-store-machine-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    migrate(f"sqlite:///{folder / 'template.db'}")
+    return folder / "template.db"
 
 
 class SameStores(RuleBasedStateMachine):

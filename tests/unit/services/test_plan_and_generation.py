@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,21 +136,39 @@ def test_every_cut_after_a_trial_goes_on_with_the_points_of_an_uncut_sweep() -> 
     assert cut.sweep.generation == 9
 
 
-def test_a_new_generation_goes_on_from_the_last_checkpoint_in_a_new_attempt() -> None:
+def test_a_new_generation_goes_on_from_the_last_checkpoint_in_a_new_attempt(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "10.pt"
+    checkpoint.touch()
     rig = Rig(small_spec(budget={"trials": 1}))
     key, order = started(rig)
     trial_id = order.lanes[0].trial_id
     assert order.lanes[0].resume_from is None
-    message = LaneMessage(trial_id=trial_id, step=10, metrics={"val/normalized_loss": 1.0}, checkpoint="/c/10.pt")
+    message = LaneMessage(trial_id=trial_id, step=10, metrics={"val/normalized_loss": 1.0}, checkpoint=str(checkpoint))
     assert list(rig.generation.report(key, [message])) == []
     rig.next_generation()
     key, order = started(rig)
     (lane,) = order.lanes
-    assert (lane.trial_id, lane.resume_from) == (trial_id, "/c/10.pt")
+    assert (lane.trial_id, lane.resume_from) == (trial_id, str(checkpoint))
     rig.train(key, order)
     states = [attempt.state for attempt in rig.store.list_attempts(trial_id)]
     assert states == [AttemptState.LOST, AttemptState.FINISHED]
     assert len(rig.trials) == 1
+
+
+def test_a_trial_whose_checkpoint_is_gone_trains_anew_and_the_sweep_says_so() -> None:
+    rig = Rig(small_spec(budget={"trials": 1}))
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    message = LaneMessage(trial_id=trial_id, step=10, metrics={"val/normalized_loss": 1.0}, checkpoint="/gone/10.pt")
+    rig.generation.report(key, [message])
+    rig.generation.pack_over(key, lost=True, message="died")
+    key, order = started(rig)
+    assert order.lanes[0].resume_from is None
+    assert [attempt.resumed_from for attempt in rig.store.list_attempts(trial_id)] == [None, None]
+    told = [e.message for e in rig.store.list_events(rig.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    assert told == ["The checkpoint /gone/10.pt of trial 0 is gone; it trains from its first step."]
+    rig.train(key, order)
+    assert rig.trials[0].state is TrialState.COMPLETED
 
 
 def test_a_generation_whose_lease_is_gone_writes_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweep_service.demo import run_sweep
+from sweep_service.demo import demo_spec, end_earlier_sweeps, run_sweep
 from sweep_service.launcher import Stack
 from sweep_service.settings import Settings
 from sweep_service.supervisor import EndRequestedError, EndSignals
@@ -26,6 +26,8 @@ class MortalApi:
 
     def __init__(self) -> None:
         self.lives = 0
+        self.sweeps: list[dict[str, str]] = []
+        self.cancelled: list[str] = []
         self.port = 0
         self._server: HTTPServer | None = None
         self._lock = threading.Lock()  # it dies in a thread of its own
@@ -51,11 +53,15 @@ class MortalApi:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                self._answer({"id": SWEEP_ID})
+                if self.path.endswith("/cancel"):
+                    api.cancelled.append(self.path.split("/")[-2])
+                self._answer({"id": SWEEP_ID, "state": "queued"})
 
             def do_GET(self) -> None:
                 if "/trials" in self.path:
                     self._answer({"trials": [{}, {}], "next_page_token": None})
+                elif "/sweeps?" in self.path:
+                    self._answer({"sweeps": api.sweeps, "next_page_token": None})
                 elif api.lives > 1:
                     self._answer({"id": SWEEP_ID, "state": "completed"})
                 else:
@@ -89,6 +95,18 @@ def stack_of(api: MortalApi, signals: EndSignals) -> Stack:
 def test_an_api_that_dies_during_the_demo_comes_back(api: MortalApi) -> None:
     sweep, num_trials = run_sweep(stack_of(api, EndSignals()))
     assert (sweep["state"], num_trials, api.lives) == ("completed", 2, 2)
+
+
+def test_what_an_interrupted_demo_left_behind_is_cancelled_and_nothing_else(api: MortalApi) -> None:
+    name = demo_spec()["name"]
+    api.sweeps = [
+        {"id": "swp_1", "name": name, "state": "running"},
+        {"id": "swp_2", "name": name, "state": "completed"},
+        {"id": "swp_3", "name": "another", "state": "running"},
+        {"id": "swp_4", "name": name, "state": "queued"},
+    ]
+    end_earlier_sweeps(stack_of(api, EndSignals()))
+    assert api.cancelled == ["swp_1", "swp_4"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
