@@ -50,7 +50,7 @@ def _run(home: Path, output: Path, signals: EndSignals) -> int:
     console.print("Starting Ray, the dispatcher, the API and MLflow on loopback ...")
     # Any free ports: a stack of the user's own may have the usual ones.
     with running_stack(StackOptions(home=home, port=0, mlflow_port=0), signals) as stack:
-        console.print(f"Up after {time.monotonic() - began:.0f} s. API {stack.api_url}, MLflow {stack.mlflow_url}")
+        console.print(f"Up after {time.monotonic() - began:.0f} s. API {stack.api_url}, MLflow {stack.mlflow_page}")
         end_earlier_sweeps(stack)
         sweep, num_trials = run_sweep(stack)
         print_results(console, sweep)
@@ -106,5 +106,7 @@ def _document(sweep: Mapping[str, Any], num_trials: int, *, tracking_uri: str, b
 
 
 def _mlflow_command(home: Path) -> str:
+    beside_python = Path(sys.executable).with_name("mlflow")  # of the environment that this runs in, which may be none
+    mlflow = os.path.relpath(beside_python) if beside_python.exists() else "mlflow"
     database = os.path.relpath(home.resolve() / "mlflow.db")
-    return f"mlflow server --workers 1 --backend-store-uri sqlite:///{database}"
+    return f"{mlflow} server --workers 1 --backend-store-uri sqlite:///{database}"

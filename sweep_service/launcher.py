@@ -62,6 +62,11 @@ class Stack:
     supervisor: Supervisor
     signals: EndSignals
 
+    @property
+    def mlflow_page(self) -> str:
+        """The list of experiments, in the view that shows runs: by itself the page opens its view of prompts."""
+        return f"{self.mlflow_url}/#/experiments?workflowType=machine_learning"
+
     def rest(self, seconds: float) -> None:
         """Sleep for so long, and restart what dies meanwhile.
 
@@ -136,7 +141,7 @@ def _welcome(stack: Stack, *, seconds: float) -> tuple[str, ...]:
     return (
         f"The service is up ({seconds:.0f} s).",
         f"  API     {stack.api_url}  (documentation: {stack.api_url}/docs)",
-        f"  MLflow  {stack.mlflow_url}",
+        f"  MLflow  {stack.mlflow_page}",
         f"  Data    {stack.settings.root}  (logs in {stack.settings.root / 'logs'})",
         "Submit a sweep with: sweep submit FILE --watch. Ctrl-C ends everything; sweeps go on at the next start.",
     )

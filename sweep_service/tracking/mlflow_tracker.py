@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 
-_MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # or the page opens its view of prompts
-
 _MAX_METRICS = 1000  # of one log_batch
 _MAX_PARAMS_OR_TAGS = 100  # of one log_batch
 _MAX_PARAM_LENGTH = 6000
@@ -209,7 +207,7 @@ class MlflowTracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return self._client.create_experiment(name, self._artifact_location, tags=_MODEL_TRAINING)
+                return self._client.create_experiment(name, artifact_location=self._artifact_location)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

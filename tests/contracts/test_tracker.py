@@ -539,12 +539,6 @@ def test_a_trial_that_starts_after_the_experiment_was_deleted_brings_it_back(pla
     assert place.client.get_run(run_id).info.lifecycle_stage == "active"
 
 
-def test_the_page_opens_a_new_experiment_as_one_of_model_training(place: Place, sweep: Sweep):
-    run = place.client.get_run(place.tracker().open_sweep(sweep))
-    tags = place.client.get_experiment(run.info.experiment_id).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
-
-
 def test_a_plot_that_cannot_be_drawn_leaves_the_rest_of_the_results_as_it_is(place: Place, sweep, finished, caplog):
     tracker, (ended, trials) = place.tracker(), finished
     ref = tracker.open_sweep(sweep)

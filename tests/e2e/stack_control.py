@@ -84,7 +84,11 @@ def start_stack(home: Path, *options: str, within_s: float = START_SECONDS) -> R
         texts = [f"--- {path.name}\n{read(path)[-3000:]}" for path in logs]
         raise AssertionError("\n".join((f"The stack did not start: {error}; left of it: {left}", *texts))) from error
     return RunningStack(
-        process=process, home=home, api_url=urls[0], mlflow_url=urls[1], client=SweepClient(urls[0], timeout=30)
+        process=process,
+        home=home,
+        api_url=urls[0],
+        mlflow_url=urls[1].partition("/#")[0],
+        client=SweepClient(urls[0], timeout=30),
     )
 
 
