@@ -291,10 +291,13 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailedStart:
-    """A conductor that ended by an error before it could run its sweep."""
+class EndedConductor:
+    """A conductor whose process is gone. ``error`` is what it raised instead of running, None if it came to run; what
+    it died of, if anything, is in ``message``.
+    """
 
     lease: Lease
+    error: str | None
     message: str
 
 
@@ -305,8 +308,8 @@ class Conductors(Protocol):
         """Start a conductor for the sweep of that lease; returns before it runs."""
         ...
 
-    def take_failed_starts(self) -> Sequence[FailedStart]:
-        """Conductors of this object's that could not even be put together; each is told once."""
+    def take_ended(self) -> Sequence[EndedConductor]:
+        """Conductors started by this object that have ended since the last call."""
         ...
 
     def num_running(self) -> int:

@@ -32,7 +32,7 @@ FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
 class ConductorActor:
-    """A conductor in a process of its own. ``begin``, ``report`` and ``explain`` are those of
+    """A conductor in a process of its own. ``begin``, ``report``, ``note`` and ``explain`` are those of
     :class:`~sweep_service.services.conductor.Conductor`; packs know of the actor only once it runs.
     """
 
@@ -64,6 +64,9 @@ class ConductorActor:
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         return self._conductor.report(pack, messages)
+
+    def note(self, trial_id: str, message: str) -> None:
+        self._conductor.note(trial_id, message)
 
     def explain(self, pack: str, message: str) -> None:
         self._conductor.explain(pack, message)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.trial import Cluster, Lease
 from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import NAMESPACE
-from sweep_service.ports import Clock, FailedStart
+from sweep_service.ports import Clock, EndedConductor
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +57,12 @@ class RayConductors:
             raise
         logger.info("%s started.", name)
 
-    def take_failed_starts(self) -> Sequence[FailedStart]:
-        """Those whose process came up and raised, or never came up. One that was killed is none: its lease tells."""
+    def take_ended(self) -> Sequence[EndedConductor]:
         try:
             ended, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0) if self._runs else ([], [])
         except (RayError, ConnectionError, RuntimeError) as error:
             raise ClusterLostError(str(error)) from error
-        failed: list[FailedStart] = []
-        for run in ended:
-            lease = self._runs.pop(run)
-            if (message := _failure_of(run)) is not None:
-                failed.append(FailedStart(lease=lease, message=message))
-        return failed
+        return [_ended(self._runs.pop(run), run) for run in ended]
 
     def num_running(self) -> int:
         """Conductors alive in the cluster, whoever started them."""
@@ -90,15 +84,13 @@ class RayConductors:
         ray.shutdown()
 
 
-def _failure_of(run: Any) -> str | None:
-    """What a conductor raised instead of running; None where it ran, to its end or to its death."""
+def _ended(lease: Lease, run: Any) -> EndedConductor:
+    error, message = None, ""
     try:
         ray.get(run)
-    except RayActorError as error:
-        return str(error) if error.actor_init_failed else None
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        return f"{type(cause).__name__}: {cause}"
-    except RayError as error:
-        return str(error)
-    return None
+    except RayTaskError as raised:
+        cause = raised.cause if isinstance(raised.cause, Exception) else raised
+        error = message = f"{type(cause).__name__}: {cause}"
+    except RayError as raised:  # its process has ended, of its own will or not
+        message = " ".join(str(raised).split())
+    return EndedConductor(lease=lease, error=error, message=message)

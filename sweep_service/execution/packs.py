@@ -10,7 +10,7 @@ import contextlib
 import logging
 import platform
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from sweep_service.domain.states import TrialEnding
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
-    from trainables.protocol import LaneReport, Problem
+    from trainables.checkpoint import Checkpoint
+    from trainables.protocol import Lane, LaneReport, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,9 @@ class _ConductorLink:
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
 
+    def note(self, trial_id: str, message: str) -> None:
+        ray.get(self._actor.note.remote(trial_id, message))
+
     def explain(self, error: Exception) -> None:
         """Say why this worker ends: Tune keeps the reason for itself."""
         with contextlib.suppress(RayError):  # the conductor may be the reason
@@ -85,10 +89,10 @@ def _train(order: PackOrder, link: _ConductorLink) -> None:
     reporter = _LaneReporter(order, link)
     try:
         problem = _load_problem(order)
-        lanes = [_lane(lane_order) for lane_order in order.lanes]
     except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
         reporter.fail_all(error)
         return
+    lanes = [_lane(lane_order, link) for lane_order in order.lanes]
     reporter.data_hash = problem.data_hash
     # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
     device = torch.device("cpu") if order.gpus == 0 else None
@@ -101,18 +105,31 @@ def _load_problem(order: PackOrder) -> Problem:
     return load_problem(order.trainable, order.lanes[0].params)
 
 
-def _lane(order: LaneOrder) -> Any:
-    from trainables.checkpoint import Checkpoint
+def _lane(order: LaneOrder, link: _ConductorLink) -> Lane:
     from trainables.protocol import Lane
 
-    resume_from = Checkpoint.load(Path(order.resume_from)) if order.resume_from else None
     return Lane(
         key=order.trial_id,
         balancer=order.balancer,
         params=order.params,
         evaluate_test=order.evaluate_test,
-        resume_from=resume_from,
+        resume_from=readable_checkpoint(order, link.note),
     )
+
+
+def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> Checkpoint | None:
+    """The checkpoint to go on from. None, and a note on the trial, where it cannot be read here: no fault of the
+    trial's, and training it from its first step gives the same result.
+    """
+    from trainables.checkpoint import Checkpoint, CheckpointError
+
+    if order.resume_from is None:
+        return None
+    try:
+        return Checkpoint.load(Path(order.resume_from))
+    except (OSError, CheckpointError) as error:
+        note(order.trial_id, f"Its checkpoint cannot be read here, so it trains from its first step. {error}")
+        return None
 
 
 class _LaneReporter:

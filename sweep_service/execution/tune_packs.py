@@ -8,7 +8,9 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
+from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.spec import Resources
 from sweep_service.domain.trial import Cluster
 from sweep_service.execution.nodes import look_at_cluster
@@ -49,4 +51,7 @@ class TunePacks:
         ray.kill(worker, no_restart=True)
 
     def cluster(self) -> Cluster:
-        return look_at_cluster(self._clock)
+        try:
+            return look_at_cluster(self._clock)
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterLostError(str(error)) from error

@@ -30,10 +30,14 @@ class CheckpointFolders:
         """Remove what a trial has written."""
         shutil.rmtree(self._folder / trial_id, ignore_errors=True)
 
-    def drop_other_attempts(self, trial_id: str, *, keep: str) -> None:
-        """Remove what earlier attempts have written, once ``keep`` has a checkpoint of its own."""
+    def drop_earlier_attempts(self, trial_id: str, *, than: str) -> None:
+        """Remove what earlier attempts have written, once ``than`` has a checkpoint of its own.
+
+        Not later ones: a conductor that was overtaken may come to this when its successor's attempts have begun. Ids
+        sort by the time of their making.
+        """
         for folder in _folders(self._folder / trial_id):
-            if folder.name != keep:
+            if folder.name < than:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def drop_other_trials(self, *, keep: str | None) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from sweep_service.domain.errors import (
+    ClusterLostError,
     IllegalMoveError,
     LeaseLostError,
     StoreUnavailableError,
@@ -59,12 +60,12 @@ class PackRunner(Protocol):
         ...
 
     def cluster(self) -> Cluster:
-        """The nodes as they are now."""
+        """The nodes as they are now. Raises ClusterLostError."""
         ...
 
 
 class Conductor:
-    """Runs one sweep under one lease. ``begin``, ``report`` and ``explain`` are called by packs, from any thread."""
+    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``note`` and ``explain``, from any thread."""
 
     def __init__(
         self,
@@ -113,6 +114,10 @@ class Conductor:
         generation = self._generation
         assert generation is not None
         return self._patiently(lambda: generation.report(pack, messages))
+
+    def note(self, trial_id: str, message: str) -> None:
+        """What a worker has to say of a trial beside its results."""
+        self._patiently(lambda: self._store.add_notice(self._lease, message, trial_id=trial_id))
 
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""
@@ -193,13 +198,20 @@ class Conductor:
         """Wait for a node that could hold a pack if it were idle: nodes may still be joining. None: there is one."""
         deadline = time.monotonic() + self._settings.unschedulable_after.total_seconds()
         while True:
-            cluster = self._runner.cluster()
+            cluster = self._look()
             if cluster.can_ever_hold(cpus=wanted.cpus, gpus=wanted.gpus) or supply.is_over:
                 return None
             if time.monotonic() >= deadline:
                 return unschedulable(wanted, cluster)
             if self._over.wait(LOOK_INTERVAL_S):
                 self._raise_if_lost()
+
+    def _look(self) -> Cluster:
+        try:
+            return self._runner.cluster()
+        except ClusterLostError as error:  # for a moment, or this process would be gone as well
+            logger.warning("%s: the cluster's nodes cannot be listed. %s", self._name, error)
+            return Cluster(nodes=(), seen_at=self._clock.now())
 
     def _start(self) -> bool:
         """Move to RUNNING, unless the sweep is there already or a user has asked for something else; False: nothing is
@@ -227,11 +239,13 @@ class Conductor:
                 if not supply.lose_open_packs(f"Ray ended its pack: {error}"):
                     raise
             else:
-                supply.lose_open_packs("It was waiting for a place when the sweep was ended.")
                 break
         self._raise_if_lost()
         if supply.fault is not None:
             raise supply.fault
+        supply.lose_open_packs("It was waiting for a place when the sweep was ended.")
+        if not all(trial.state.is_ended for trial in self._store.list_trials(self._lease.sweep_id)):
+            raise RuntimeError("the controller of the packs ended before all trials had")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -267,14 +281,15 @@ class Conductor:
         self._store.set_results(self._lease, ending.results or {})
         self._store.move_sweep(self._lease, ending.state, reason=ending.reason, message=ending.message)
         self._over.set()
-        self._store.release_lease(self._lease)
         self._checkpoints.drop_other_trials(keep=ending.best_trial_id)
+        self._store.release_lease(self._lease)
         logger.info("%s: %s. %s", self._name, ending.state, ending.message)
 
     def _fail(self, error: Exception) -> None:
-        """End the sweep FAILED, with everything that is open: no trial stays running, no run of the tracker either."""
+        """End the sweep FAILED and every trial with it; their runs too, if the tracking server answers."""
         if self._lost is not None:
             return
+        self._generation = None  # from here on the store alone is asked and told
         fact = str(error) if isinstance(error, SweepServiceError) else f"{type(error).__name__}: {error}"
         outcome = Outcome(
             state=SweepState.FAILED, reason=SweepReason.ERROR, message=f"The conductor failed: {fact}"[:2000]
@@ -344,7 +359,8 @@ class Conductor:
         if asked is SweepState.STOPPING:
             generation.stop()
         elif asked is SweepState.CANCELLING:
-            self._kill_workers()  # first: this needs no store
+            generation.expect_cancel()
+            self._kill_workers()  # before anything that needs the store
             generation.cancel()
             self._kill_workers()  # those that came up in between
         self._obeyed = asked
@@ -367,4 +383,7 @@ class Conductor:
     def _kill_workers(self) -> None:
         for pack, worker in list(self._workers.items()):
             self._workers.pop(pack, None)
-            self._runner.kill(worker)
+            try:
+                self._runner.kill(worker)
+            except Exception:  # the others must go all the same
+                logger.exception("%s: the worker of pack %s could not be killed.", self._name, pack)

@@ -116,7 +116,7 @@ class Delivery:
         try:
             self._tracker.log_model(ref, sweep, best, checkpoint)
         except (ModelUnusableError, TrackingRefusedError) as error:
-            logger.warning("%s ends without the model of its best trial.", sweep.id, exc_info=error)
+            logger.warning("%s ends without the model of its best trial. %s", sweep.id, error)
             self._notice(f"The best trial's model is not stored. {error}", trial_id=best.id)
 
     def _sweep_ref(self, sweep: Sweep) -> str:
@@ -175,5 +175,5 @@ class Delivery:
 
     def _take_note_of_answer(self) -> None:
         if self._is_late:
-            self._store.add_notice(self._lease, "The tracking server answers again; every result has been delivered.")
+            self._store.add_notice(self._lease, "The tracking server answers again.")
         self._is_late = False

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError
+from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError
 from sweep_service.domain.states import SweepReason, SweepState
-from sweep_service.ports import Conductors, FailedStart, SweepStore
+from sweep_service.ports import Conductors, EndedConductor, SweepStore
 from sweep_service.services.outcome import cancel_unfinished
 from trainables.catalog import Trainable
 
@@ -48,7 +48,8 @@ class Dispatcher:
         self._poll_interval = poll_interval
         self._max_running = max_running_sweeps
         self._looked_at: float | None = None
-        self._failed_starts: Counter[str] = Counter()  # by sweep
+        self._ended: list[EndedConductor] = []  # conductors that are gone and not settled yet
+        self._failed_starts: Counter[str] = Counter()  # in a row, by sweep
 
     def run(self, ended: threading.Event) -> None:
         """Dispatch until the event is set.
@@ -63,7 +64,7 @@ class Dispatcher:
                     self._store.publish_catalog(self._trainables)
                     published = True
                 self._look()
-                self.settle_failed_starts()
+                self.settle_ended()
                 while not ended.is_set() and self.dispatch_one():
                     pass
             except StoreUnavailableError as error:
@@ -85,25 +86,38 @@ class Dispatcher:
             raise
         return True
 
-    def settle_failed_starts(self) -> None:
-        """Let a sweep whose conductor could not start be claimed again at once; give it up after a few times."""
-        for failed in self._conductors.take_failed_starts():
-            sweep_id = failed.lease.sweep_id
-            self._failed_starts[sweep_id] += 1
-            logger.error("The conductor of %s could not start: %s", sweep_id, failed.message)
-            with suppress(LeaseLostError):  # it is somebody else's by now
-                if self._failed_starts[sweep_id] >= MAX_FAILED_STARTS:
-                    self._give_up(failed)
-                self._store.release_lease(failed.lease)
+    def settle_ended(self) -> None:
+        """Let a sweep whose conductor could not start be claimed again at once; give it up after a few times.
 
-    def _give_up(self, failed: FailedStart) -> None:
-        lease = failed.lease
-        cancel_unfinished(self._store, lease, message="The sweep failed.")
-        if self._store.get_sweep(lease.sweep_id).state is SweepState.CANCELLING:
-            self._store.move_sweep(lease, SweepState.CANCELLED)
+        A conductor that ran and died is none of that: its lease runs out, and the next generation goes on.
+        """
+        self._ended += self._conductors.take_ended()
+        while self._ended:
+            self._settle(self._ended[0])
+            del self._ended[0]  # only now: the store may fail in between
+
+    def _settle(self, ended: EndedConductor) -> None:
+        sweep = self._store.get_sweep(ended.lease.sweep_id)
+        never_ran = ended.error is not None or sweep.state is SweepState.STARTING
+        if sweep.state.is_ended or not never_ran:
+            self._failed_starts.pop(sweep.id, None)
+            logger.info("The conductor of %s has ended. %s", sweep.id, ended.message)
             return
-        message = f"Its conductor could not start {self._failed_starts[lease.sweep_id]} times: {failed.message}"
-        self._store.move_sweep(lease, SweepState.FAILED, reason=SweepReason.ERROR, message=message)
+        self._failed_starts[sweep.id] += 1
+        logger.error("The conductor of %s could not start: %s", sweep.id, ended.message)
+        with suppress(LeaseLostError):  # it is somebody else's by now
+            if self._failed_starts[sweep.id] >= MAX_FAILED_STARTS:
+                self._give_up(ended)
+            self._store.release_lease(ended.lease)
+
+    def _give_up(self, ended: EndedConductor) -> None:
+        lease = ended.lease
+        cancel_unfinished(self._store, lease, message="The sweep failed.")
+        message = f"Its conductor could not start {self._failed_starts[lease.sweep_id]} times: {ended.message}"
+        try:
+            self._store.move_sweep(lease, SweepState.FAILED, reason=SweepReason.ERROR, message=message)
+        except IllegalMoveError:  # only one that is being cancelled cannot fail
+            self._store.move_sweep(lease, SweepState.CANCELLED)
 
     def _look(self) -> None:
         now = time.monotonic()

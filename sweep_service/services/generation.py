@@ -115,7 +115,8 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
-            lanes = [self._begin_lane(pack, trial, node) for trial in trials if not trial.state.is_ended]
+            is_wanted = self._winding_up is not SweepState.CANCELLING
+            lanes = [self._begin_lane(pack, trial, node) for trial in trials if is_wanted and not trial.state.is_ended]
             threads = max(1, math.floor(self._spec.resources.cpus))
             gpus = self._spec.resources.gpus
             return PackOrder(trainable=self._spec.trainable, lanes=tuple(lanes), num_threads=threads, gpus=gpus)
@@ -173,10 +174,16 @@ class Generation:
             self._winding_up = SweepState.STOPPING
             self._cancel([trial for trial in self.trials if trial.state is TrialState.PENDING])
 
+    def expect_cancel(self) -> None:
+        """Start nothing more, and take the death of a worker for the cancel's. Waits neither for the store nor for a
+        call that does.
+        """
+        self._winding_up = SweepState.CANCELLING
+
     def cancel(self) -> None:
         """End every trial now. The conductor kills the workers."""
+        self.expect_cancel()
         with self._acting():
-            self._winding_up = SweepState.CANCELLING
             self._cancel([trial for trial in self.trials if not trial.state.is_ended])
             self._waiting.clear()
 
@@ -334,13 +341,15 @@ class Generation:
 
     def _take_report(self, report: Report) -> None:
         trial = self._trials[report.trial_id]
-        if report.step > trial.last_step:
+        gets_on = report.step > trial.last_step
+        if gets_on:
             trial = replace(trial, metrics=report.metrics, last_step=report.step)
         self._trials[trial.id] = replace(trial, checkpoint=report.checkpoint or trial.checkpoint)
         if report.checkpoint is not None:
-            self._losses.pop(trial.id, None)  # it gets on
+            if gets_on:
+                self._losses.pop(trial.id, None)
             if trial.num_attempts > 1:
-                self._checkpoints.drop_other_attempts(trial.id, keep=report.attempt_id)
+                self._checkpoints.drop_earlier_attempts(trial.id, than=report.attempt_id)
 
     def _take_end(self, end: TrialEnd) -> None:
         ended = replace(
@@ -360,6 +369,9 @@ class Generation:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
         retries.
         """
+        if self._winding_up is SweepState.CANCELLING:
+            self._cancel([trial])
+            return
         losses = self._losses[trial.id] + 1
         if losses > self._spec.retries:
             text = f"Its workers died {losses} times (retries: {self._spec.retries}). {message}"

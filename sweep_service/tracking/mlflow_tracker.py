@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from sweep_service.domain.errors import ModelUnusableError, TrackingRefusedError
 from sweep_service.domain.states import SweepState, TrialState
 from sweep_service.domain.trial import Report, Sweep, Trial
 from sweep_service.tracking.files import write_results, write_spec
+from sweep_service.tracking.models import save_model_folder
 from sweep_service.tracking.summary import describe_sweep
 from sweep_service.tracking.tags import as_text, ending_tags, sweep_tags, trial_tags
 
@@ -51,7 +51,9 @@ _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000  # of the oldest servers in use; newer ones take more
 
 # Sending the same again would be refused again. Anything else may pass: the server is down, busy or being upgraded.
-_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+# BAD_REQUEST among it: so MLflow calls trouble of its database that is no OperationalError, such as a pool without a
+# free connection.
+_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 
 _TRIAL_STATUS: Mapping[TrialState, str] = {
     TrialState.PENDING: "SCHEDULED",
@@ -146,19 +148,37 @@ class MlflowTracker:
             self._terminate(ref, _TRIAL_STATUS[trial.state], trial.ended_at)
 
     def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
-        results = sweep.results or {}
+        """See the port. What cannot be written by a fault of ours is left out with a warning: the runs must end."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                write_results(Path(folder), sweep, best_reports)
+            except Exception:  # a plot that cannot be drawn
+                logger.exception("Not all files of %s could be written.", sweep.id)
+            self._upload(ref, Path(folder))
         with self._server():
-            if best := results.get("best"):
-                self._log_best(ref, best, trials)
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    write_results(Path(folder), sweep, best_reports)
-                except Exception:  # a plot that cannot be drawn leaves the rest as it is
-                    logger.exception("Not all files of %s could be written.", sweep.id)
-                self._client.log_artifacts(ref, folder)
-            self._set_tags(ref, sweep_tags(sweep) | {"mlflow.note.content": describe_sweep(sweep)})
+            try:
+                self._describe(ref, sweep, trials)
+            except (MlflowException, SQLAlchemyError, OSError):
+                raise
+            except Exception:
+                logger.exception("The results of %s could not be described.", sweep.id)
             self._close_children(ref, sweep, trials)
             self._terminate(ref, _SWEEP_STATUS.get(sweep.state, "RUNNING"), sweep.ended_at)
+
+    def _describe(self, ref: str, sweep: Sweep, trials: Sequence[Trial]) -> None:
+        if best := (sweep.results or {}).get("best"):
+            self._log_best(ref, best, trials)
+        self._set_tags(ref, sweep_tags(sweep) | {"mlflow.note.content": describe_sweep(sweep)})
+
+    def _upload(self, ref: str, folder: Path, to: str | None = None) -> None:
+        """Artifacts go to a disk or an object store, whose clients raise what they like."""
+        with self._server():
+            try:
+                self._client.log_artifacts(ref, str(folder), to)
+            except (MlflowException, SQLAlchemyError, OSError):
+                raise
+            except Exception as error:
+                raise OSError(f"its artifact store: {type(error).__name__}: {error}") from error
 
     def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
         """See the port. Loads by ``mlflow.pytorch.load_model("runs:/<ref>/model")``."""
@@ -168,12 +188,12 @@ class MlflowTracker:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / MODEL_FOLDER
             try:
-                _save_model(model, sweep, trial, checkpoint)
+                save_model_folder(model, sweep, trial, checkpoint)
             except Exception as error:  # builds the model by its author's code
                 fact = f"{type(error).__name__}: {_first_line(error)}"
                 raise ModelUnusableError(f"No model of trial {trial.number} from {checkpoint}: {fact}") from error
+            self._upload(ref, model, MODEL_FOLDER)
             with self._server():
-                self._client.log_artifacts(ref, str(model), MODEL_FOLDER)
                 self._set_tags(
                     ref,
                     {
@@ -325,40 +345,6 @@ class MlflowTracker:
             token = page.token
             if not token:
                 return runs
-
-
-def _save_model(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
-    """The module as an MLflow model; beside it its state_dict and what builds it again without a pickle."""
-    import torch
-    from mlflow.pytorch import save_model
-
-    from trainables.catalog import load_problem
-    from trainables.checkpoint import Checkpoint
-    from trainables.export import export_model
-
-    problem = load_problem(sweep.spec.trainable, trial.params)
-    module = export_model(Checkpoint.load(checkpoint), problem)
-    own_warnings = logging.getLogger("mlflow.pytorch")
-    level = own_warnings.level
-    own_warnings.setLevel(logging.ERROR)  # it warns of pickles from strangers; this one is ours
-    try:
-        # With the requirements given, MLflow does not start a process to find them out.
-        requirements = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy")]
-        save_model(module, str(folder), serialization_format="pickle", pip_requirements=requirements)
-    finally:
-        own_warnings.setLevel(level)
-    torch.save(module.state_dict(), folder / "state_dict.pt")
-    description = {
-        "trainable": sweep.spec.trainable,
-        "params": dict(trial.params),
-        "balancer": trial.balancer,
-        "seed": trial.seed,
-        "tasks": [task.name for task in problem.tasks],
-        "objective": {"metric": sweep.spec.objective.metric, "value": trial.objective},
-        "sweep_id": sweep.id,
-        "trial_id": trial.id,
-    }
-    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _millis(moment: datetime) -> int:

@@ -112,6 +112,28 @@ def test_a_trial_that_gets_on_between_the_deaths_of_its_workers_is_not_given_up(
     assert [(trial.ending, trial.num_attempts) for trial in rig.trials] == [(TrialEnding.COMPLETED, 4)]
 
 
+def test_a_trial_that_never_gets_beyond_a_step_is_given_up_although_it_writes_checkpoints() -> None:
+    rig = Rig(small_spec(budget={"trials": 1}, retries=1))
+    for _ in range(3):
+        result = rig.start_pack()
+        if isinstance(result, Pause):
+            break
+        key, order = result
+        (lane,) = order.lanes
+        message = LaneMessage(trial_id=lane.trial_id, step=5, metrics={"val/normalized_loss": 1.0}, checkpoint="/gone")
+        rig.generation.report(key, [message])
+        rig.generation.pack_over(key, lost=True, message="died")
+    assert [(trial.ending, trial.num_attempts) for trial in rig.trials] == [(TrialEnding.WORKER_LOST, 2)]
+
+
+def test_an_attempt_removes_what_came_before_it_and_nothing_that_came_after(root: Path) -> None:
+    folders = CheckpointFolders(root, "swp_1")
+    for attempt_id in ("att_1", "att_2", "att_3"):
+        folders.of_attempt("trl_a", attempt_id).mkdir(parents=True)
+    folders.drop_earlier_attempts("trl_a", than="att_2")
+    assert sorted(path.name for path in (root / "swp_1" / "trl_a").iterdir()) == ["att_2", "att_3"]
+
+
 def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
     folders = CheckpointFolders(root, "swp_1")
     for trial_id in ("trl_a", "trl_b"):

@@ -14,7 +14,8 @@ from conductor_fakes import CATALOG, RecordingTracker, ShakyStore, small_spec
 from store_values import START, new_attempt, new_sweep, new_trial
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.errors import LeaseLostError, PackOverError
+from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError
+from sweep_service.domain.events import EventKind
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Trial
@@ -36,9 +37,13 @@ class FakePacks:
         self.during: Callable[[str, PackOrder], None] = lambda key, order: None
         self.has_place = threading.Event()  # for packs to start in
         self.has_place.set()
+        self.on_waiting: Callable[[], None] = lambda: None
+        self.on_kill: Callable[[], None] = lambda: None
         self.killed: list[Any] = []
         self.nodes = (NodeResources(node="n", cpus=2, gpus=0),)
         self.num_looks = 0
+        self.cluster_errors: list[Exception] = []
+        self.ends_early = False
         self._num_packs = 0
 
     def run(self, supply: PackSupply, resources: Resources) -> None:
@@ -51,6 +56,10 @@ class FakePacks:
             if pause is Pause.WAIT:
                 assert threading.Event().wait(0.01) is False
                 continue
+            if self.ends_early:
+                return
+            if not self.has_place.is_set():
+                self.on_waiting()
             while not self.has_place.wait(0.01):
                 if supply.is_over:
                     return
@@ -73,10 +82,13 @@ class FakePacks:
             supply.pack_over(key, lost=False)
 
     def kill(self, worker: Any) -> None:
+        self.on_kill()
         self.killed.append(worker)
 
     def cluster(self) -> Cluster:
         self.num_looks += 1
+        if self.cluster_errors:
+            raise self.cluster_errors.pop()
         return Cluster(nodes=self.nodes, seen_at=START)
 
 
@@ -190,8 +202,8 @@ def test_a_verb_that_comes_before_the_start_is_obeyed(house: House, verb: Verb, 
 @pytest.mark.parametrize("fail", ["before", "after"])
 def test_a_cancel_is_obeyed_although_the_store_fails_in_the_middle_of_it(house: House, fail: Any) -> None:
     def hang(key: str, order: PackOrder) -> None:
+        house.store.fails.extend([None, fail])  # the first write is the asking
         house.ask(Verb.CANCEL)
-        house.store.fails.append(fail)
         house.await_state(TrialState.CANCELLED)
 
     house.packs.during = hang
@@ -200,15 +212,36 @@ def test_a_cancel_is_obeyed_although_the_store_fails_in_the_middle_of_it(house: 
     assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
 
 
+@pytest.mark.parametrize("fails", [[], [None, "before"], [None, "after"]], ids=str)
+def test_a_trial_that_is_cancelled_is_no_failure_however_slowly_its_worker_dies(tmp_path: Path, fails: Any) -> None:
+    """Its worker is dead before the store knows of the cancel; nothing starts in between."""
+    house = House(tmp_path, small_spec(retries=0, resources={"parallel": 1}))
+    killed = threading.Event()
+
+    def kill_slowly() -> None:
+        killed.set()
+        threading.Event().wait(0.3)
+
+    house.packs.on_kill = kill_slowly
+
+    def die_with_it(key: str, order: PackOrder) -> None:
+        house.store.fails.extend(fails)
+        house.ask(Verb.CANCEL)
+        assert killed.wait(PATIENCE_S)
+        raise WorkerDiedError
+
+    house.packs.during = die_with_it
+    assert house.run().state is SweepState.CANCELLED
+    assert [(trial.state, trial.num_attempts) for trial in house.trials] == [(TrialState.CANCELLED, 1)]
+
+
 @pytest.mark.parametrize(
     ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
 )
 def test_a_sweep_whose_packs_wait_for_a_place_can_be_ended(house: House, verb: Verb, state: SweepState) -> None:
     house.packs.has_place.clear()
-    timer = threading.Timer(0.2, house.ask, [verb])
-    timer.start()
+    house.packs.on_waiting = lambda: house.ask(verb)
     assert house.run().state is state
-    timer.join()
     assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
 
 
@@ -282,6 +315,32 @@ def test_what_a_worker_says_of_its_end_is_kept_with_the_attempt(house: House) ->
     assert (first.state, first.message) == (AttemptState.LOST, "OSError: no space left on device")
 
 
+def test_a_controller_that_ends_too_early_is_no_end_of_the_sweep(house: House) -> None:
+    house.packs.ends_early = True
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, SweepReason.ERROR)
+    assert "before all trials" in sweep.message
+    assert {trial.state for trial in house.trials} == {TrialState.CANCELLED}
+
+
+def test_a_cluster_that_cannot_be_listed_for_a_moment_fails_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, small_spec(budget={"trials": 1}), unschedulable_after=timedelta(seconds=PATIENCE_S))
+    house.packs.cluster_errors = [ClusterLostError("a moment")]
+    assert house.run().state is SweepState.COMPLETED
+
+
+def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> None:
+    def note(key: str, order: PackOrder) -> None:
+        if key == "pack-1":
+            assert house.packs.conductor is not None
+            house.packs.conductor.note(order.lanes[0].trial_id, "its checkpoint cannot be read")
+
+    house.packs.during = note
+    house.run()
+    told = [e for e in house.store.list_events(house.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    assert [(e.trial_id, e.message) for e in told] == [(house.trials[0].id, "its checkpoint cannot be read")]
+
+
 def test_a_report_waits_for_a_store_that_is_away(house: House) -> None:
     house.packs.during = lambda key, order: house.store.fails.extend(["before", "after"])
     assert house.run().state is SweepState.COMPLETED
@@ -317,7 +376,7 @@ def test_a_conductor_whose_lease_is_taken_kills_its_workers_and_writes_nothing_m
             threading.Event().wait(0.01)
 
     house.packs.during = taken
-    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(milliseconds=300)})
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
     sweep = house.run()
     assert (sweep.state, sweep.generation) == (SweepState.RUNNING, 2)
     assert house.packs.killed == ["worker of pack-1"]
@@ -337,7 +396,7 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
         released.set()
 
     house.packs.during = hang
-    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(milliseconds=500)})
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
     house.run()
     assert house.packs.killed == ["worker of pack-1"]
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]

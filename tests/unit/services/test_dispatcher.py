@@ -6,12 +6,13 @@ import threading
 from datetime import timedelta
 
 import pytest
+from conductor_fakes import ShakyStore
 from store_values import START, FakeClock, new_attempt, new_sweep, new_trial
 
-from sweep_service.domain.errors import ClusterLostError
+from sweep_service.domain.errors import ClusterLostError, StoreUnavailableError
 from sweep_service.domain.states import SweepReason, SweepState, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources
-from sweep_service.ports import FailedStart
+from sweep_service.ports import EndedConductor
 from sweep_service.services.dispatcher import MAX_FAILED_STARTS, Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
 from trainables.catalog import builtin_trainables
@@ -23,15 +24,15 @@ class FakeConductors:
     def __init__(self) -> None:
         self.started: list[Lease] = []
         self.is_lost = False
-        self.failed: list[FailedStart] = []
+        self.ended: list[EndedConductor] = []
 
     def start(self, lease: Lease) -> None:
         if self.is_lost:
             raise ClusterLostError("gone")
         self.started.append(lease)
 
-    def take_failed_starts(self) -> list[FailedStart]:
-        told, self.failed = self.failed, []
+    def take_ended(self) -> list[EndedConductor]:
+        told, self.ended = self.ended, []
         return told
 
     def num_running(self) -> int:
@@ -42,8 +43,8 @@ class FakeConductors:
 
 
 @pytest.fixture
-def store() -> MemorySweepStore:
-    return MemorySweepStore(FakeClock())
+def store() -> ShakyStore:
+    return ShakyStore(FakeClock())
 
 
 @pytest.fixture
@@ -120,8 +121,8 @@ def test_what_can_be_trained_and_on_what_is_published(
 def fail_start(dispatcher: Dispatcher, conductors: FakeConductors, message: str) -> None:
     """The conductor that was started last raises before it runs."""
     assert dispatcher.dispatch_one()
-    conductors.failed.append(FailedStart(lease=conductors.started.pop(), message=message))
-    dispatcher.settle_failed_starts()
+    conductors.ended.append(EndedConductor(lease=conductors.started.pop(), error=message, message=message))
+    dispatcher.settle_ended()
 
 
 def test_a_sweep_whose_conductor_could_not_start_is_claimed_again_at_once_and_given_up_after_a_few_times(
@@ -174,12 +175,54 @@ def test_a_failed_start_of_a_lease_that_is_somebody_elses_changes_nothing(
     sweep = new_sweep()
     store.add_sweep(sweep)
     assert dispatcher.dispatch_one()
-    stale = FailedStart(lease=conductors.started.pop(), message="no")
+    stale = EndedConductor(lease=conductors.started.pop(), error="no", message="no")
     store.release_lease(stale.lease)
     current = store.claim_sweep(owner="other", ttl=timedelta(seconds=60))
     assert current is not None
     for _ in range(MAX_FAILED_STARTS):
-        conductors.failed.append(stale)
-        dispatcher.settle_failed_starts()
+        conductors.ended.append(stale)
+        dispatcher.settle_ended()
     store.renew_lease(current, ttl=timedelta(seconds=60))
     assert store.get_sweep(sweep.id).state is SweepState.STARTING
+
+
+def test_a_conductor_that_dies_while_it_comes_up_counts_as_one_that_could_not_start(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    for _ in range(MAX_FAILED_STARTS):
+        assert dispatcher.dispatch_one()
+        conductors.ended.append(EndedConductor(lease=conductors.started.pop(), error=None, message="out of memory"))
+        dispatcher.settle_ended()
+    assert store.get_sweep(sweep.id).state is SweepState.FAILED
+    assert "out of memory" in store.get_sweep(sweep.id).message
+
+
+def test_a_conductor_that_ran_and_died_is_left_to_its_lease(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    assert dispatcher.dispatch_one()
+    lease = conductors.started.pop()
+    store.move_sweep(lease, SweepState.RUNNING)
+    for _ in range(MAX_FAILED_STARTS + 1):
+        conductors.ended.append(EndedConductor(lease=lease, error=None, message="killed"))
+        dispatcher.settle_ended()
+    store.renew_lease(lease, ttl=timedelta(seconds=60))
+    assert store.get_sweep(sweep.id).state is SweepState.RUNNING
+
+
+def test_what_a_failing_store_kept_from_being_settled_is_settled_later(
+    dispatcher: Dispatcher, store: ShakyStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    assert dispatcher.dispatch_one()
+    conductors.ended.append(EndedConductor(lease=conductors.started.pop(), error="no", message="no"))
+    store.fails.append("before")
+    with pytest.raises(StoreUnavailableError):
+        dispatcher.settle_ended()
+    dispatcher.settle_ended()
+    assert dispatcher.dispatch_one(), "its lease has been released"
