@@ -101,7 +101,8 @@ class Dispatcher:
         never_ran = ended.error is not None or sweep.state is SweepState.STARTING
         if sweep.state.is_ended or not never_ran:
             self._failed_starts.pop(sweep.id, None)
-            logger.info("The conductor of %s has ended. %s", sweep.id, ended.message)
+            if not sweep.state.is_ended:
+                logger.warning("The conductor of %s is gone; its lease runs out. %s", sweep.id, ended.message)
             return
         self._failed_starts[sweep.id] += 1
         logger.error("The conductor of %s could not start: %s", sweep.id, ended.message)
