@@ -131,6 +131,91 @@ def show(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) ->
 
 
 @app.command()
+def init(
+    trainable: Annotated[str, typer.Argument(metavar="TRAINABLE", help="What to train, as the service lists it.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed if not given.")] = None,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Write a commented spec to start from."""
+    from sweep_service.spec_template import spec_template
+
+    with _client(url) as client:
+        known = {item["name"]: item for item in client.trainables()}
+    if trainable not in known:
+        _fail(f"There is no trainable {trainable!r}. There are: {', '.join(sorted(known))}.", USAGE)
+    text = spec_template(known[trainable])
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:  # never over a spec that somebody has worked on
+            file.write(text)
+    except FileExistsError:
+        _fail(f"{output} is there already; remove it, or choose another --output.", USAGE)
+    except OSError as error:
+        _fail(f"{output} cannot be written: {error.strerror}.", USAGE)
+    typer.echo(f"Written. Queue it with: sweep submit {output} --watch", err=True)
+
+
+@app.command()
+def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) -> None:
+    """List a sweep's trials, whatever became of them."""
+    with _client(url) as client:
+        found = client.trials(_resolve(client, sweep_id))
+    if as_json:
+        _print_json(found)
+        return
+    from sweep_service.rendering import trials_table
+
+    if found:
+        _print(trials_table(found))
+    else:
+        typer.echo("No trials yet.")
+
+
+@app.command()
+def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) -> None:
+    """Show the best trial so far and its parameters. Exit code 1: there is none."""
+    with _client(url) as client:
+        found = client.best(_resolve(client, sweep_id))
+    trial = found["best"]
+    if as_json:
+        _print_json(found)
+    elif trial is not None:
+        from sweep_service.rendering import number, parameters
+
+        typer.echo(f"trial {trial['number']} ({trial['balancer']}): {number(trial['objective'])}")
+        typer.echo(parameters(trial["searched"]))
+    else:
+        typer.echo(found["reason"], err=True)
+    if trial is None:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def events(
+    sweep_id: SweepId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the sweep has ended.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Print what has happened to a sweep, in order."""
+    from sweep_service.rendering import event_line
+
+    with _client(url) as client:
+        sweep_id = _resolve(client, sweep_id)
+        seen, goes_on = 0, True
+        while goes_on:
+            # Asked first: whatever an ended sweep has to tell has been written by then.
+            goes_on = follow and not client.has_ended(sweep_id)
+            for event in client.events(sweep_id, after=seen):
+                typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+                seen = event["seq"]
+            if goes_on:
+                client.rest(_POLL_SECONDS)
+
+
+@app.command()
 def watch(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     """Watch a sweep until it has ended, then print its leaderboard and verdict."""
     with _client(url) as client:

@@ -177,6 +177,14 @@ class SweepClient:
             after, more = page["next_after"], page["has_more"]
         return events
 
+    def has_ended(self, sweep_id: str) -> bool:
+        """Whether the sweep is in a state in which nothing of it runs."""
+        return self.get(sweep_id)["state"] in ENDED_STATES
+
+    def rest(self, seconds: float) -> None:
+        """Sleep between two looks, in the way in which this client sleeps."""
+        self._sleep(seconds)
+
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/stop", _SWEEP)

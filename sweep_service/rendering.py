@@ -214,6 +214,45 @@ def sweeps_table(sweeps: Iterable[Document]) -> Table:
     return table
 
 
+def trials_table(trials: Iterable[Document]) -> Table:
+    """Trials of a sweep, by number."""
+    table = Table()
+    for heading in ("#", "role", "balancer", "state"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("objective", justify="right")
+    table.add_column("parameters", overflow="fold")
+    table.add_column("seed", justify="right")
+    table.add_column("steps", justify="right")
+    table.add_column("attempts", justify="right")
+    table.add_column("message", overflow="fold")
+    for trial in trials:
+        cells = [number(trial.get("number")), plain(trial.get("role", "")), plain(trial.get("balancer", ""))]
+        row = [Text(cell) for cell in cells]
+        row.append(Text(plain(trial.get("state", "")), style=_STATE_STYLES.get(str(trial.get("state")), "")))
+        row.append(Text(number(trial.get("objective"))))
+        row.append(Text(parameters(trial.get("searched"))))
+        row += [Text(number(trial.get(name))) for name in ("seed", "last_step", "num_attempts")]
+        row.append(Text(plain(trial.get("message", ""))))
+        table.add_row(*row)
+    return table
+
+
+def event_line(event: Document) -> str:
+    """One event on one line: when, what, of which trial, and what it says."""
+    data = " ".join(f"{plain(k)}={plain(v)}" for k, v in _mapping(event.get("data")).items() if v not in (None, ""))
+    if event.get("kind") == "sweep.verdict":
+        data = plain(_mapping(event.get("data")).get("summary", ""))
+    at = plain(event.get("at", ""))[:19].replace("T", " ")
+    parts = [
+        at,
+        plain(event.get("kind", "")),
+        plain(event.get("trial_id") or ""),
+        data,
+        plain(event.get("message", "")),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
 def _verdict_table(verdict: Document, rows: Sequence[Document]) -> Table:
     table = Table()
     table.add_column("against", no_wrap=True)

@@ -272,3 +272,65 @@ def test_a_fault_of_the_program_is_not_told_as_one_of_its_user(service: Service)
 
     with pytest.raises(ValueError, match="a bug"):
         fail()
+
+
+# --- init, trials, best, events ---------------------------------------------------------------------------------------
+
+
+def test_what_init_writes_can_be_submitted_as_it_is(sweep: Sweep, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "first.yaml"
+    result = sweep("init", "toy", "--output", str(path))
+    assert result.exit_code == 0, result.output
+    submitted = sweep("submit", str(path))
+    assert submitted.exit_code == 0, submitted.output
+    spec = service.store.get_sweep(submitted.stdout.strip()).spec
+    assert (spec.trainable, set(spec.space)) == ("toy", {"alpha", "weight_lr"})
+
+
+def test_init_prints_where_no_file_is_named(sweep: Sweep) -> None:
+    assert yaml.safe_load(sweep("init", "toy").stdout)["trainable"] == "toy"
+
+
+def test_init_writes_over_nothing_and_knows_what_there_is(sweep: Sweep, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("worked on")
+    result = sweep("init", "toy", "-o", str(path))
+    assert (result.exit_code, path.read_text()) == (2, "worked on")
+    assert "--output" in result.stderr
+    unknown = sweep("init", "toi")
+    assert unknown.exit_code == 2
+    assert "toy" in unknown.stderr
+
+
+def test_trials_are_listed_for_people_and_for_programs(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    assert "No trials yet" in sweep("trials", sweep_id).stdout
+    finish_sweep(service.store, sweep_id)
+    shown = sweep("trials", sweep_id).stdout
+    assert shown.count("completed") == 3
+    assert "alpha=2 weight_lr=0.02" in shown
+    assert [trial["number"] for trial in json.loads(sweep("trials", sweep_id, "--json").stdout)] == [0, 1, 2]
+
+
+def test_the_best_trial_is_shown_and_its_absence_is_an_exit_code(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    none_yet = sweep("best", sweep_id)
+    assert (none_yet.exit_code, none_yet.stdout) == (1, "")
+    assert "No search trial" in none_yet.stderr
+    finish_sweep(service.store, sweep_id)
+    assert sweep("best", sweep_id).stdout.splitlines() == ["trial 1 (gradnorm): 0.4", "alpha=2 weight_lr=0.02"]
+    assert json.loads(sweep("best", sweep_id, "--json").stdout)["best"]["number"] == 1
+
+
+def test_events_are_told_in_order_once_each_and_followed_to_the_end(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    timer = threading.Timer(0.7, finish_sweep, [service.store, sweep_id])
+    timer.start()
+    result = sweep("events", sweep_id, "--follow", "--json")
+    timer.join()
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
+    assert (told[0]["kind"], told[-1]["data"]["to"]) == ("sweep.submitted", "completed")
+    lines = sweep("events", sweep_id).stdout.splitlines()
+    assert len(lines) == len(told)
+    assert any("GradNorm helped against equal." in line for line in lines)
