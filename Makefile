@@ -25,11 +25,11 @@ up: $(INSTALLED) ## Run the service on this machine until Ctrl-C
 	$(BIN)/sweep up
 
 test: $(INSTALLED) ## Run all tests, on real Ray, SQLite, PostgreSQL and MLflow
-	@sh tests/ensure_postgres.sh
+	@sh tests/ensure_tools.sh
 	$(BIN)/python -m pytest
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
-	@sh tests/ensure_postgres.sh
+	@sh tests/ensure_tools.sh
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(INSTALLED) ## Lint, check types and the rule of imports
