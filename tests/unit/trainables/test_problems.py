@@ -19,7 +19,7 @@ from trainables.problems import census_income
 from trainables.protocol import Lane
 from trainables.training import train
 
-NAMES = ["census_income", "digits"]
+NAMES = ["census_income", "digits", "toy_regression"]
 
 # The first rows of train, validation and test: results of other splits cannot be compared.
 PINNED = [[6196, 12448, 2107, 11261, 2980], [2056, 872, 4263, 3881, 10036], [18642, 19257, 6705, 15734, 5699]]
@@ -36,8 +36,8 @@ def problem(trainable):
 
 
 def test_the_catalogue_describes_the_problem(trainable, problem):
-    assert [(t.name, t.kind) for t in problem.tasks] == [(t.name, t.kind) for t in trainable.tasks]
-    assert [tuple(t.metrics) for t in problem.tasks] == [t.metrics for t in trainable.tasks]
+    assert [(t.name, t.kind) for t in problem.tasks] == [(t.name, t.kind) for t in trainable.tasks_for({})]
+    assert [tuple(t.metrics) for t in problem.tasks] == [t.metrics for t in trainable.tasks_for({})]
     assert set(trainable.problem_parameters) <= set(trainable.defaults())
     assert {p.name for p in TRAINING_PARAMETERS} < set(trainable.defaults())
     assert trainable.default_objective in trainable.metrics
@@ -55,7 +55,7 @@ def test_what_a_lane_reports_is_what_the_catalogue_promises(trainable, problem, 
 def test_splits_have_60_20_20_of_the_rows(trainable, problem):
     sizes = [len(split) for split in (problem.train, problem.validation, problem.test)]
     total = sum(sizes)
-    assert total == {"census_income": 20_000, "digits": 1797}[trainable.name]
+    assert total == {"census_income": 20_000, "digits": 1797, "toy_regression": 20_000}[trainable.name]
     assert [round(size / total, 2) for size in sizes] == [0.6, 0.2, 0.2]
 
 
