@@ -71,6 +71,7 @@ class Trainable(_Frozen):
     summary: str
     factory: str  # "package.module:callable"; called with the problem's own parameters by name
     tasks: Annotated[tuple[TaskInfo, ...], Field(min_length=1)]
+    tasks_from: str | None = None  # the parameter that says how many of ``tasks``, from the first on, there are
     parameters: tuple[Parameter, ...]  # the problem's own and the training loop's
     problem_parameters: tuple[str, ...]  # the names among them that the factory takes
     default_objective: str = "val/normalized_loss"
@@ -81,9 +82,22 @@ class Trainable(_Frozen):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric key that a trial of this problem reports on the validation split."""
-        per_task = [f"val/loss/{task.name}" for task in self.tasks]
-        per_task += [f"val/{metric}/{task.name}" for task in self.tasks for metric in task.metrics]
+        """Every metric key that a trial with the default parameters reports on the validation split."""
+        return self.metrics_for({})
+
+    def tasks_for(self, params: Mapping[str, ParameterValue]) -> tuple[TaskInfo, ...]:
+        """The tasks of a problem with those parameters, which are valid ones; missing ones take their default."""
+        if self.tasks_from is None:
+            return self.tasks
+        number = params.get(self.tasks_from, self.defaults()[self.tasks_from])
+        assert isinstance(number, int)
+        return self.tasks[:number]
+
+    def metrics_for(self, params: Mapping[str, ParameterValue]) -> tuple[str, ...]:
+        """Every metric key that a trial with those parameters reports on the validation split."""
+        tasks = self.tasks_for(params)
+        per_task = [f"val/loss/{task.name}" for task in tasks]
+        per_task += [f"val/{metric}/{task.name}" for task in tasks for metric in task.metrics]
         return (*per_task, "val/normalized_loss")
 
     def defaults(self) -> dict[str, ParameterValue]:
@@ -173,7 +187,7 @@ def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue
 
 def builtin_trainables() -> tuple[Trainable, ...]:
     """The trainables that ship with the package."""
-    return (_census_income(), _digits())
+    return (_census_income(), _digits(), _toy_regression())
 
 
 def _census_income() -> Trainable:
@@ -208,6 +222,30 @@ def _digits() -> Trainable:
             TaskInfo(name="lower_half", kind=TaskKind.REGRESSION, metrics=("rmse",)),
             TaskInfo(name="odd", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
         ),
+        parameters=(*own, *TRAINING_PARAMETERS),
+        problem_parameters=tuple(parameter.name for parameter in own),
+    )
+
+
+def _toy_regression() -> Trainable:
+    own = (
+        Parameter(name="num_tasks", type="int", default=2, low=2, high=10, searchable=False,
+                  description="Functions to learn: 2 of the scales 1 and 100; more, of scales drawn once for all."),
+        Parameter(name="spread", type="categorical", default="std", choices=("std", "variance"), searchable=False,
+                  description="What the 10 of B ~ N(0, 10) and the 3.5 of eps_i ~ N(0, 3.5) are."),
+        Parameter(name="rows", type="int", default=20_000, low=100, high=100_000, searchable=False,
+                  description="Rows generated, of all three splits together."),
+        Parameter(name="data_seed", type="int", default=0, low=0, high=2**31 - 1, searchable=False,
+                  description="Seed of the functions and the rows; a trial's own seed does not touch them."),
+        _hidden([100, 100, 100, 100]),
+        _dropout(),
+    )  # fmt: skip
+    return Trainable(
+        name="toy_regression",
+        summary="The toy of the GradNorm paper, section 4: functions of one input that differ in scale.",
+        factory="trainables.problems.toy_regression:toy_regression",
+        tasks=tuple(TaskInfo(name=f"f{i}", kind=TaskKind.REGRESSION, metrics=("rmse",)) for i in range(1, 11)),
+        tasks_from="num_tasks",
         parameters=(*own, *TRAINING_PARAMETERS),
         problem_parameters=tuple(parameter.name for parameter in own),
     )

@@ -183,6 +183,10 @@ class _SoundParts:
         is_known = self._is_readable("params") and self._is_whole("params", "balancer")
         return self.params.get("balancer", default) if is_known else None
 
+    def may_be_given(self, name: str) -> bool:
+        """Whether params gives that parameter a value, or is itself so wrong that nobody can tell."""
+        return self.is_fixed(name) or not self._is_readable("params")
+
     def is_fixed(self, name: str) -> bool:
         """Whether params gives that parameter a value, be it a right one or not."""
         return self._is_readable("params") and name in self._document.get("params", {})
@@ -245,12 +249,25 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
 
 
 def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
-    if parts.metric is not None and parts.metric not in trainable.metrics:
-        detail = f"{trainable.name} does not report it.{_suggest(parts.metric, trainable.metrics)}"
+    metrics = _metrics(parts, trainable)
+    if parts.metric is not None and metrics is not None and parts.metric not in metrics:
+        detail = f"{trainable.name} does not report it.{_suggest(parts.metric, metrics)}"
         yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
     elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
         detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
         yield Finding(pointer="/objective/direction", code="missing", detail=detail)
+
+
+def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
+    """What a trial reports; None where a wrong parameter leaves open which tasks it has."""
+    name = trainable.tasks_from
+    if name is None:
+        return trainable.metrics
+    parameter = trainable.parameter(name)
+    is_sound = name in parts.params and parameter is not None and not value_fault(parameter, parts.params[name])
+    if is_sound or not parts.may_be_given(name):
+        return trainable.metrics_for(parts.params)
+    return None
 
 
 def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension) -> Iterator[Finding]:

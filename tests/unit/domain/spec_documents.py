@@ -11,6 +11,18 @@ from hypothesis import strategies as st
 from trainables.catalog import BALANCERS, TRAINING_PARAMETERS, Parameter, TaskInfo, TaskKind, Trainable
 
 CATALOG = {
+    "several": Trainable(
+        name="several",
+        summary="As many tasks as asked for.",
+        factory="package.module:Several",
+        tasks=tuple(TaskInfo(name=f"t{i}", kind=TaskKind.REGRESSION) for i in (1, 2, 3)),
+        tasks_from="num_tasks",
+        parameters=(
+            Parameter(name="num_tasks", type="int", default=2, low=1, high=3, searchable=False, description=""),
+            *TRAINING_PARAMETERS,
+        ),
+        problem_parameters=("num_tasks",),
+    ),
     "toy": Trainable(
         name="toy",
         summary="Two tasks.",
@@ -27,7 +39,7 @@ CATALOG = {
             *TRAINING_PARAMETERS,
         ),
         problem_parameters=("hidden", "shuffle", "free", "count"),
-    )
+    ),
 }
 
 VALID: dict[str, Any] = {

@@ -242,6 +242,22 @@ def test_which_way_is_better_must_be_said_of_all_but_losses() -> None:
         assert check_spec(changed(("/objective", {"metric": metric})), CATALOG).objective.direction == "minimize"
 
 
+@pytest.mark.parametrize(("params", "known"), [({}, 2), ({"num_tasks": 1}, 1), ({"num_tasks": 3}, 3)], ids=repr)
+def test_the_objective_is_a_metric_of_the_tasks_that_the_params_ask_for(params: dict[str, Any], known: int) -> None:
+    for number in (1, 2, 3):
+        document = changed(("/trainable", "several"), ("/params", params), ("/objective/metric", f"val/loss/t{number}"))
+        if number <= known:
+            assert check_spec(document, CATALOG).params == params
+        else:
+            assert only_finding_of(document).pointer == "/objective/metric"
+
+
+@pytest.mark.parametrize("params", [[], {"num_tasks": 0}, {"num_tasks": "2"}, {"num_tasks": None}], ids=repr)
+def test_no_metric_is_refused_while_it_is_open_which_tasks_there_are(params: Any) -> None:
+    document = changed(("/trainable", "several"), ("/params", params), ("/objective/metric", "val/loss/t3"))
+    assert only_finding_of(document).pointer in {"/params", "/params/num_tasks"}
+
+
 def test_a_range_of_the_wrong_type_points_at_its_type() -> None:
     finding = only_finding_of(changed(("/space/batch_size", {"type": "float", "low": 1, "high": 9}), ("/params", {})))
     assert (finding.pointer, finding.code) == ("/space/batch_size/type", "wrong_type")
