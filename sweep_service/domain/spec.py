@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
 
 from sweep_service.domain.space import MAX_WHOLE, Dimension, Strict, trusted_dimension
 
@@ -85,6 +85,47 @@ class Search(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
+class EarlyStopping(Strict):
+    """Which search trials are ended before their last step. Baselines and repeats always train to their end.
+
+    ``asha`` lets the best 1/reduction_factor of the trials that came so far pass at min_steps, at reduction_factor
+    times as many steps, and so on. ``hyperband`` splits the trials into brackets that begin to do so later, the last
+    one never: for where early values say little of late ones. ``median`` ends a trial whose best value so far is worse
+    than the median of the others' at the same step.
+    """
+
+    pruner: Literal["median", "asha", "hyperband", "none"] = "asha"
+    min_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="No trial is ended before that step; a tenth of params.steps if not given."
+    )
+    reduction_factor: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        default=None, description="Of asha and hyperband; 3 if not given."
+    )
+    startup_trials: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Of median: as many trials must have completed before one is ended; 5 if not given."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        readers = {"min_steps": {"median", "asha", "hyperband"}, "reduction_factor": {"asha", "hyperband"}}
+        for name, pruners in {**readers, "startup_trials": {"median"}}.items():
+            if getattr(self, name) is not None and self.pruner not in pruners:
+                raise ValueError(f"the pruner {self.pruner!r} does not read {name}; remove it")
+        return self
+
+    @property
+    def factor(self) -> int:
+        return 3 if self.reduction_factor is None else self.reduction_factor
+
+    @property
+    def num_startup_trials(self) -> int:
+        return 5 if self.startup_trials is None else self.startup_trials
+
+    def first_step(self, max_steps: int) -> int:
+        """The first step at which a training of so many steps may be ended."""
+        return max(1, max_steps // 10) if self.min_steps is None else self.min_steps
+
+
 class Budget(Strict):
     """When the search is over: at the first bound that is reached."""
 
@@ -126,6 +167,7 @@ class Tracking(Strict):
 _PARTS: Mapping[str, type[Strict]] = {
     "objective": Objective,
     "search": Search,
+    "early_stopping": EarlyStopping,
     "budget": Budget,
     "resources": Resources,
     "confirm": Confirm,
@@ -145,6 +187,7 @@ class SweepSpec(Strict):
     space: dict[Identifier, Dimension] = Field(min_length=1, max_length=100)
     objective: Objective = Objective()
     search: Search = Search()
+    early_stopping: EarlyStopping | None = None
     budget: Budget
     resources: Resources = Resources()
     baselines: tuple[Baseline, ...] = Field(default=(), strict=False, max_length=10)

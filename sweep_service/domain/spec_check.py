@@ -178,6 +178,13 @@ class _SoundParts:
     def has_confirm(self) -> bool:
         return self._document.get("confirm") is not None
 
+    @property
+    def min_steps(self) -> int | None:
+        """Before which step nothing is stopped early, where the document says so rightly."""
+        if not self._is_readable("early_stopping") or not self._is_whole("early_stopping", "min_steps"):
+            return None
+        return (self._document.get("early_stopping") or {}).get("min_steps")
+
     def balancer(self, default: str | None) -> str | None:
         """What trains the search trials; None where that cannot be told."""
         is_known = self._is_readable("params") and self._is_whole("params", "balancer")
@@ -210,6 +217,7 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
         yield from _params_findings(parts, trainable)
         yield from _space_findings(parts, trainable)
         yield from _objective_findings(parts, trainable)
+        yield from _early_stopping_findings(parts, trainable)
     elif parts.trainable is not None:
         detail = f"There is no trainable {parts.trainable!r}.{_suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
@@ -268,6 +276,16 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     if is_sound or not parts.may_be_given(name):
         return trainable.metrics_for(parts.params)
     return None
+
+
+def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+    parameter = trainable.parameter("steps")
+    steps = parts.params.get("steps", trainable.defaults().get("steps"))
+    if parts.min_steps is None or parameter is None or value_fault(parameter, steps):
+        return  # steps that are wrong have a finding of their own
+    if parts.min_steps >= steps:
+        detail = f"A trial trains for {steps} steps: no trial would ever be stopped early. Lower min_steps."
+        yield Finding(pointer="/early_stopping/min_steps", code="above_steps", detail=detail)
 
 
 def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension) -> Iterator[Finding]:

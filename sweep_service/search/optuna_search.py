@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
@@ -69,6 +70,7 @@ class OptunaSearch:
         optuna.logging.set_verbosity(logging.WARNING)
         self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
         self._new_sampler = _SAMPLERS[sampler]
+        self._metric = objective.metric
         self._seed = seed
         self._budget = budget
         self._study = optuna.create_study(direction=objective.direction)
@@ -94,16 +96,32 @@ class OptunaSearch:
         """Take note of how a trial ended."""
         if trial.number in self._ended:
             return
-        state = _OPTUNA_STATES[trial.state]
+        state, number = _OPTUNA_STATES[trial.state], self._optuna_numbers[trial.number]
         value = trial.objective if state is OptunaState.COMPLETE else None
-        self._study.tell(self._optuna_numbers[trial.number], value, state=state)
+        storage = self._study._storage  # a study has no door for values of a trial that its own ask did not hand out
+        for step, seen in self._intermediate(trial).items():
+            trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+            storage.set_trial_intermediate_value(trial_id, step, seen)
+        self._study.tell(number, value, state=state)
         self._ended.add(trial.number)
+
+    def _intermediate(self, trial: Trial) -> Mapping[int, float]:
+        """The last value of a trial that was stopped early, by its step. Samplers rank such trials by that alone: the
+        further it came the better, of equally far ones the better value. An earlier value says nothing to them.
+        """
+        if trial.state is not TrialState.EARLY_STOPPED or self._metric not in trial.metrics:
+            return {}
+        return {trial.last_step: trial.metrics[self._metric]}
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         state = _OPTUNA_STATES[trial.state]
+        intermediate = self._intermediate(trial)
+        last = next((value for value in intermediate.values() if not math.isnan(value)), None)
         return create_trial(
             state=state,
-            value=trial.objective if state is OptunaState.COMPLETE else None,
+            # Of one that was stopped early Optuna takes the last value for the trial's when it is told, but not here.
+            value=trial.objective if state is OptunaState.COMPLETE else last,
+            intermediate_values=dict(intermediate),
             params=dict(trial.searched),
             distributions=self._distributions,
             system_attrs=dict(trial.search_state),

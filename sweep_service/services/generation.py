@@ -11,10 +11,9 @@ import logging
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum
 
 from sweep_service.domain.errors import IllegalMoveError, PackOverError, StoreUnavailableError
@@ -23,6 +22,8 @@ from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, T
 from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.early_stopping import EarlyStopper
+from sweep_service.services.lane_messages import end_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
@@ -69,6 +70,7 @@ class Generation:
         self._plan = plan
         self._clock = clock
         self._checkpoints = checkpoints
+        self._early_stopper = EarlyStopper(store=store, spec=sweep.spec)
         self._trials = {trial.id: trial for trial in plan.trials}
         self._packs: dict[str, _Pack] = {}
         self._waiting: deque[str] = deque()  # trials that exist and need a pack
@@ -87,6 +89,7 @@ class Generation:
     def take_up(self) -> None:
         """Take over what an earlier generation left: its attempts are lost, its unfinished trials wait for a pack."""
         with self._acting():
+            self._early_stopper.load(self.trials)
             self._end_strays("The conductor that ran it is gone.")
             self._waiting = deque(trial.id for trial in self.trials if not trial.state.is_ended)
 
@@ -131,9 +134,13 @@ class Generation:
             pack = self._known(key)
             live = [m for m in messages if not self._trials[m.trial_id].state.is_ended]
             now = self._clock.now()
-            reports = [self._report(message, pack, now) for message in live if message.metrics]
-            ends = [self._end(message) for message in live if message.ending is not None]
-            self._record(reports, ends)
+            objective = self._spec.objective
+            reports = [
+                report_of(m, pack.attempts[m.trial_id], objective, self._sweep.id, now) for m in live if m.metrics
+            ]
+            ends = [end_of(message, objective) for message in live if message.ending is not None]
+            done = {end.trial_id for end in ends}
+            self._record(reports, [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)])
             return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
@@ -211,6 +218,8 @@ class Generation:
             if trial.id not in self._trials:
                 self._waiting.append(trial.id)
             self._take(trial)
+        # Only trials of open packs can have got reports in the call that failed.
+        self._early_stopper.load(self._trials[trial_id] for pack in self._packs.values() for trial_id in pack.trial_ids)
         self._best = self._trials.get(self._store.get_sweep(self._sweep.id).best_trial_id or "")
         self._end_strays("The answer to its start was lost.")
         self._is_in_doubt = False
@@ -281,37 +290,6 @@ class Generation:
         )
         self._take(self._store.start_attempt(self._lease, attempt))
         return attempt.id
-
-    def _report(self, message: LaneMessage, pack: _Pack, now: datetime) -> Report:
-        return Report(
-            sweep_id=self._sweep.id,
-            trial_id=message.trial_id,
-            attempt_id=pack.attempts[message.trial_id],
-            step=message.step,
-            metrics=message.metrics,
-            objective=self._objective(message.metrics),
-            checkpoint=message.checkpoint,
-            reported_at=now,
-        )
-
-    def _end(self, message: LaneMessage) -> TrialEnd:
-        ending, text = message.ending, message.message
-        assert ending is not None
-        objective = self._objective(message.metrics) if ending is TrialEnding.COMPLETED else None
-        if ending is TrialEnding.COMPLETED and objective is None:
-            ending, text = TrialEnding.ERROR, f"The trial did not report the objective {self._spec.objective.metric!r}."
-        return TrialEnd(
-            trial_id=message.trial_id,
-            ending=ending,
-            objective=objective,
-            message=text,
-            traceback=message.traceback,
-            provenance=message.provenance,
-        )
-
-    def _objective(self, metrics: Mapping[str, float]) -> float | None:
-        value = metrics.get(self._spec.objective.metric)
-        return value if value is not None and math.isfinite(value) else None
 
     def _take(self, trial: Trial) -> None:
         self._trials[trial.id] = trial

@@ -35,7 +35,8 @@ def outcome_of(trials: Sequence[Trial], winding_up: SweepState) -> Outcome:
     search = [trial for trial in trials if trial.role is Role.SEARCH]
     if any(trial.state is TrialState.COMPLETED for trial in search):
         return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS)
-    first = next((trial.message for trial in search if trial.message), "")
+    wrong = [trial for trial in search if trial.state is not TrialState.EARLY_STOPPED]
+    first = next((trial.message for trial in wrong if trial.message), "")
     quoted = first if len(first) <= _QUOTED else first[:_QUOTED] + " …"
     message = f"None of {len(search)} search trials completed." + (f" The first: {quoted}" if quoted else "")
     return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)

@@ -54,7 +54,9 @@ class _Line:
     @property
     def is_hopeless(self) -> bool:
         states = [t.state for t in self._trials.values() if t.state.is_ended and t.state.counts_in_budget]
-        return len(states) >= min(HOPELESS_AFTER, self._quota) and TrialState.COMPLETED not in states
+        # One that was stopped early trained well, if not well enough: its problem works.
+        works = {TrialState.COMPLETED, TrialState.EARLY_STOPPED}.intersection(states)
+        return len(states) >= min(HOPELESS_AFTER, self._quota) and not works
 
     def ask(self, number: int) -> Draw:
         """The draw for the trial of that number. Asked again for it (its trial could not be stored), the same one."""

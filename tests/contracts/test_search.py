@@ -58,11 +58,20 @@ def trial_of(number: int, params: Mapping[str, Any], search_state: Mapping[str, 
 
 
 def ended(number: int, params: Mapping[str, Any], state: Mapping[str, Any]) -> Trial:
-    """Some go wrong, each in another way."""
+    """Some go wrong, each in another way, and some are stopped early."""
     wrong = (TrialState.INFEASIBLE, TrialState.FAILED, TrialState.CANCELLED)
+    if number % 8 == 6:
+        return early_stopped(trial_of(number, params, state), last_step=10 * (1 + number % 3))
     if number % 6 != 4:
         return trial_of(number, params, state)
     return trial_of(number, params, state, state=wrong[number // 6 % 3], objective=None)
+
+
+def early_stopped(trial: Trial, *, last_step: int) -> Trial:
+    """The trial, ended by a pruner when it had its result already."""
+    assert trial.objective is not None
+    metrics = {"val/normalized_loss": trial.objective}
+    return replace(trial, state=TrialState.EARLY_STOPPED, objective=None, metrics=metrics, last_step=last_step)
 
 
 def tpe_search(history: Sequence[Trial] = (), *, budget: int = 24) -> OptunaSearch:
@@ -170,6 +179,37 @@ def test_tpe_learns_from_a_trial_that_was_stopped_early_and_not_from_one_without
         draw = search.ask(number)
         search.tell(trial_of(number, draw.params, draw.state, state=state, objective=None))
     assert (search.ask(18).params != without.ask(18).params) == counts
+
+
+def test_tpe_prefers_of_the_early_stopped_those_that_came_further_and_of_these_the_better() -> None:
+    def draw(change: Callable[[Trial], Trial]) -> Mapping[str, Any]:
+        search = tpe_search()
+        for number in range(12):
+            asked = search.ask(number)
+            search.tell(change(trial_of(number, asked.params, asked.state)))
+        return search.ask(12).params
+
+    def worse(trial: Trial) -> Trial:
+        assert trial.objective is not None
+        return replace(trial, objective=-trial.objective)
+
+    equally_far = draw(lambda trial: early_stopped(trial, last_step=10))
+    assert equally_far == draw(lambda trial: early_stopped(trial, last_step=20))
+    assert equally_far != draw(lambda trial: early_stopped(worse(trial), last_step=10))
+    assert equally_far != draw(lambda trial: early_stopped(trial, last_step=10 + trial.number))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_an_early_stopped_trial_without_a_number_is_borne(
+    open_search: Callable[..., OptunaSearch], value: float | None
+) -> None:
+    search = open_search()
+    history = with_ended(search, 12)
+    draw = search.ask(12)
+    metrics = {} if value is None else {"val/normalized_loss": value}
+    stopped = trial_of(12, draw.params, draw.state, state=TrialState.EARLY_STOPPED, objective=None, metrics=metrics)
+    search.tell(stopped)
+    assert search.ask(13).params == open_search([*history, stopped]).ask(13).params
 
 
 def test_asking_and_telling_copy_none_of_the_trials_before(open_search: Callable[..., OptunaSearch]) -> None:

@@ -53,6 +53,7 @@ VALID: dict[str, Any] = {
     },
     "objective": {"metric": "val/normalized_loss", "direction": "minimize"},
     "search": {"sampler": "tpe", "seed": 7},
+    "early_stopping": {"pruner": "asha", "min_steps": 200, "reduction_factor": 3},
     "budget": {"trials": 32},
     "resources": {"cpus": 1, "gpus": 0.5, "parallel": 2, "lanes": 1},
     "baselines": ["equal", "single_task"],
@@ -185,6 +186,8 @@ rightly_shaped = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}
         ),
+        "early_stopping": st.none()
+        | st.fixed_dictionaries({"pruner": st.sampled_from(["asha", "median", "hyperband"]), "min_steps": st.just(9)}),
         "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),
         "confirm": st.none() | st.fixed_dictionaries({}, optional={"seeds": st.integers(2, 9), "margin": st.just(0.5)}),
         "retries": st.integers(0, 100),

@@ -282,6 +282,33 @@ def test_a_baseline_differs_from_what_is_searched() -> None:
     assert [(f.pointer, f.code) for f in found] == [("/baselines/1", "same_as_search")]
 
 
+@pytest.mark.parametrize(
+    ("early_stopping", "pointer", "code"),
+    [
+        ({"min_steps": 1500}, "/min_steps", "above_steps"),
+        ({"min_steps": 0}, "/min_steps", "greater_than_equal"),
+        ({"min_steps": 10.5}, "/min_steps", "int_type"),
+        ({"pruner": "hyperbnad"}, "/pruner", "literal_error"),
+        ({"reduction_factor": 1}, "/reduction_factor", "greater_than_equal"),
+        ({"pruner": "median", "reduction_factor": 3}, "", "invalid_value"),
+        ({"patience": 3}, "/patience", "unknown_key"),
+        ("asha", "", "not_an_object"),
+    ],
+    ids=repr,
+)
+def test_early_stopping_that_cannot_work_is_told_at_its_field(early_stopping: Any, pointer: str, code: str) -> None:
+    finding = only_finding_of(changed(("/early_stopping", early_stopping)))
+    assert (finding.pointer, finding.code) == ("/early_stopping" + pointer, code)
+
+
+def test_min_steps_is_measured_by_the_default_where_params_say_no_steps() -> None:
+    document = without("/params/steps")
+    document["early_stopping"]["min_steps"] = CATALOG["toy"].defaults()["steps"]
+    assert only_finding_of(document).pointer == "/early_stopping/min_steps"
+    document["early_stopping"] = None
+    assert check_spec(document, CATALOG).early_stopping is None
+
+
 def test_all_faults_are_found_at_once() -> None:
     shape = changed(("/nmae", "x"), ("/space/alpha/low", 9.0), ("/budget/trials", "many"), ("/baselines/1", 5))
     assert {f.pointer for f in findings_of(shape)} == {"/nmae", "/space/alpha", "/budget/trials", "/baselines/1"}
