@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,10 +13,15 @@ from api.json_document import MAX_FINDINGS, parse_document
 from sweep_service.domain.errors import Finding
 from sweep_service.domain.spec_check import json_pointer
 from sweep_service.services.sweeps import SweepService
+from sweep_service.services.trials import TrialService
 
 
 async def _service(request: Request) -> SweepService:
     return request.app.state.service
+
+
+async def _trials(request: Request) -> TrialService:
+    return request.app.state.trials
 
 
 async def _body(request: Request) -> bytes:
@@ -36,18 +42,22 @@ async def no_query(request: Request) -> None:
         raise InvalidParametersError(faults)
 
 
-async def no_repeated_query(request: Request) -> None:
-    """Refuse query parameters that are given more than once: all but one would be ignored."""
-    given = Counter(name for name, _ in request.query_params.multi_items())
-    faults = [
-        ParameterFault(
-            parameter=name, code="repeated_parameter", detail=f"{name!r} is given {number} times; give it once."
-        )
-        for name, number in given.items()
-        if number > 1
-    ]
-    if faults:
-        raise InvalidParametersError(faults)
+def no_repeated_query(*, but: Collection[str] = ()) -> Callable[[Request], Awaitable[None]]:
+    """Refuse query parameters that are given more than once, but for lists: all values but one would be ignored."""
+
+    async def check(request: Request) -> None:
+        given = Counter(name for name, _ in request.query_params.multi_items())
+        faults = [
+            ParameterFault(
+                parameter=name, code="repeated_parameter", detail=f"{name!r} is given {number} times; give it once."
+            )
+            for name, number in given.items()
+            if number > 1 and name not in but
+        ]
+        if faults:
+            raise InvalidParametersError(faults)
+
+    return check
 
 
 async def no_body(request: Request) -> None:
@@ -69,5 +79,6 @@ async def no_body(request: Request) -> None:
     )
 
 
+Trials = Annotated[TrialService, Depends(_trials)]
 Service = Annotated[SweepService, Depends(_service)]
 Body = Annotated[bytes, Depends(_body)]

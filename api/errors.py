@@ -115,7 +115,7 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     items: list[dict[str, str]] = []
     for fault in error.errors():
-        name = str(fault["loc"][-1])
+        name = str(fault["loc"][1])  # after "query"; a list's index may follow
         unknown = fault["type"] == "extra_forbidden"
         detail = f"There is no query parameter {name!r} here; remove it." if unknown else f"{fault['msg']}."
         code = "unknown_parameter" if unknown else str(fault["type"])

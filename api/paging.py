@@ -18,6 +18,12 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class SubmitQuery(_Query):
+    """How a spec is taken."""
+
+    validate_only: Annotated[bool, Field(description="Check the spec and queue nothing.")] = False
+
+
 class PageQuery(_Query):
     """Which part of a list."""
 
@@ -32,6 +38,17 @@ class EventQuery(_Query):
 
     page_size: Annotated[int, Field(ge=1, le=500, description="Events of a page.")] = 50
     after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only events with a seq above this.")] = 0
+
+
+class CurveQuery(_Query):
+    """Which part of a trial's curves."""
+
+    page_size: Annotated[int, Field(ge=1, le=500, description="Reports of a page.")] = 50
+    after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only reports with a seq above this.")] = 0
+    key: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=500)]],
+        Field(max_length=100, description="Only the metrics of that name; may be repeated. All of them without it."),
+    ] = []
 
 
 def sweep_token(sweep_id: str) -> str:

@@ -112,6 +112,12 @@ class SweepStore(Protocol):
         """By step. Raises TrialNotFoundError."""
         ...
 
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        """In the order of their recording (by seq), only those with a seq above ``after``. Who goes on after the last
+        one that it got misses none and gets none twice, however many come meanwhile. Raises TrialNotFoundError.
+        """
+        ...
+
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
         """By seq, only those above ``after``. Raises SweepNotFoundError."""
         ...

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.dependencies import Body, Service, no_body, no_query, no_repeated_query
 from api.json_document import parse_document
-from api.paging import EventQuery, PageQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.paging import EventQuery, PageQuery, SubmitQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
 from api.schemas.problems import problem_responses
-from api.schemas.sweeps import SweepPage, SweepSummary, SweepView
+from api.schemas.sweeps import PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
@@ -29,13 +29,24 @@ _SPEC_BODY = {
     operation_id="submit_sweep",
     status_code=201,
     response_model=SweepView,
-    responses=problem_responses(400, 413, 415, 422, 503),
+    response_description="Queued",
+    responses={200: {"model": PreviewView, "description": "Checked only"}} | problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_SPEC_BODY,
-    dependencies=[Depends(no_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
-def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
-    """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it."""
-    view = SweepView.of(service.submit(parse_document(body)))
+def submit_sweep(
+    body: Body, query: Annotated[SubmitQuery, Query()], service: Service, response: Response
+) -> SweepView | Response:
+    """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it.
+
+    With `validate_only=true` nothing is queued at all: the answer is the spec with every default filled in and what
+    would be made of it.
+    """
+    document = parse_document(body)
+    if query.validate_only:
+        preview = PreviewView.of(service.preview(document))
+        return Response(preview.model_dump_json(), media_type="application/json")
+    view = SweepView.of(service.submit(document))
     response.headers["Location"] = view.links.self
     return view
 
@@ -45,7 +56,7 @@ def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
     operation_id="list_sweeps",
     response_model=SweepPage,
     responses=problem_responses(422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
 def list_sweeps(query: Annotated[PageQuery, Query()], service: Service) -> SweepPage:
     """Sweeps, newest first."""
@@ -71,7 +82,7 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     operation_id="list_trials",
     response_model=TrialPage,
     responses=problem_responses(404, 422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
 def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
     """A sweep's trials, by number."""
@@ -100,7 +111,7 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     operation_id="list_events",
     response_model=EventPage,
     responses=problem_responses(404, 422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
 def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
     """What happened to a sweep, in order."""

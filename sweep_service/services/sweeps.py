@@ -6,14 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sweep_service.domain.errors import SweepNotFoundError
+from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.space import Scalar, draw_uniform
+from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore
+from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
+
+NUM_SAMPLES = 5  # of a preview
+_NOT_FUSED = (
+    "A pack trains one trial: resources.lanes can only be 1 so far. Trials cannot be trained together yet, whatever "
+    "the trainable and the space are."
+)
 
 _ItemT = TypeVar("_ItemT")
 
@@ -52,6 +61,24 @@ class BestTrial:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A configuration that a trial of the sweep could have."""
+
+    searched: Mapping[str, Scalar]
+    params: Mapping[str, Any]  # complete: fixed, searched and default ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a spec would become if it were submitted."""
+
+    spec: SweepSpec
+    lanes: int  # trials that one pack would train
+    not_fused_because: str  # empty: it would be fused
+    samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
+
+
 class SweepService:
     """Sweeps as their users see them.
 
@@ -86,6 +113,23 @@ class SweepService:
         )
         self._store.add_sweep(sweep)
         return SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+
+    def preview(self, document: Any) -> Preview:
+        """Check the document as ``submit`` does, and store nothing.
+
+        Raises:
+            InvalidSpecError, CatalogMissingError.
+        """
+        catalog = self._store.read_catalog()
+        spec = check_spec(document, catalog)
+        fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
+        draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
+        return Preview(
+            spec=spec,
+            lanes=spec.resources.lanes,
+            not_fused_because=_NOT_FUSED,
+            samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+        )
 
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""
@@ -136,6 +180,14 @@ class SweepService:
         """What can be trained, by name. Raises CatalogMissingError."""
         catalog = self._store.read_catalog()
         return [catalog[name] for name in sorted(catalog)]
+
+    def spec_schema(self) -> Mapping[str, Any]:
+        """The JSON schema of a spec; without trainables and metrics while nobody has published them."""
+        try:
+            catalog = self._store.read_catalog()
+        except CatalogMissingError:
+            catalog = {}
+        return spec_schema(catalog)
 
     def check_ready(self) -> None:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""

@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,9 +15,6 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import (
     CatalogMissingError,
     LeaseLostError,
-    NotFoundError,
-    SweepNotFoundError,
-    TrialNotFoundError,
 )
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
@@ -25,103 +22,8 @@ from sweep_service.domain.states import AttemptState, SweepReason, SweepState, T
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, TrialEnd
 from sweep_service.storage import intake, moves
+from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
-
-
-@dataclass(kw_only=True)
-class _Tables:
-    """Everything that is stored. A write changes a copy, which takes the place of the original when all went well."""
-
-    sweeps: dict[str, Sweep] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)  # by sweep
-    trials: dict[str, Trial] = field(default_factory=dict)
-    attempts: dict[str, Attempt] = field(default_factory=dict)
-    reports: dict[tuple[str, int], Report] = field(default_factory=dict)  # by trial and step
-    events: dict[tuple[str, int], Event] = field(default_factory=dict)  # by sweep and seq
-    num_reports: dict[str, int] = field(default_factory=dict)  # by sweep
-    num_events: dict[str, int] = field(default_factory=dict)  # by sweep
-    num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
-    catalog: Mapping[str, Trainable] | None = None
-    cluster: Cluster | None = None
-
-    def copy(self) -> _Tables:
-        return _Tables(
-            sweeps=dict(self.sweeps),
-            leases=dict(self.leases),
-            trials=dict(self.trials),
-            attempts=dict(self.attempts),
-            reports=dict(self.reports),
-            events=dict(self.events),
-            num_reports=dict(self.num_reports),
-            num_events=dict(self.num_events),
-            num_delivered=dict(self.num_delivered),
-            catalog=self.catalog,
-            cluster=self.cluster,
-        )
-
-    def sweep(self, sweep_id: str) -> Sweep:
-        """Raises SweepNotFoundError."""
-        try:
-            return self.sweeps[sweep_id]
-        except KeyError:
-            raise SweepNotFoundError(sweep_id) from None
-
-    def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
-        """Raises TrialNotFoundError, also for a trial of another sweep than ``of``."""
-        trial = self.trials.get(trial_id)
-        if trial is None or (of is not None and trial.sweep_id != of):
-            raise TrialNotFoundError(trial_id)
-        return trial
-
-    def trials_of(self, sweep_id: str) -> list[Trial]:
-        return sorted((t for t in self.trials.values() if t.sweep_id == sweep_id), key=lambda trial: trial.number)
-
-    def attempt(self, attempt_id: str, *, of: str) -> Attempt:
-        """Raises NotFoundError."""
-        attempt = self.attempts.get(attempt_id)
-        if attempt is None or attempt.sweep_id != of:
-            raise NotFoundError(f"There is no attempt {attempt_id!r}.")
-        return attempt
-
-    def running_attempt(self, trial_id: str) -> Attempt | None:
-        running = (a for a in self.attempts.values() if a.trial_id == trial_id and not a.state.is_ended)
-        return next(running, None)
-
-    def update_sweep(self, sweep: Sweep, *, now: datetime) -> Sweep:
-        if sweep is not self.sweeps.get(sweep.id):
-            sweep = self.sweeps[sweep.id] = replace(sweep, updated_at=now)
-        return sweep
-
-    def append(self, *events: Event) -> None:
-        for event in events:
-            seq = self.num_events[event.sweep_id] = self.num_events.get(event.sweep_id, 0) + 1
-            self.events[event.sweep_id, seq] = replace(event, seq=seq)
-
-    def take_report(self, report: Report) -> None:
-        trial = self.trial(report.trial_id)
-        attempt = self.attempt(report.attempt_id, of=report.sweep_id)
-        if attempt.trial_id != trial.id:
-            raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial.id!r}.")
-        key = (report.trial_id, report.step)
-        is_new = key not in self.reports
-        self.trials[trial.id] = moves.take_report(trial, attempt, report, is_new=is_new)
-        if is_new:
-            seq = self.num_reports[report.sweep_id] = self.num_reports.get(report.sweep_id, 0) + 1
-            self.reports[key] = replace(report, seq=seq)
-
-    def end_trial(self, trial: Trial, end: TrialEnd, *, now: datetime) -> None:
-        ended, attempt, events = moves.end_trial(trial, self.running_attempt(trial.id), end, now=now)
-        self.trials[trial.id] = ended
-        if attempt is not None:
-            self.attempts[attempt.id] = attempt
-        self.append(*events)
-
-    def is_claimable(self, sweep: Sweep, now: datetime) -> bool:
-        if sweep.state is SweepState.QUEUED:
-            return True
-        lease = self.leases.get(sweep.id)
-        has_live_lease = lease is not None and lease.expires_at > now
-        return sweep.state in moves.CLAIMABLE_WITHOUT_LEASE and not has_live_lease
 
 
 class MemorySweepStore:
@@ -135,20 +37,20 @@ class MemorySweepStore:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._tables = _Tables()  # never changed, only replaced: readers need no lock
+        self._tables = MemoryTables()  # never changed, only replaced: readers need no lock
 
     def close(self) -> None:
         """Nothing to close; here because every store has it."""
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[_Tables, datetime]]:
+    def _writing(self) -> Iterator[tuple[MemoryTables, datetime]]:
         with self._lock:
             tables = self._tables.copy()
             yield tables, self._clock.now()
             self._tables = tables
 
     @contextmanager
-    def _fenced(self, lease: Lease) -> Iterator[tuple[_Tables, datetime]]:
+    def _fenced(self, lease: Lease) -> Iterator[tuple[MemoryTables, datetime]]:
         """A write of the lease's holder. Raises LeaseLostError."""
         with self._writing() as (tables, now):
             current = tables.leases.get(lease.sweep_id)
@@ -226,6 +128,10 @@ class MemorySweepStore:
         tables.trial(trial_id)
         reports = (r for r in tables.reports.values() if r.trial_id == trial_id)
         return sorted(reports, key=lambda report: report.step)
+
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        reports = [r for r in self.list_reports(trial_id) if r.seq > after]
+        return sorted(reports, key=lambda report: report.seq)[:limit]
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
         tables = self._tables

@@ -91,6 +91,12 @@ class SharedTables:
         with self._database.reading() as connection:
             return [rows.report_of(row) for row in _rows_of_trial(connection, trial_id, query)]
 
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        is_new = (reports.c.trial_id == trial_id) & (reports.c.seq > after)
+        query = select(reports).where(is_new).order_by(reports.c.seq).limit(limit)
+        with self._database.reading() as connection:
+            return [rows.report_of(row) for row in _rows_of_trial(connection, trial_id, query)]
+
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
         query = select(events).where(events.c.sweep_id == sweep_id, events.c.seq > after).order_by(events.c.seq)
         with self._database.reading() as connection:

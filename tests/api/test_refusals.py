@@ -219,6 +219,7 @@ def test_no_route_ever_answers_in_the_form_of_the_framework(service: Service) ->
     document = service.http.get("/api/v1/openapi.json").json()
     for path in document["paths"]:
         filled = path.replace("{sweep_id}", "swp_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        filled = filled.replace("{trial_id}", "trl_01ARZ3NDEKTSV4RRFFQ69G5FAV")
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             for query in ("", "?page_size=x&after=x&page_token=x&other=1"):
                 response = service.http.request(

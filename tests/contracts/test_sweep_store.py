@@ -115,7 +115,7 @@ def test_an_unknown_sweep_is_named_by_whatever_is_asked_of_it(store: SweepStore)
 
 
 def test_an_unknown_trial_is_named_by_whatever_is_asked_of_it(store: SweepStore) -> None:
-    for ask in (store.get_trial, store.list_attempts, store.list_reports):
+    for ask in (store.get_trial, store.list_attempts, store.list_reports, store.list_reports_after):
         with pytest.raises(TrialNotFoundError, match="trl_nowhere"):
             ask("trl_nowhere")
 

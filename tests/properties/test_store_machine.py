@@ -128,6 +128,7 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_trials(sweep_id, after=after, limit=limit))
         self.both(lambda store, _: store.list_events(sweep_id, after=after, limit=limit))
         self.both(lambda store, _: store.undelivered(sweep_id, limit=limit))
+        self.both(lambda store, _: store.list_reports_after(new_trial(sweep_id, number).id, after=after, limit=limit))
 
     @rule(num_nodes=st.integers(0, 2))
     def publish(self, num_nodes: int) -> None:
