@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
+from pydantic import AfterValidator
 
-from api.errors import InvalidParametersError, ParameterFault, UnexpectedBodyError
+from api.errors import KEY_HEADER, InvalidParametersError, ParameterFault, UnexpectedBodyError
 from api.json_document import MAX_FINDINGS, parse_document
 from sweep_service.domain.errors import Finding
 from sweep_service.domain.spec_check import json_pointer
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
+
+_KEY = re.compile(r"[!-~]{1,255}")
 
 
 async def _service(request: Request) -> SweepService:
@@ -60,6 +64,19 @@ def no_repeated_query(*, but: Collection[str] = ()) -> Callable[[Request], Await
     return check
 
 
+def _check_key(value: str) -> str:
+    if not _KEY.fullmatch(value):
+        raise ValueError("must be 1 to 255 visible ASCII characters, without spaces")
+    return value
+
+
+async def no_repeated_key(request: Request) -> None:
+    """Refuse more than one key: all but one would be ignored."""
+    if len(request.headers.getlist(KEY_HEADER)) > 1:
+        detail = "It is given more than once; give it once."
+        raise InvalidParametersError([ParameterFault(parameter=KEY_HEADER, code="repeated_parameter", detail=detail)])
+
+
 async def no_body(request: Request) -> None:
     """Refuse a body that says anything. An empty object says nothing; some clients always send one.
 
@@ -79,6 +96,16 @@ async def no_body(request: Request) -> None:
     )
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=KEY_HEADER,
+        description="Any name of yours for this one submission, 1 to 255 visible ASCII characters. The same body under "
+        "the same key is queued once: send it again if no answer came. Remembered for as long as the sweep is.",
+        json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    ),
+    AfterValidator(lambda value: None if value is None else _check_key(value)),
+]
 Trials = Annotated[TrialService, Depends(_trials)]
 Service = Annotated[SweepService, Depends(_service)]
 Body = Annotated[bytes, Depends(_body)]

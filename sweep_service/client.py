@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType, UnionType
 from typing import Any, Self, TypeAlias
@@ -30,7 +31,8 @@ _EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
 _TRAINABLES: _Shape = {"trainables": list}
 
 ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
-_ATTEMPTS = 3  # of a GET
+_KEY_HEADER = "Idempotency-Key"
+_ATTEMPTS = 3  # of what may be repeated without harm
 _BACKOFF_SECONDS = 0.2  # doubles
 _PAGE_SIZE = 500
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -112,8 +114,9 @@ _ERRORS: Mapping[int, type[ApiError]] = {
 class SweepClient:
     """Talks to one service. Sweeps, trials and events are dictionaries, as the API documents them.
 
-    Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError; what
-    writes is tried once, since a lost answer does not mean that nothing happened.
+    Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError, and
+    so is submitting, under a key by which the service knows a repetition; what else writes is tried once, since a lost
+    answer does not mean that nothing happened.
     """
 
     def __init__(
@@ -146,9 +149,12 @@ class SweepClient:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, spec: Mapping[str, Any]) -> Document:
-        """Queue a sweep. Raises InvalidRequestError, whose ``errors`` point at every wrong field."""
-        return self._call("POST", "/sweeps", _SWEEP, json=dict(spec))
+    def submit(self, spec: Mapping[str, Any], *, key: str | None = None) -> Document:
+        """Queue a sweep; once, however often the same spec is submitted under the same ``key`` (a fresh one for each
+        call if none is given). Raises InvalidRequestError, whose ``errors`` point at every wrong field.
+        """
+        headers = {_KEY_HEADER: key or uuid.uuid4().hex}
+        return self._call("POST", "/sweeps", _SWEEP, json=dict(spec), headers=headers)
 
     def get(self, sweep_id: str) -> Document:
         """The sweep with its progress and, once it has ended, its results."""
@@ -254,7 +260,8 @@ class SweepClient:
         raise _ERRORS.get(response.status_code, ApiError)(response.status_code, document)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        attempts = _ATTEMPTS if method == "GET" else 1
+        may_repeat = method == "GET" or _KEY_HEADER in options.get("headers", {})
+        attempts = _ATTEMPTS if may_repeat else 1
         for attempt in range(attempts):
             try:
                 return self._http.request(method, path, **options)

@@ -38,6 +38,16 @@ class TrialEnd:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # empty: leave what is there
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmissionKey:
+    """What somebody calls one submission, to be able to send it again without making another sweep. The same word of
+    another project or creator is another key. It is remembered for as long as its sweep is.
+    """
+
+    key: str
+    digest: str  # of what is submitted: tells a repetition from another submission
+
+
 class SweepStore(Protocol):
     """The only truth: sweeps, trials, attempts, reports, events, leases.
 
@@ -61,8 +71,18 @@ class SweepStore(Protocol):
         """Raise StoreUnavailableError or SchemaOutdatedError unless the store can serve."""
         ...
 
-    def add_sweep(self, sweep: Sweep) -> None:
-        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED)."""
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED), and return it. Where its project and creator
+        have used that key before, nothing is stored, and the sweep of that time is returned. Of several callers with
+        one key, one stores its sweep and all get that one.
+
+        Raises:
+            KeyReusedError: something with another digest was stored under that key.
+        """
+        ...
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        """The sweep that they submitted under that key; None: there is none. Raises KeyReusedError."""
         ...
 
     def get_sweep(self, sweep_id: str) -> Sweep:

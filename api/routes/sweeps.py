@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.dependencies import Body, Service, no_body, no_query, no_repeated_query
+from api.dependencies import Body, IdempotencyKey, Service, no_body, no_query, no_repeated_key, no_repeated_query
 from api.json_document import parse_document
 from api.paging import EventQuery, PageQuery, SubmitQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
@@ -16,6 +16,7 @@ from api.schemas.trials import BestView, TrialPage, TrialView
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
+REPLAYED_HEADER = "Idempotent-Replayed"
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -32,12 +33,19 @@ _SPEC_BODY = {
     response_description="Queued",
     responses={200: {"model": PreviewView, "description": "Checked only"}} | problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_SPEC_BODY,
-    dependencies=[Depends(no_repeated_query())],
+    dependencies=[Depends(no_repeated_query()), Depends(no_repeated_key)],
 )
 def submit_sweep(
-    body: Body, query: Annotated[SubmitQuery, Query()], service: Service, response: Response
+    body: Body,
+    query: Annotated[SubmitQuery, Query()],
+    service: Service,
+    response: Response,
+    key: IdempotencyKey = None,
 ) -> SweepView | Response:
     """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it.
+
+    The same body under the same `Idempotency-Key` is queued once; the answer is then the sweep as it stands, with
+    `Idempotent-Replayed: true`. What was refused is not remembered.
 
     With `validate_only=true` nothing is queued at all: the answer is the spec with every default filled in and what
     would be made of it.
@@ -46,7 +54,10 @@ def submit_sweep(
     if query.validate_only:
         preview = PreviewView.of(service.preview(document))
         return Response(preview.model_dump_json(), media_type="application/json")
-    view = SweepView.of(service.submit(document))
+    submission = service.submit(document, key=key)
+    view = SweepView.of(submission.overview)
+    if submission.is_replay:
+        response.headers[REPLAYED_HEADER] = "true"
     response.headers["Location"] = view.links.self
     return view
 

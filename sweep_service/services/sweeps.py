@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -14,7 +16,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.ports import Clock, SweepStore
+from sweep_service.ports import Clock, SubmissionKey, SweepStore
 from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
 
@@ -51,6 +53,14 @@ class SweepOverview:
     sweep: Sweep
     progress: Progress
     leaders: tuple[Trial, ...]  # the best completed trial of the search, then of each baseline in the spec's order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What came of submitting a spec."""
+
+    overview: SweepOverview
+    is_replay: bool  # it had been submitted before, under the same key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +101,24 @@ class SweepService:
         self._clock = clock
         self._project = project
 
-    def submit(self, document: Any, *, created_by: str = "anonymous") -> SweepOverview:
+    def submit(self, document: Any, *, key: str | None = None, created_by: str = "anonymous") -> Submission:
         """Check the document and queue the sweep that it describes; nothing is stored of one that is wrong.
+
+        The same document under the same key is queued once, however often it is submitted; it is not checked again
+        either, for the catalogue may have changed.
 
         The store is not asked again once it has the sweep: an error of that would pass for one of queueing it.
 
         Raises:
             InvalidSpecError: with everything that is wrong.
             CatalogMissingError: nobody has published what can be trained yet.
+            KeyReusedError: another document was submitted under that key.
         """
+        submission = None if key is None else SubmissionKey(key=key, digest=_digest(document))
+        if submission is not None:
+            owner = {"project": self._project, "created_by": created_by}
+            if earlier := self._store.find_submitted(**owner, key=submission):
+                return Submission(overview=self.get(earlier.id), is_replay=True)
         spec = check_spec(document, self._store.read_catalog())
         now = self._clock.now()
         sweep = Sweep(
@@ -111,8 +130,11 @@ class SweepService:
             created_at=now,
             updated_at=now,
         )
-        self._store.add_sweep(sweep)
-        return SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        stored = self._store.add_sweep(sweep, key=submission)
+        if stored.id != sweep.id:  # somebody else was submitting it at the same time
+            return Submission(overview=self.get(stored.id), is_replay=True)
+        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        return Submission(overview=overview, is_replay=False)
 
     def preview(self, document: Any) -> Preview:
         """Check the document as ``submit`` does, and store nothing.
@@ -213,6 +235,11 @@ class SweepService:
 def _check_id(sweep_id: str) -> None:
     if not is_id(sweep_id, IdPrefix.SWEEP):  # spares the store text that no row can have, NUL characters among it
         raise SweepNotFoundError(sweep_id)
+
+
+def _digest(document: Any) -> str:
+    """The same for documents that differ in the order of keys alone."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:

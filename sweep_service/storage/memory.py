@@ -20,7 +20,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb, verb_target
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
-from sweep_service.ports import Clock, TrialEnd
+from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
@@ -63,13 +63,22 @@ class MemorySweepStore:
     def check_ready(self) -> None:
         """Memory is always ready."""
 
-    def add_sweep(self, sweep: Sweep) -> None:
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
         sweep = intake.accept_sweep(sweep)
         with self._writing() as (tables, _):
+            if key is not None and (earlier := tables.submitted(sweep.project, sweep.created_by, key)):
+                return _without_results(earlier)
             if sweep.id in tables.sweeps:
                 raise ValueError(f"There is a sweep {sweep.id} already.")
             tables.sweeps[sweep.id] = sweep
             tables.append(moves.submitted(sweep))
+            if key is not None:
+                tables.keys[sweep.project, sweep.created_by, key.key] = (key.digest, sweep.id)
+            return sweep
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        found = self._tables.submitted(project, created_by, key)
+        return None if found is None else _without_results(found)
 
     def get_sweep(self, sweep_id: str) -> Sweep:
         return self._tables.sweep(sweep_id)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sweep_service.domain.errors import NotFoundError, SweepNotFoundError, TrialNotFoundError
+from sweep_service.domain.errors import KeyReusedError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
-from sweep_service.ports import TrialEnd
+from sweep_service.ports import SubmissionKey, TrialEnd
 from sweep_service.storage import moves
 from trainables.catalog import Trainable
 
@@ -28,6 +28,7 @@ class MemoryTables:
     num_reports: dict[str, int] = field(default_factory=dict)  # by sweep
     num_events: dict[str, int] = field(default_factory=dict)  # by sweep
     num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
+    keys: dict[tuple[str, str, str], tuple[str, str]] = field(default_factory=dict)  # to digest and sweep
     catalog: Mapping[str, Trainable] | None = None
     cluster: Cluster | None = None
 
@@ -42,6 +43,7 @@ class MemoryTables:
             num_reports=dict(self.num_reports),
             num_events=dict(self.num_events),
             num_delivered=dict(self.num_delivered),
+            keys=dict(self.keys),
             catalog=self.catalog,
             cluster=self.cluster,
         )
@@ -52,6 +54,16 @@ class MemoryTables:
             return self.sweeps[sweep_id]
         except KeyError:
             raise SweepNotFoundError(sweep_id) from None
+
+    def submitted(self, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        """Raises KeyReusedError."""
+        found = self.keys.get((project, created_by, key.key))
+        if found is None:
+            return None
+        digest, sweep_id = found
+        if digest != key.digest:
+            raise KeyReusedError(key.key)
+        return self.sweeps[sweep_id]
 
     def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
         """Raises TrialNotFoundError, also for a trial of another sweep than ``of``."""

@@ -7,15 +7,25 @@ from typing import Any
 
 from sqlalchemy import Connection, Executable, Row, func, select
 
-from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError, TrialNotFoundError
+from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Trial
+from sweep_service.ports import SubmissionKey
 from sweep_service.storage import rows
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
-from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, publications, reports, sweeps, trials
+from sweep_service.storage.tables import (
+    SWEEP_WITHOUT_RESULTS,
+    attempts,
+    events,
+    publications,
+    reports,
+    submission_keys,
+    sweeps,
+    trials,
+)
 from trainables.catalog import Trainable
 
 _CATALOG = "catalog"
@@ -45,6 +55,18 @@ class SharedTables:
             query = query.where(sweeps.c.id < before)
         with self._database.reading() as connection:
             return [rows.sweep_of(row) for row in connection.execute(query)]
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        keys = submission_keys.c
+        is_theirs = (keys.project == project) & (keys.created_by == created_by) & (keys.key == key.key)
+        query = select(keys.digest, *SWEEP_WITHOUT_RESULTS).join_from(submission_keys, sweeps).where(is_theirs)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.digest != key.digest:
+            raise KeyReusedError(key.key)
+        return rows.sweep_of(row)
 
     def get_trial(self, trial_id: str) -> Trial:
         with self._database.reading() as connection:

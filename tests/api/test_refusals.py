@@ -17,7 +17,7 @@ from harness import SPEC, TOY, BrokenStore, DownStore, Service, problem, serve
 
 from api.app import create_app
 from sweep_service.domain.trial import Sweep
-from sweep_service.ports import SweepStore
+from sweep_service.ports import SubmissionKey, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.sql import open_sql_store
@@ -150,9 +150,10 @@ def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_writ
 class ForgetfulStore(MemorySweepStore):
     """A store that takes sweeps, and answers nothing any more once it has one."""
 
-    def add_sweep(self, sweep: Sweep) -> None:
-        super().add_sweep(sweep)
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+        stored = super().add_sweep(sweep, key=key)
         self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
+        return stored
 
 
 def test_a_sweep_that_was_queued_is_never_said_to_have_failed() -> None:

@@ -21,7 +21,7 @@ from store_values import START, FakeClock, new_attempt, new_end, new_report, new
 from sweep_service.domain.errors import SweepServiceError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
-from sweep_service.ports import SweepStore, TrialEnd
+from sweep_service.ports import SubmissionKey, SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.schema import migrate
@@ -111,6 +111,12 @@ class SameStores(RuleBasedStateMachine):
     @rule(index=st.integers(0, 2), message=messages)
     def add_sweep(self, index: int, message: str) -> None:
         self.both(lambda store, _: store.add_sweep(new_sweep(index, message=message)))
+
+    @rule(index=st.integers(0, 2), word=st.sampled_from("ab"), digest=st.sampled_from("xy"))
+    def add_sweep_under_a_key(self, index: int, word: str, digest: str) -> None:
+        key = SubmissionKey(key=word, digest=digest)
+        self.both(lambda store, _: store.add_sweep(new_sweep(index), key=key))
+        self.both(lambda store, _: store.find_submitted(project="default", created_by="somebody", key=key))
 
     @rule(before=st.none() | sweep_ids, limit=st.integers(1, 3))
     def list_sweeps(self, before: str | None, limit: int) -> None:
