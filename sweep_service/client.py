@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType, UnionType
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
@@ -160,9 +160,21 @@ class SweepClient:
         """The sweep with its progress and, once it has ended, its results."""
         return self._call("GET", _sweep_path(sweep_id), _SWEEP)
 
-    def list(self, *, limit: int | None = None) -> list[Document]:
-        """Summaries of the sweeps, newest first; all of them without a limit."""
-        return list(self._pages("/sweeps", "sweeps", limit))
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        states: Iterable[str] = (),
+        labels: Iterable[str] = (),
+        project: str | None = None,
+    ) -> list[Document]:
+        """Summaries of the sweeps, newest first; all of them without a limit. Only those in one of the states, with
+        all of the labels (each as ``key:value``) and of that project, where such are given.
+        """
+        wish: dict[str, Any] = {"state": [*states], "label": [*labels]}
+        if project is not None:
+            wish["project"] = project
+        return list(self._pages("/sweeps", "sweeps", limit, wish))
 
     def trials(self, sweep_id: str, *, limit: int | None = None) -> list[Document]:
         """The sweep's trials, by number; all of them without a limit."""
@@ -231,12 +243,14 @@ class SweepClient:
                 raise WaitTimeoutError(sweep, timeout)
             self._sleep(poll)
 
-    def _pages(self, path: str, key: str, limit: int | None) -> Iterator[Document]:
+    def _pages(
+        self, path: str, key: str, limit: int | None, wish: Mapping[str, Any] | None = None
+    ) -> Iterator[Document]:
         shape: _Shape = {key: list, "next_page_token": str | None}
         token: str | None = None
         left = limit
         while left is None or left > 0:
-            params = {"page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
+            params = {**(wish or {}), "page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
             page = self._call("GET", path, shape, params=params if token is None else {**params, "page_token": token})
             yield from page[key]
             token = page["next_page_token"]

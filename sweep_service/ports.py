@@ -48,6 +48,28 @@ class SubmissionKey:
     digest: str  # of what is submitted: tells a repetition from another submission
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepFilter:
+    """Which sweeps are asked for: those to which all of it applies. One with nothing in it asks for all of them."""
+
+    states: frozenset[SweepState] = frozenset()  # one of these; empty: any
+    labels: frozenset[tuple[str, str]] = frozenset()  # all of these, each a key and its value
+    project: str | None = None
+    created_after: datetime | None = None
+
+    def takes(self, sweep: Sweep) -> bool:
+        """Whether it asks for that sweep."""
+        return (
+            (not self.states or sweep.state in self.states)
+            and self.labels <= set(sweep.spec.labels.items())
+            and (self.project is None or sweep.project == self.project)
+            and (self.created_after is None or sweep.created_at > self.created_after)
+        )
+
+
+ALL_SWEEPS = SweepFilter()
+
+
 class SweepStore(Protocol):
     """The only truth: sweeps, trials, attempts, reports, events, leases.
 
@@ -89,8 +111,18 @@ class SweepStore(Protocol):
         """Raises SweepNotFoundError."""
         ...
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        """Newest first; only those with an id below ``before``."""
+    def list_sweeps(
+        self,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Sequence[Sweep]:
+        """By id, which is by the time of their making, to the millisecond; newest first unless asked otherwise. Only
+        those with an id below ``before`` and above ``after``.
+        """
         ...
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.dependencies import Body, IdempotencyKey, Service, no_body, no_query, no_repeated_key, no_repeated_query
 from api.json_document import parse_document
-from api.paging import EventQuery, PageQuery, SubmitQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
 from api.schemas.problems import problem_responses
 from api.schemas.sweeps import PreviewView, SweepPage, SweepSummary, SweepView
@@ -67,12 +67,14 @@ def submit_sweep(
     operation_id="list_sweeps",
     response_model=SweepPage,
     responses=problem_responses(422, 503),
-    dependencies=[Depends(no_repeated_query())],
+    dependencies=[Depends(no_repeated_query(but=["state", "label"]))],
 )
-def list_sweeps(query: Annotated[PageQuery, Query()], service: Service) -> SweepPage:
-    """Sweeps, newest first."""
-    page = service.list_sweeps(before=sweep_key(query.page_token), limit=query.page_size)
-    token = sweep_token(page.items[-1].id) if page.has_more else None
+def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> SweepPage:
+    """Sweeps, newest first; a page token goes with the filters and the order that gave it."""
+    page = service.list_sweeps(
+        beyond=sweep_key(query), only=query.only, oldest_first=query.oldest_first, limit=query.page_size
+    )
+    token = sweep_token(query, page.items[-1].id) if page.has_more else None
     return SweepPage(sweeps=[SweepSummary.of(sweep) for sweep in page.items], next_page_token=token)
 
 

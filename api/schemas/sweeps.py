@@ -92,7 +92,7 @@ class SweepSummary(BaseModel):
 
 
 class SweepPage(BaseModel):
-    """Sweeps, newest first."""
+    """Sweeps, newest first unless asked otherwise."""
 
     sweeps: list[SweepSummary]
     next_page_token: str | None = Field(description="null: this is the last page.")

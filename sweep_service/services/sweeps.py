@@ -16,7 +16,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.ports import Clock, SubmissionKey, SweepStore
+from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
 from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
 
@@ -159,9 +159,18 @@ class SweepService:
         progress = _progress(sweep, self._store.count_trials(sweep_id))
         return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Page[Sweep]:
-        """Newest first, only those submitted before the sweep of that id."""
-        return _page(self._store.list_sweeps(before=before, limit=limit + 1), limit)
+    def list_sweeps(
+        self,
+        *,
+        beyond: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Page[Sweep]:
+        """Newest first or oldest first, only those that come after the sweep ``beyond`` in that order."""
+        bound = {"after" if oldest_first else "before": beyond}
+        found = self._store.list_sweeps(**bound, only=only, oldest_first=oldest_first, limit=limit + 1)
+        return _page(found, limit)
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
         """By number, only those above ``after``."""

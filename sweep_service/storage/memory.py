@@ -20,7 +20,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb, verb_target
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
-from sweep_service.ports import Clock, SubmissionKey, TrialEnd
+from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
@@ -83,10 +83,22 @@ class MemorySweepStore:
     def get_sweep(self, sweep_id: str) -> Sweep:
         return self._tables.sweep(sweep_id)
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        sweeps = [s for s in self._tables.sweeps.values() if before is None or s.id < before]
-        newest_first = sorted(sweeps, key=lambda sweep: sweep.id, reverse=True)
-        return [_without_results(sweep) for sweep in newest_first[:limit]]
+    def list_sweeps(
+        self,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Sequence[Sweep]:
+        wanted = [
+            sweep
+            for sweep in self._tables.sweeps.values()
+            if (before is None or sweep.id < before) and (after is None or sweep.id > after) and only.takes(sweep)
+        ]
+        in_order = sorted(wanted, key=lambda sweep: sweep.id, reverse=not oldest_first)
+        return [_without_results(sweep) for sweep in in_order[:limit]]
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):

@@ -173,6 +173,21 @@ def test_a_watcher_that_is_interrupted_says_that_the_sweep_goes_on(service: Serv
     assert service.store.get_sweep(sweep_id).state is SweepState.QUEUED
 
 
+def test_sweeps_are_listed_by_state_and_label(sweep: Sweep, service: Service) -> None:
+    label = "cli-test:yes"
+    mine = [service.submit(labels={"cli-test": "yes"})["id"] for _ in range(2)]
+    service.submit(labels={"cli-test": "no"})
+    sweep("cancel", mine[0])
+    everything = json.loads(sweep("list", "--json", "--label", label).stdout)
+    assert [item["id"] for item in everything] == mine[::-1]
+    cancelled = sweep("list", "--json", "--label", label, "--state", "cancelled", "--state", "failed").stdout
+    assert [item["id"] for item in json.loads(cancelled)] == mine[:1]
+    assert "No such sweeps." in sweep("list", "--label", label, "--state", "paused").stdout
+    for wrong in (["--label", "team"], ["--state", "quiet"]):
+        refused = sweep("list", *wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 def test_sweeps_are_listed_for_people_and_for_programs(sweep: Sweep, service: Service) -> None:
     newest = service.submit(name="the [bold]newest[/bold]")["id"]
     table = sweep("list", "--limit", "1").stdout

@@ -16,12 +16,12 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from store_values import START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
+from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SweepServiceError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
-from sweep_service.ports import SubmissionKey, SweepStore, TrialEnd
+from sweep_service.ports import SubmissionKey, SweepFilter, SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.schema import migrate
@@ -118,9 +118,11 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.add_sweep(new_sweep(index), key=key))
         self.both(lambda store, _: store.find_submitted(project="default", created_by="somebody", key=key))
 
-    @rule(before=st.none() | sweep_ids, limit=st.integers(1, 3))
-    def list_sweeps(self, before: str | None, limit: int) -> None:
-        self.both(lambda store, _: store.list_sweeps(before=before, limit=limit))
+    @rule(bound=st.none() | sweep_ids, limit=st.integers(1, 3), states=st.frozensets(st.sampled_from(SweepState)))
+    def list_sweeps(self, bound: str | None, limit: int, states: frozenset[SweepState]) -> None:
+        self.both(lambda store, _: store.list_sweeps(before=bound, limit=limit))
+        only = SweepFilter(states=states, project="default", labels=frozenset(SPEC.labels.items()))
+        self.both(lambda store, _: store.list_sweeps(after=bound, only=only, oldest_first=True, limit=limit))
 
     @rule(sweep_id=sweep_ids, verb=st.sampled_from(Verb), message=messages)
     def control_sweep(self, sweep_id: str, verb: Verb, message: str) -> None:
