@@ -157,6 +157,21 @@ def cancel(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     typer.echo(f"{sweep['id']} is {sweep['state']}.")
 
 
+@app.command()
+def delete(
+    sweep_id: SweepId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Forget a sweep that has ended; its runs and its model in MLflow stay."""
+    with _client(url) as client:
+        found = _resolve(client, sweep_id, least=_SURE_LENGTH)
+        if not yes:
+            typer.confirm(f"Forget {found} with its trials, curves and events?", abort=True, err=True)
+        client.delete(found)
+    typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
+
+
 def main() -> None:
     """The entry point."""
     app()

@@ -28,6 +28,7 @@ _Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, an
 _SWEEP: _Shape = {"id": str, "state": str}
 _BEST: _Shape = {"best": dict | None, "reason": str | None}
 _EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
+_PROBLEM: _Shape = {"type": str, "status": int}
 _TRAINABLES: _Shape = {"trainables": list}
 
 ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
@@ -203,6 +204,12 @@ class SweepClient:
         """Kill what runs. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/cancel", _SWEEP)
 
+    def delete(self, sweep_id: str) -> None:
+        """Forget a sweep that has ended; its MLflow runs and checkpoints stay. Raises ConflictError."""
+        response = self._send("DELETE", f"/api/v1{_sweep_path(sweep_id)}")
+        if response.status_code != httpx.codes.NO_CONTENT:
+            self._document(response, _PROBLEM)
+
     def trainables(self) -> list[Document]:
         """What can be trained."""
         return self._call("GET", "/trainables", _TRAINABLES)["trainables"]
@@ -259,7 +266,9 @@ class SweepClient:
             left = None if left is None else left - len(page[key])
 
     def _call(self, method: str, path: str, shape: _Shape, **options: Any) -> Document:
-        response = self._send(method, f"/api/v1{path}", **options)
+        return self._document(self._send(method, f"/api/v1{path}", **options), shape)
+
+    def _document(self, response: httpx.Response, shape: _Shape) -> Document:
         try:
             document = response.json()
         except ValueError:

@@ -136,6 +136,14 @@ class SweepStore(Protocol):
         """
         ...
 
+    def delete_sweep(self, sweep_id: str) -> None:
+        """Forget an ended sweep, with its trials, attempts, reports, events and key.
+
+        Raises:
+            SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that make sense instead.
+        """
+        ...
+
     def get_trial(self, trial_id: str) -> Trial:
         """Raises TrialNotFoundError."""
         ...

@@ -90,6 +90,20 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     return SweepView.of(service.get(sweep_id))
 
 
+@router.delete(
+    "/{sweep_id}",
+    operation_id="delete_sweep",
+    status_code=204,
+    responses={204: {"description": "Forgotten"}} | problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
+)
+def delete_sweep(sweep_id: str, service: Service) -> None:
+    """Forget a sweep that has ended, with its trials, curves and events. What lies elsewhere stays: its runs and its
+    model in MLflow, and the best trial's checkpoint.
+    """
+    service.delete(sweep_id)
+
+
 @router.get(
     "/{sweep_id}/trials",
     operation_id="list_trials",

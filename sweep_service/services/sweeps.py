@@ -207,6 +207,15 @@ class SweepService:
         """
         return self._control(sweep_id, Verb.CANCEL)
 
+    def delete(self, sweep_id: str) -> None:
+        """Forget an ended sweep and all that is stored of it. Its runs in MLflow, its model and its checkpoints stay.
+
+        Raises:
+            IllegalMoveError: it has not ended; lists the verbs that make sense instead.
+        """
+        _check_id(sweep_id)
+        self._store.delete_sweep(sweep_id)
+
     def trainables(self) -> Sequence[Trainable]:
         """What can be trained, by name. Raises CatalogMissingError."""
         catalog = self._store.read_catalog()

@@ -18,7 +18,15 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb, verb_target
+from sweep_service.domain.states import (
+    AttemptState,
+    SweepReason,
+    SweepState,
+    TrialState,
+    Verb,
+    check_deletable,
+    verb_target,
+)
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
@@ -113,6 +121,11 @@ class MemorySweepStore:
                     if not trial.state.is_ended:
                         tables.end_trial(trial, moves.cancelled(trial.id), now=now)
             return _without_results(tables.update_sweep(moved, now=now))
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        with self._writing() as (tables, _):
+            check_deletable(tables.sweep(sweep_id).state)
+            tables.forget(sweep_id)
 
     def get_trial(self, trial_id: str) -> Trial:
         return self._tables.trial(trial_id)

@@ -65,6 +65,17 @@ class MemoryTables:
             raise KeyReusedError(key.key)
         return self.sweeps[sweep_id]
 
+    def forget(self, sweep_id: str) -> None:
+        """Everything of that sweep."""
+        del self.sweeps[sweep_id]
+        for by_sweep in (self.leases, self.num_reports, self.num_events, self.num_delivered):
+            by_sweep.pop(sweep_id, None)
+        self.trials = {key: row for key, row in self.trials.items() if row.sweep_id != sweep_id}
+        self.attempts = {key: row for key, row in self.attempts.items() if row.sweep_id != sweep_id}
+        self.reports = {key: row for key, row in self.reports.items() if row.sweep_id != sweep_id}
+        self.events = {key: row for key, row in self.events.items() if row.sweep_id != sweep_id}
+        self.keys = {key: named for key, named in self.keys.items() if named[1] != sweep_id}
+
     def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
         """Raises TrialNotFoundError, also for a trial of another sweep than ``of``."""
         trial = self.trials.get(trial_id)

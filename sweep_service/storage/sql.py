@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, verb_target
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable, verb_target
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves, rows
@@ -98,6 +98,11 @@ class SqlSweepStore(SharedTables):
             if target.is_ended:
                 locked.record((), [moves.cancelled(trial.id) for trial in locked.unfinished_trials()])
             return locked.flush()
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        with self._locked(sweep_id) as locked:
+            check_deletable(locked.sweep.state)
+            locked.delete()
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 

@@ -130,6 +130,13 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_trials(sweep_id))
         self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
 
+    @rule(sweep_id=sweep_ids, is_meant=rarely)
+    def delete_sweep(self, sweep_id: str, is_meant: int) -> None:
+        if is_meant:
+            self.both(lambda store, _: store.delete_sweep(sweep_id))
+            self.both(lambda store, _: store.list_sweeps())
+            self.both(lambda store, _: store.undelivered(sweep_id, limit=3))
+
     @rule(sweep_id=sweep_ids, number=numbers, after=st.integers(-1, 20), limit=st.integers(1, 5))
     def read_pages(self, sweep_id: str, number: int, after: int, limit: int) -> None:
         self.both(lambda store, _: store.get_trial(new_trial(sweep_id, number).id))
