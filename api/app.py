@@ -9,13 +9,14 @@ from starlette.middleware import Middleware
 
 from api import errors
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
-from api.routes import health, sweeps, trainables
+from api.routes import health, schemas, sweeps, trainables, trials
 from api.schemas.problems import ProblemDocument
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.ports import SweepStore
 from sweep_service.services.sweeps import SweepService
+from sweep_service.services.trials import TrialService
 from sweep_service.settings import Settings
 
 _REF = "#/components/schemas/{model}"
@@ -39,10 +40,13 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         ],
     )
     app.state.service = SweepService(store=store, clock=SystemClock(), project=settings.project)
+    app.state.trials = TrialService(store=store)
     errors.install(app)
     app.include_router(health.router)
     app.include_router(sweeps.router, prefix=PREFIX)
+    app.include_router(trials.router, prefix=PREFIX)
     app.include_router(trainables.router, prefix=PREFIX)
+    app.include_router(schemas.router, prefix=PREFIX)
     return app
 
 
@@ -57,9 +61,8 @@ class _Application(FastAPI):
                 schema = model.model_json_schema(ref_template=_REF)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[schema["title"]] = schema
-            spec = schemas["SweepView"]["properties"]["spec"]
-            schemas["SweepView"]["properties"]["spec"] = {
-                "$ref": _REF.format(model="SweepSpec"),
-                "description": spec["description"],
-            }
+            for view in ("SweepView", "PreviewView"):
+                properties = schemas[view]["properties"]
+                described = properties["spec"]["description"]
+                properties["spec"] = {"$ref": _REF.format(model="SweepSpec"), "description": described}
         return super().openapi()

@@ -19,18 +19,20 @@ from sweep_service.domain.errors import (
     Finding,
     IllegalMoveError,
     InvalidSpecError,
+    KeyReusedError,
     NotFoundError,
     SchemaOutdatedError,
     StoreUnavailableError,
 )
 
 _RETRY_AFTER = {"Retry-After": "2"}
+KEY_HEADER = "Idempotency-Key"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterFault:
-    """What is wrong with one query parameter."""
+    """What is wrong with one parameter, of the query or a header."""
 
     parameter: str
     code: str
@@ -38,7 +40,7 @@ class ParameterFault:
 
 
 class InvalidParametersError(Exception):
-    """Query parameters that cannot be used."""
+    """Parameters that cannot be used."""
 
     def __init__(self, faults: Sequence[ParameterFault]) -> None:
         self.faults = tuple(faults)
@@ -61,6 +63,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnexpectedBodyError, _unexpected_body)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(KeyReusedError, _key_reused)
     app.add_exception_handler(IllegalMoveError, _illegal_move)
     app.add_exception_handler(CatalogMissingError, _catalog_missing)
     app.add_exception_handler(StoreUnavailableError, _store_unavailable)
@@ -111,13 +114,14 @@ async def _invalid_parameters(request: Request, error: Exception) -> Response:
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
-    """What FastAPI itself checks: only query parameters, since bodies are read by our own strict reader."""
+    """What FastAPI itself checks: only parameters, since bodies are read by our own strict reader."""
     assert isinstance(error, RequestValidationError)
     items: list[dict[str, str]] = []
     for fault in error.errors():
-        name = str(fault["loc"][-1])
+        name = str(fault["loc"][1])  # after "query"; a list's index may follow
         unknown = fault["type"] == "extra_forbidden"
-        detail = f"There is no query parameter {name!r} here; remove it." if unknown else f"{fault['msg']}."
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        detail = f"There is no query parameter {name!r} here; remove it." if unknown else f"{message}."
         code = "unknown_parameter" if unknown else str(fault["type"])
         items.append({"pointer": "", "parameter": name, "code": code, "detail": detail})
     return ProblemResponse(_parameters_problem(items), request.scope)
@@ -128,14 +132,26 @@ def _parameters_problem(items: list[dict[str, str]]) -> Problem:
     return Problem(
         status=HTTPStatus.UNPROCESSABLE_ENTITY,
         kind="invalid-parameter",
-        title="Invalid query parameter",
-        detail=f"Wrong in the query: {names}.",
+        title="Invalid parameter",
+        detail=f"Wrong in the request: {names}.",
         errors=items,
     )
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
     problem = Problem(status=HTTPStatus.NOT_FOUND, kind="not-found", title="Not found", detail=str(error))
+    return ProblemResponse(problem, request.scope)
+
+
+async def _key_reused(request: Request, error: Exception) -> Response:
+    item = {"pointer": "", "parameter": KEY_HEADER, "code": "reused_key", "detail": str(error)}
+    problem = Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="idempotency-key-reused",
+        title="Idempotency key reused",
+        detail=f"Nothing was queued. {error}",
+        errors=[item],
+    )
     return ProblemResponse(problem, request.scope)
 
 
@@ -163,6 +179,8 @@ async def _store_unavailable(request: Request, _error: Exception) -> Response:
     way_out = "Try again soon."
     if request.method != "GET":  # the connection may have died while it committed
         way_out = "What you asked for may or may not have happened; look before you send it again."
+        if KEY_HEADER in request.headers and request.method == "POST":
+            way_out = f"What you asked for may or may not have happened; send it again under the same {KEY_HEADER}."
     detail = f"The database does not answer. {way_out}"
     return ProblemResponse(_unavailable("store-unavailable", "Store unavailable", detail), request.scope)
 

@@ -96,12 +96,16 @@ def submit(
 @app.command("list")
 def list_sweeps(
     limit: Annotated[int, typer.Option(help="At most so many sweeps.", min=1)] = 50,
+    state: Annotated[list[str] | None, typer.Option(help="Only sweeps in that state; may be repeated.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only sweeps with that label; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = _DEFAULT_URL,
 ) -> None:
     """List sweeps, newest first."""
     with _client(url) as client:
-        sweeps = client.list(limit=limit)
+        sweeps = client.list(limit=limit, states=state or (), labels=label or ())
     if as_json:
         _print_json(sweeps)
         return
@@ -110,7 +114,7 @@ def list_sweeps(
     if sweeps:
         _print(sweeps_table(sweeps))
     else:
-        typer.echo("No sweeps yet. Submit one with: sweep submit FILE")
+        typer.echo("No such sweeps." if state or label else "No sweeps yet. Submit one with: sweep submit FILE")
 
 
 @app.command()
@@ -236,6 +240,21 @@ def cancel(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     with _client(url) as client:
         sweep = client.cancel(_resolve(client, sweep_id, least=_SURE_LENGTH))
     typer.echo(f"{sweep['id']} is {sweep['state']}.")
+
+
+@app.command()
+def delete(
+    sweep_id: SweepId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Forget a sweep that has ended; its runs and its model in MLflow stay."""
+    with _client(url) as client:
+        found = _resolve(client, sweep_id, least=_SURE_LENGTH)
+        if not yes:
+            typer.confirm(f"Forget {found} with its trials, curves and events?", abort=True, err=True)
+        client.delete(found)
+    typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType, UnionType
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
@@ -27,10 +28,12 @@ _Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, an
 _SWEEP: _Shape = {"id": str, "state": str}
 _BEST: _Shape = {"best": dict | None, "reason": str | None}
 _EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
+_PROBLEM: _Shape = {"type": str, "status": int}
 _TRAINABLES: _Shape = {"trainables": list}
 
 ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
-_ATTEMPTS = 3  # of a GET
+_KEY_HEADER = "Idempotency-Key"
+_ATTEMPTS = 3  # of what may be repeated without harm
 _BACKOFF_SECONDS = 0.2  # doubles
 _PAGE_SIZE = 500
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -112,8 +115,9 @@ _ERRORS: Mapping[int, type[ApiError]] = {
 class SweepClient:
     """Talks to one service. Sweeps, trials and events are dictionaries, as the API documents them.
 
-    Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError; what
-    writes is tried once, since a lost answer does not mean that nothing happened.
+    Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError, and
+    so is submitting, under a key by which the service knows a repetition; what else writes is tried once, since a lost
+    answer does not mean that nothing happened.
     """
 
     def __init__(
@@ -146,17 +150,32 @@ class SweepClient:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, spec: Mapping[str, Any]) -> Document:
-        """Queue a sweep. Raises InvalidRequestError, whose ``errors`` point at every wrong field."""
-        return self._call("POST", "/sweeps", _SWEEP, json=dict(spec))
+    def submit(self, spec: Mapping[str, Any], *, key: str | None = None) -> Document:
+        """Queue a sweep; once, however often the same spec is submitted under the same ``key`` (a fresh one for each
+        call if none is given). Raises InvalidRequestError, whose ``errors`` point at every wrong field.
+        """
+        headers = {_KEY_HEADER: key or uuid.uuid4().hex}
+        return self._call("POST", "/sweeps", _SWEEP, json=dict(spec), headers=headers)
 
     def get(self, sweep_id: str) -> Document:
         """The sweep with its progress and, once it has ended, its results."""
         return self._call("GET", _sweep_path(sweep_id), _SWEEP)
 
-    def list(self, *, limit: int | None = None) -> list[Document]:
-        """Summaries of the sweeps, newest first; all of them without a limit."""
-        return list(self._pages("/sweeps", "sweeps", limit))
+    def list(
+        self,
+        *,
+        limit: int | None = None,
+        states: Iterable[str] = (),
+        labels: Iterable[str] = (),
+        project: str | None = None,
+    ) -> list[Document]:
+        """Summaries of the sweeps, newest first; all of them without a limit. Only those in one of the states, with
+        all of the labels (each as ``key:value``) and of that project, where such are given.
+        """
+        wish: dict[str, Any] = {"state": [*states], "label": [*labels]}
+        if project is not None:
+            wish["project"] = project
+        return list(self._pages("/sweeps", "sweeps", limit, wish))
 
     def trials(self, sweep_id: str, *, limit: int | None = None) -> list[Document]:
         """The sweep's trials, by number; all of them without a limit."""
@@ -192,6 +211,12 @@ class SweepClient:
     def cancel(self, sweep_id: str) -> Document:
         """Kill what runs. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/cancel", _SWEEP)
+
+    def delete(self, sweep_id: str) -> None:
+        """Forget a sweep that has ended; its MLflow runs and checkpoints stay. Raises ConflictError."""
+        response = self._send("DELETE", f"/api/v1{_sweep_path(sweep_id)}")
+        if response.status_code != httpx.codes.NO_CONTENT:
+            self._document(response, _PROBLEM)
 
     def trainables(self) -> list[Document]:
         """What can be trained."""
@@ -233,12 +258,14 @@ class SweepClient:
                 raise WaitTimeoutError(sweep, timeout)
             self._sleep(poll)
 
-    def _pages(self, path: str, key: str, limit: int | None) -> Iterator[Document]:
+    def _pages(
+        self, path: str, key: str, limit: int | None, wish: Mapping[str, Any] | None = None
+    ) -> Iterator[Document]:
         shape: _Shape = {key: list, "next_page_token": str | None}
         token: str | None = None
         left = limit
         while left is None or left > 0:
-            params = {"page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
+            params = {**(wish or {}), "page_size": _PAGE_SIZE if left is None else min(left, _PAGE_SIZE)}
             page = self._call("GET", path, shape, params=params if token is None else {**params, "page_token": token})
             yield from page[key]
             token = page["next_page_token"]
@@ -247,7 +274,9 @@ class SweepClient:
             left = None if left is None else left - len(page[key])
 
     def _call(self, method: str, path: str, shape: _Shape, **options: Any) -> Document:
-        response = self._send(method, f"/api/v1{path}", **options)
+        return self._document(self._send(method, f"/api/v1{path}", **options), shape)
+
+    def _document(self, response: httpx.Response, shape: _Shape) -> Document:
         try:
             document = response.json()
         except ValueError:
@@ -262,7 +291,8 @@ class SweepClient:
         raise _ERRORS.get(response.status_code, ApiError)(response.status_code, document)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        attempts = _ATTEMPTS if method == "GET" else 1
+        may_repeat = method == "GET" or _KEY_HEADER in options.get("headers", {})
+        attempts = _ATTEMPTS if may_repeat else 1
         for attempt in range(attempts):
             try:
                 return self._http.request(method, path, **options)

@@ -38,6 +38,38 @@ class TrialEnd:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # empty: leave what is there
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmissionKey:
+    """What somebody calls one submission, to be able to send it again without making another sweep. The same word of
+    another project or creator is another key. It is remembered for as long as its sweep is.
+    """
+
+    key: str
+    digest: str  # of what is submitted: tells a repetition from another submission
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFilter:
+    """Which sweeps are asked for: those to which all of it applies. One with nothing in it asks for all of them."""
+
+    states: frozenset[SweepState] = frozenset()  # one of these; empty: any
+    labels: frozenset[tuple[str, str]] = frozenset()  # all of these, each a key and its value
+    project: str | None = None
+    created_after: datetime | None = None
+
+    def takes(self, sweep: Sweep) -> bool:
+        """Whether it asks for that sweep."""
+        return (
+            (not self.states or sweep.state in self.states)
+            and self.labels <= set(sweep.spec.labels.items())
+            and (self.project is None or sweep.project == self.project)
+            and (self.created_after is None or sweep.created_at > self.created_after)
+        )
+
+
+ALL_SWEEPS = SweepFilter()
+
+
 class SweepStore(Protocol):
     """The only truth: sweeps, trials, attempts, reports, events, leases.
 
@@ -61,16 +93,36 @@ class SweepStore(Protocol):
         """Raise StoreUnavailableError or SchemaOutdatedError unless the store can serve."""
         ...
 
-    def add_sweep(self, sweep: Sweep) -> None:
-        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED)."""
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED), and return it. Where its project and creator
+        have used that key before, nothing is stored, and the sweep of that time is returned. Of several callers with
+        one key, one stores its sweep and all get that one.
+
+        Raises:
+            KeyReusedError: something with another digest was stored under that key.
+        """
+        ...
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        """The sweep that they submitted under that key; None: there is none. Raises KeyReusedError."""
         ...
 
     def get_sweep(self, sweep_id: str) -> Sweep:
         """Raises SweepNotFoundError."""
         ...
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        """Newest first; only those with an id below ``before``."""
+    def list_sweeps(
+        self,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Sequence[Sweep]:
+        """By id, which is by the time of their making, to the millisecond; newest first unless asked otherwise. Only
+        those with an id below ``before`` and above ``after``.
+        """
         ...
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
@@ -81,6 +133,14 @@ class SweepStore(Protocol):
 
         Raises:
             SweepNotFoundError, IllegalMoveError.
+        """
+        ...
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        """Forget an ended sweep, with its trials, attempts, reports, events and key.
+
+        Raises:
+            SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that make sense instead.
         """
         ...
 
@@ -110,6 +170,12 @@ class SweepStore(Protocol):
 
     def list_reports(self, trial_id: str) -> Sequence[Report]:
         """By step. Raises TrialNotFoundError."""
+        ...
+
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        """In the order of their recording (by seq), only those with a seq above ``after``. Who goes on after the last
+        one that it got misses none and gets none twice, however many come meanwhile. Raises TrialNotFoundError.
+        """
         ...
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:

@@ -6,16 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.dependencies import Body, Service, no_body, no_query, no_repeated_query
+from api.dependencies import Body, IdempotencyKey, Service, no_body, no_query, no_repeated_key, no_repeated_query
 from api.json_document import parse_document
-from api.paging import EventQuery, PageQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
 from api.schemas.problems import problem_responses
-from api.schemas.sweeps import SweepPage, SweepSummary, SweepView
+from api.schemas.sweeps import PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
+REPLAYED_HEADER = "Idempotent-Replayed"
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -29,13 +30,34 @@ _SPEC_BODY = {
     operation_id="submit_sweep",
     status_code=201,
     response_model=SweepView,
-    responses=problem_responses(400, 413, 415, 422, 503),
+    response_description="Queued",
+    responses={200: {"model": PreviewView, "description": "Checked only"}} | problem_responses(400, 413, 415, 422, 503),
     openapi_extra=_SPEC_BODY,
-    dependencies=[Depends(no_query)],
+    dependencies=[Depends(no_repeated_query()), Depends(no_repeated_key)],
 )
-def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
-    """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it."""
-    view = SweepView.of(service.submit(parse_document(body)))
+def submit_sweep(
+    body: Body,
+    query: Annotated[SubmitQuery, Query()],
+    service: Service,
+    response: Response,
+    key: IdempotencyKey = None,
+) -> SweepView | Response:
+    """Check a spec and queue the sweep that it describes. Nothing is queued if anything is wrong with it.
+
+    The same body under the same `Idempotency-Key` is queued once; the answer is then the sweep as it stands, with
+    `Idempotent-Replayed: true`. What was refused is not remembered.
+
+    With `validate_only=true` nothing is queued at all: the answer is the spec with every default filled in and what
+    would be made of it.
+    """
+    document = parse_document(body)
+    if query.validate_only:
+        preview = PreviewView.of(service.preview(document))
+        return Response(preview.model_dump_json(), media_type="application/json")
+    submission = service.submit(document, key=key)
+    view = SweepView.of(submission.overview)
+    if submission.is_replay:
+        response.headers[REPLAYED_HEADER] = "true"
     response.headers["Location"] = view.links.self
     return view
 
@@ -45,12 +67,14 @@ def submit_sweep(body: Body, service: Service, response: Response) -> SweepView:
     operation_id="list_sweeps",
     response_model=SweepPage,
     responses=problem_responses(422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query(but=["state", "label"]))],
 )
-def list_sweeps(query: Annotated[PageQuery, Query()], service: Service) -> SweepPage:
-    """Sweeps, newest first."""
-    page = service.list_sweeps(before=sweep_key(query.page_token), limit=query.page_size)
-    token = sweep_token(page.items[-1].id) if page.has_more else None
+def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> SweepPage:
+    """Sweeps, newest first; a page token goes with the filters and the order that gave it."""
+    page = service.list_sweeps(
+        beyond=sweep_key(query), only=query.only, oldest_first=query.oldest_first, limit=query.page_size
+    )
+    token = sweep_token(query, page.items[-1].id) if page.has_more else None
     return SweepPage(sweeps=[SweepSummary.of(sweep) for sweep in page.items], next_page_token=token)
 
 
@@ -66,12 +90,26 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     return SweepView.of(service.get(sweep_id))
 
 
+@router.delete(
+    "/{sweep_id}",
+    operation_id="delete_sweep",
+    status_code=204,
+    responses={204: {"description": "Forgotten"}} | problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
+)
+def delete_sweep(sweep_id: str, service: Service) -> None:
+    """Forget a sweep that has ended, with its trials, curves and events. What lies elsewhere stays: its runs and its
+    model in MLflow, and the best trial's checkpoint.
+    """
+    service.delete(sweep_id)
+
+
 @router.get(
     "/{sweep_id}/trials",
     operation_id="list_trials",
     response_model=TrialPage,
     responses=problem_responses(404, 422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
 def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
     """A sweep's trials, by number."""
@@ -100,7 +138,7 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     operation_id="list_events",
     response_model=EventPage,
     responses=problem_responses(404, 422, 503),
-    dependencies=[Depends(no_repeated_query)],
+    dependencies=[Depends(no_repeated_query())],
 )
 def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
     """What happened to a sweep, in order."""

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class ErrorItem(BaseModel):
     """One thing that is wrong with a request."""
 
-    pointer: str = Field(description="JSON pointer into the body; empty for the whole of it and for query parameters.")
-    parameter: str | None = Field(default=None, description="The query parameter, where it is one.")
+    pointer: str = Field(description="JSON pointer into the body; empty for the whole of it and for parameters.")
+    parameter: str | None = Field(default=None, description="The query parameter or header, where it is one.")
     code: str = Field(description="What kind of fault, for programs.")
     detail: str = Field(description="What is wrong and the way out, for people.")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from sweep_service.domain.states import SweepReason, SweepState, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.services.sweeps import Progress, SweepOverview
+from sweep_service.services.sweeps import Preview, Progress, SweepOverview
 
 PREFIX = "/api/v1"
 
@@ -92,7 +92,7 @@ class SweepSummary(BaseModel):
 
 
 class SweepPage(BaseModel):
-    """Sweeps, newest first."""
+    """Sweeps, newest first unless asked otherwise."""
 
     sweeps: list[SweepSummary]
     next_page_token: str | None = Field(description="null: this is the last page.")
@@ -136,6 +136,41 @@ class SweepView(BaseModel):
             results=None if sweep.results is None else dict(sweep.results),
             tracking_ref=sweep.tracking_ref,
             experiment=sweep.spec.experiment,
+        )
+
+
+class SampleView(BaseModel):
+    """A configuration that a trial could have."""
+
+    searched: dict[str, Any] = Field(description="The part that is drawn.")
+    params: dict[str, Any] = Field(description="All of them: fixed, searched and default ones.")
+
+
+class FusionView(BaseModel):
+    """Whether trials would be trained together, as one batched model."""
+
+    fused: bool
+    lanes: int = Field(description="Trials that one pack would train.")
+    reason: str | None = Field(description="Why they would not; null if they would.")
+
+
+class PreviewView(BaseModel):
+    """What a spec would become. Nothing of it is stored."""
+
+    spec: dict[str, Any] = Field(description="What was sent, with every default filled in.")
+    fusion: FusionView
+    samples: list[SampleView]
+    samples_from: Literal["uniform_draws"] = Field(
+        default="uniform_draws", description="Drawn uniformly from the space; the sampler chooses otherwise."
+    )
+
+    @classmethod
+    def of(cls, preview: Preview) -> PreviewView:
+        reason = preview.not_fused_because
+        return cls(
+            spec=preview.spec.canonical(),
+            fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
+            samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
         )
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sweep_service.domain.states import TrialEnding, TrialState
-from sweep_service.domain.trial import Role, Trial
+from api.schemas.sweeps import PREFIX
+from sweep_service.domain.states import AttemptState, TrialEnding, TrialState
+from sweep_service.domain.trial import Attempt, Report, Role, Trial
+from sweep_service.services.trials import TrialHistory
 
 
 class TrialView(BaseModel):
@@ -28,7 +30,7 @@ class TrialView(BaseModel):
     seed: int
     confirms: str | None = Field(description="For role confirm: the trial that it repeats.")
     objective: float | None = Field(description="The objective at the last step; only of completed trials.")
-    metrics: dict[str, float] = Field(description="Of the last report.")
+    metrics: dict[str, float | None] = Field(description="Of the last report; null: not a finite number.")
     last_step: int
     num_attempts: int
     tracking_ref: str | None = Field(description="Its MLflow run.")
@@ -63,6 +65,87 @@ class TrialView(BaseModel):
             started_at=trial.started_at,
             ended_at=trial.ended_at,
         )
+
+
+class AttemptView(BaseModel):
+    """One try at a trial."""
+
+    id: str
+    number: int = Field(description="0, 1, 2, … within the trial.")
+    state: AttemptState
+    generation: int = Field(description="Of the conductor that started it.")
+    node: str = Field(description="Where it ran.")
+    resumed_from: str | None = Field(description="The checkpoint that it went on from; null: from the beginning.")
+    message: str
+    started_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> AttemptView:
+        return cls(
+            id=attempt.id,
+            number=attempt.number,
+            state=attempt.state,
+            generation=attempt.generation,
+            node=attempt.node,
+            resumed_from=attempt.resumed_from,
+            message=attempt.message,
+            started_at=attempt.started_at,
+            ended_at=attempt.ended_at,
+        )
+
+
+class TrialLinks(BaseModel):
+    """Where the rest is, relative to this server."""
+
+    self: str
+    sweep: str
+    metrics: str
+
+
+class TrialDetail(TrialView):
+    """A trial with every try at it."""
+
+    attempts: list[AttemptView] = Field(description="By number; each after the first went on for a worker that died.")
+    links: TrialLinks
+
+    @classmethod
+    def of_history(cls, history: TrialHistory) -> TrialDetail:
+        trial = history.trial
+        here = f"{PREFIX}/trials/{trial.id}"
+        return cls(
+            **dict(TrialView.of(trial)),
+            attempts=[AttemptView.of(attempt) for attempt in history.attempts],
+            links=TrialLinks(self=here, sweep=f"{PREFIX}/sweeps/{trial.sweep_id}", metrics=f"{here}/metrics"),
+        )
+
+
+class CurvePoint(BaseModel):
+    """What a trial reported at a step."""
+
+    seq: int = Field(description="Rises in the order of recording; has gaps: a sweep's trials share the numbers.")
+    step: int = Field(description="Optimiser steps done.")
+    attempt_id: str
+    reported_at: datetime
+    metrics: dict[str, float | None] = Field(description="By name; null: not a finite number.")
+
+    @classmethod
+    def of(cls, report: Report) -> CurvePoint:
+        return cls(
+            seq=report.seq,
+            step=report.step,
+            attempt_id=report.attempt_id,
+            reported_at=report.reported_at,
+            metrics=dict(report.metrics),
+        )
+
+
+class CurvePage(BaseModel):
+    """A trial's reports, in the order of their recording: by step, unless an attempt went back to a checkpoint."""
+
+    points: list[CurvePoint] = Field(description="May be fewer than page_size, even none, where `key` leaves some out.")
+    next_after: int = Field(description="What to ask for next as `after`; more may have been reported by then.")
+    has_more: bool = Field(description="Whether more had been reported already.")
 
 
 class TrialPage(BaseModel):

@@ -5,6 +5,7 @@ SweepServiceError
 ├── NotFoundError           no row of that id
 │   ├── SweepNotFoundError
 │   └── TrialNotFoundError
+├── KeyReusedError          another sweep was submitted under that key
 ├── IllegalMoveError        the state table forbids it; carries what is allowed
 ├── PackOverError           the pack of that worker has been given up: end it, write and delete nothing
 ├── LeaseLostError          somebody else owns the sweep now: drop the result, write nothing more
@@ -59,6 +60,13 @@ class TrialNotFoundError(NotFoundError):
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
         super().__init__(f"There is no trial {trial_id!r}.")
+
+
+class KeyReusedError(SweepServiceError):
+    """Something else was submitted under that key before."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"Another sweep was submitted under the key {key!r}; take a new key for this one.")
 
 
 class IllegalMoveError(SweepServiceError):

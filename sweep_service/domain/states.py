@@ -210,6 +210,15 @@ def verb_target(current: SweepState, verb: Verb) -> SweepState:
     """
     target = _VERB_TARGETS[verb].get(current)
     if target is None:
-        allowed = sorted(other for other in Verb if current in _VERB_TARGETS[other])
-        raise IllegalMoveError(current=current, target=verb, allowed=allowed)
+        raise IllegalMoveError(current=current, target=verb, allowed=_allowed_verbs(current))
     return target
+
+
+def check_deletable(current: SweepState) -> None:
+    """Raise IllegalMoveError, which lists the verbs that make sense, unless a sweep in that state may be deleted."""
+    if not current.is_ended:
+        raise IllegalMoveError(current=current, target="delete", allowed=_allowed_verbs(current))
+
+
+def _allowed_verbs(current: SweepState) -> list[Verb]:
+    return sorted(verb for verb in Verb if current in _VERB_TARGETS[verb])

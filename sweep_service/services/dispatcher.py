@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError
+from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError, SweepNotFoundError
 from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.ports import Conductors, EndedConductor, SweepStore
 from sweep_service.services.outcome import cancel_unfinished
@@ -97,7 +97,11 @@ class Dispatcher:
             del self._ended[0]  # only now: the store may fail in between
 
     def _settle(self, ended: EndedConductor) -> None:
-        sweep = self._store.get_sweep(ended.lease.sweep_id)
+        try:
+            sweep = self._store.get_sweep(ended.lease.sweep_id)
+        except SweepNotFoundError:  # it ended, and somebody has deleted it since
+            self._failed_starts.pop(ended.lease.sweep_id, None)
+            return
         never_ran = ended.error is not None or sweep.state is SweepState.STARTING
         if sweep.state.is_ended or not never_ran:
             self._failed_starts.pop(sweep.id, None)

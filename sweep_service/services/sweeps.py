@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sweep_service.domain.errors import SweepNotFoundError
+from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.space import Scalar, draw_uniform
+from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.ports import Clock, SweepStore
+from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
+from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
+
+NUM_SAMPLES = 5  # of a preview
+_NOT_FUSED = (
+    "A pack trains one trial: resources.lanes can only be 1 so far. Trials cannot be trained together yet, whatever "
+    "the trainable and the space are."
+)
 
 _ItemT = TypeVar("_ItemT")
 
@@ -45,11 +56,37 @@ class SweepOverview:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What came of submitting a spec."""
+
+    overview: SweepOverview
+    is_replay: bool  # it had been submitted before, under the same key
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestTrial:
     """The best completed search trial so far, or the reason why there is none."""
 
     trial: Trial | None
     reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A configuration that a trial of the sweep could have."""
+
+    searched: Mapping[str, Scalar]
+    params: Mapping[str, Any]  # complete: fixed, searched and default ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a spec would become if it were submitted."""
+
+    spec: SweepSpec
+    lanes: int  # trials that one pack would train
+    not_fused_because: str  # empty: it would be fused
+    samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
 
 
 class SweepService:
@@ -64,15 +101,24 @@ class SweepService:
         self._clock = clock
         self._project = project
 
-    def submit(self, document: Any, *, created_by: str = "anonymous") -> SweepOverview:
+    def submit(self, document: Any, *, key: str | None = None, created_by: str = "anonymous") -> Submission:
         """Check the document and queue the sweep that it describes; nothing is stored of one that is wrong.
+
+        The same document under the same key is queued once, however often it is submitted; it is not checked again
+        either, for the catalogue may have changed.
 
         The store is not asked again once it has the sweep: an error of that would pass for one of queueing it.
 
         Raises:
             InvalidSpecError: with everything that is wrong.
             CatalogMissingError: nobody has published what can be trained yet.
+            KeyReusedError: another document was submitted under that key.
         """
+        submission = None if key is None else SubmissionKey(key=key, digest=_digest(document))
+        if submission is not None:
+            owner = {"project": self._project, "created_by": created_by}
+            if earlier := self._store.find_submitted(**owner, key=submission):
+                return Submission(overview=self.get(earlier.id), is_replay=True)
         spec = check_spec(document, self._store.read_catalog())
         now = self._clock.now()
         sweep = Sweep(
@@ -84,8 +130,28 @@ class SweepService:
             created_at=now,
             updated_at=now,
         )
-        self._store.add_sweep(sweep)
-        return SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        stored = self._store.add_sweep(sweep, key=submission)
+        if stored.id != sweep.id:  # somebody else was submitting it at the same time
+            return Submission(overview=self.get(stored.id), is_replay=True)
+        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        return Submission(overview=overview, is_replay=False)
+
+    def preview(self, document: Any) -> Preview:
+        """Check the document as ``submit`` does, and store nothing.
+
+        Raises:
+            InvalidSpecError, CatalogMissingError.
+        """
+        catalog = self._store.read_catalog()
+        spec = check_spec(document, catalog)
+        fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
+        draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
+        return Preview(
+            spec=spec,
+            lanes=spec.resources.lanes,
+            not_fused_because=_NOT_FUSED,
+            samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+        )
 
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""
@@ -93,9 +159,18 @@ class SweepService:
         progress = _progress(sweep, self._store.count_trials(sweep_id))
         return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Page[Sweep]:
-        """Newest first, only those submitted before the sweep of that id."""
-        return _page(self._store.list_sweeps(before=before, limit=limit + 1), limit)
+    def list_sweeps(
+        self,
+        *,
+        beyond: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Page[Sweep]:
+        """Newest first or oldest first, only those that come after the sweep ``beyond`` in that order."""
+        bound = {"after" if oldest_first else "before": beyond}
+        found = self._store.list_sweeps(**bound, only=only, oldest_first=oldest_first, limit=limit + 1)
+        return _page(found, limit)
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
         """By number, only those above ``after``."""
@@ -132,10 +207,27 @@ class SweepService:
         """
         return self._control(sweep_id, Verb.CANCEL)
 
+    def delete(self, sweep_id: str) -> None:
+        """Forget an ended sweep and all that is stored of it. Its runs in MLflow, its model and its checkpoints stay.
+
+        Raises:
+            IllegalMoveError: it has not ended; lists the verbs that make sense instead.
+        """
+        _check_id(sweep_id)
+        self._store.delete_sweep(sweep_id)
+
     def trainables(self) -> Sequence[Trainable]:
         """What can be trained, by name. Raises CatalogMissingError."""
         catalog = self._store.read_catalog()
         return [catalog[name] for name in sorted(catalog)]
+
+    def spec_schema(self) -> Mapping[str, Any]:
+        """The JSON schema of a spec; without trainables and metrics while nobody has published them."""
+        try:
+            catalog = self._store.read_catalog()
+        except CatalogMissingError:
+            catalog = {}
+        return spec_schema(catalog)
 
     def check_ready(self) -> None:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
@@ -161,6 +253,11 @@ class SweepService:
 def _check_id(sweep_id: str) -> None:
     if not is_id(sweep_id, IdPrefix.SWEEP):  # spares the store text that no row can have, NUL characters among it
         raise SweepNotFoundError(sweep_id)
+
+
+def _digest(document: Any) -> str:
+    """The same for documents that differ in the order of keys alone."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
@@ -106,6 +106,10 @@ class LockedSweep:
         if columns:
             self._connection.execute(update(sweeps).where(sweeps.c.id == self.sweep.id).values(**columns))
         return self.sweep
+
+    def delete(self) -> None:
+        """The sweep's row, and by cascade every row that refers to it. Nothing is left to flush."""
+        self._connection.execute(delete(sweeps).where(sweeps.c.id == self.sweep.id))
 
     def trial(self, trial_id: str) -> Trial:
         """Raises TrialNotFoundError, also for a trial of another sweep."""

@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,113 +15,23 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import (
     CatalogMissingError,
     LeaseLostError,
-    NotFoundError,
-    SweepNotFoundError,
-    TrialNotFoundError,
 )
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb, verb_target
+from sweep_service.domain.states import (
+    AttemptState,
+    SweepReason,
+    SweepState,
+    TrialState,
+    Verb,
+    check_deletable,
+    verb_target,
+)
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
-from sweep_service.ports import Clock, TrialEnd
+from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
+from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
-
-
-@dataclass(kw_only=True)
-class _Tables:
-    """Everything that is stored. A write changes a copy, which takes the place of the original when all went well."""
-
-    sweeps: dict[str, Sweep] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)  # by sweep
-    trials: dict[str, Trial] = field(default_factory=dict)
-    attempts: dict[str, Attempt] = field(default_factory=dict)
-    reports: dict[tuple[str, int], Report] = field(default_factory=dict)  # by trial and step
-    events: dict[tuple[str, int], Event] = field(default_factory=dict)  # by sweep and seq
-    num_reports: dict[str, int] = field(default_factory=dict)  # by sweep
-    num_events: dict[str, int] = field(default_factory=dict)  # by sweep
-    num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
-    catalog: Mapping[str, Trainable] | None = None
-    cluster: Cluster | None = None
-
-    def copy(self) -> _Tables:
-        return _Tables(
-            sweeps=dict(self.sweeps),
-            leases=dict(self.leases),
-            trials=dict(self.trials),
-            attempts=dict(self.attempts),
-            reports=dict(self.reports),
-            events=dict(self.events),
-            num_reports=dict(self.num_reports),
-            num_events=dict(self.num_events),
-            num_delivered=dict(self.num_delivered),
-            catalog=self.catalog,
-            cluster=self.cluster,
-        )
-
-    def sweep(self, sweep_id: str) -> Sweep:
-        """Raises SweepNotFoundError."""
-        try:
-            return self.sweeps[sweep_id]
-        except KeyError:
-            raise SweepNotFoundError(sweep_id) from None
-
-    def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
-        """Raises TrialNotFoundError, also for a trial of another sweep than ``of``."""
-        trial = self.trials.get(trial_id)
-        if trial is None or (of is not None and trial.sweep_id != of):
-            raise TrialNotFoundError(trial_id)
-        return trial
-
-    def trials_of(self, sweep_id: str) -> list[Trial]:
-        return sorted((t for t in self.trials.values() if t.sweep_id == sweep_id), key=lambda trial: trial.number)
-
-    def attempt(self, attempt_id: str, *, of: str) -> Attempt:
-        """Raises NotFoundError."""
-        attempt = self.attempts.get(attempt_id)
-        if attempt is None or attempt.sweep_id != of:
-            raise NotFoundError(f"There is no attempt {attempt_id!r}.")
-        return attempt
-
-    def running_attempt(self, trial_id: str) -> Attempt | None:
-        running = (a for a in self.attempts.values() if a.trial_id == trial_id and not a.state.is_ended)
-        return next(running, None)
-
-    def update_sweep(self, sweep: Sweep, *, now: datetime) -> Sweep:
-        if sweep is not self.sweeps.get(sweep.id):
-            sweep = self.sweeps[sweep.id] = replace(sweep, updated_at=now)
-        return sweep
-
-    def append(self, *events: Event) -> None:
-        for event in events:
-            seq = self.num_events[event.sweep_id] = self.num_events.get(event.sweep_id, 0) + 1
-            self.events[event.sweep_id, seq] = replace(event, seq=seq)
-
-    def take_report(self, report: Report) -> None:
-        trial = self.trial(report.trial_id)
-        attempt = self.attempt(report.attempt_id, of=report.sweep_id)
-        if attempt.trial_id != trial.id:
-            raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial.id!r}.")
-        key = (report.trial_id, report.step)
-        is_new = key not in self.reports
-        self.trials[trial.id] = moves.take_report(trial, attempt, report, is_new=is_new)
-        if is_new:
-            seq = self.num_reports[report.sweep_id] = self.num_reports.get(report.sweep_id, 0) + 1
-            self.reports[key] = replace(report, seq=seq)
-
-    def end_trial(self, trial: Trial, end: TrialEnd, *, now: datetime) -> None:
-        ended, attempt, events = moves.end_trial(trial, self.running_attempt(trial.id), end, now=now)
-        self.trials[trial.id] = ended
-        if attempt is not None:
-            self.attempts[attempt.id] = attempt
-        self.append(*events)
-
-    def is_claimable(self, sweep: Sweep, now: datetime) -> bool:
-        if sweep.state is SweepState.QUEUED:
-            return True
-        lease = self.leases.get(sweep.id)
-        has_live_lease = lease is not None and lease.expires_at > now
-        return sweep.state in moves.CLAIMABLE_WITHOUT_LEASE and not has_live_lease
 
 
 class MemorySweepStore:
@@ -135,20 +45,20 @@ class MemorySweepStore:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._tables = _Tables()  # never changed, only replaced: readers need no lock
+        self._tables = MemoryTables()  # never changed, only replaced: readers need no lock
 
     def close(self) -> None:
         """Nothing to close; here because every store has it."""
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[_Tables, datetime]]:
+    def _writing(self) -> Iterator[tuple[MemoryTables, datetime]]:
         with self._lock:
             tables = self._tables.copy()
             yield tables, self._clock.now()
             self._tables = tables
 
     @contextmanager
-    def _fenced(self, lease: Lease) -> Iterator[tuple[_Tables, datetime]]:
+    def _fenced(self, lease: Lease) -> Iterator[tuple[MemoryTables, datetime]]:
         """A write of the lease's holder. Raises LeaseLostError."""
         with self._writing() as (tables, now):
             current = tables.leases.get(lease.sweep_id)
@@ -161,21 +71,42 @@ class MemorySweepStore:
     def check_ready(self) -> None:
         """Memory is always ready."""
 
-    def add_sweep(self, sweep: Sweep) -> None:
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
         sweep = intake.accept_sweep(sweep)
         with self._writing() as (tables, _):
+            if key is not None and (earlier := tables.submitted(sweep.project, sweep.created_by, key)):
+                return _without_results(earlier)
             if sweep.id in tables.sweeps:
                 raise ValueError(f"There is a sweep {sweep.id} already.")
             tables.sweeps[sweep.id] = sweep
             tables.append(moves.submitted(sweep))
+            if key is not None:
+                tables.keys[sweep.project, sweep.created_by, key.key] = (key.digest, sweep.id)
+            return sweep
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        found = self._tables.submitted(project, created_by, key)
+        return None if found is None else _without_results(found)
 
     def get_sweep(self, sweep_id: str) -> Sweep:
         return self._tables.sweep(sweep_id)
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        sweeps = [s for s in self._tables.sweeps.values() if before is None or s.id < before]
-        newest_first = sorted(sweeps, key=lambda sweep: sweep.id, reverse=True)
-        return [_without_results(sweep) for sweep in newest_first[:limit]]
+    def list_sweeps(
+        self,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Sequence[Sweep]:
+        wanted = [
+            sweep
+            for sweep in self._tables.sweeps.values()
+            if (before is None or sweep.id < before) and (after is None or sweep.id > after) and only.takes(sweep)
+        ]
+        in_order = sorted(wanted, key=lambda sweep: sweep.id, reverse=not oldest_first)
+        return [_without_results(sweep) for sweep in in_order[:limit]]
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):
@@ -190,6 +121,11 @@ class MemorySweepStore:
                     if not trial.state.is_ended:
                         tables.end_trial(trial, moves.cancelled(trial.id), now=now)
             return _without_results(tables.update_sweep(moved, now=now))
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        with self._writing() as (tables, _):
+            check_deletable(tables.sweep(sweep_id).state)
+            tables.forget(sweep_id)
 
     def get_trial(self, trial_id: str) -> Trial:
         return self._tables.trial(trial_id)
@@ -226,6 +162,10 @@ class MemorySweepStore:
         tables.trial(trial_id)
         reports = (r for r in tables.reports.values() if r.trial_id == trial_id)
         return sorted(reports, key=lambda report: report.step)
+
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        reports = [r for r in self.list_reports(trial_id) if r.seq > after]
+        return sorted(reports, key=lambda report: report.seq)[:limit]
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
         tables = self._tables

@@ -13,14 +13,14 @@ from sqlalchemy import Engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, verb_target
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable, verb_target
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
-from sweep_service.ports import Clock, TrialEnd
+from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves, rows
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.locked import LockedSweep
 from sweep_service.storage.sql_shared import SharedTables
-from sweep_service.storage.tables import attempts, events, sweeps, trials
+from sweep_service.storage.tables import attempts, events, submission_keys, sweeps, trials
 
 
 def open_sql_store(url: str) -> SqlSweepStore:
@@ -64,13 +64,27 @@ class SqlSweepStore(SharedTables):
 
     # --- anybody ------------------------------------------------------------------------------------------------------
 
-    def add_sweep(self, sweep: Sweep) -> None:
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
         sweep = intake.accept_sweep(sweep)
+        try:
+            self._insert_sweep(sweep, key)
+        except IntegrityError as error:  # one that waited for another's commit, on PostgreSQL, comes here as well
+            owner = {"project": sweep.project, "created_by": sweep.created_by}
+            earlier = None if key is None else self.find_submitted(**owner, key=key)
+            if earlier is None:
+                raise ValueError(f"There is a sweep {sweep.id} already.") from error
+            return earlier
+        return sweep
+
+    def _insert_sweep(self, sweep: Sweep, key: SubmissionKey | None) -> None:
         first = replace(moves.submitted(sweep), seq=1)
-        with _duplicates_named(f"There is a sweep {sweep.id} already."), self._database.writing() as connection:
+        with self._database.writing() as connection:
             counters = {"num_events": 1, "num_reports": 0, "num_delivered": 0}
             connection.execute(insert(sweeps), rows.sweep_row(sweep) | counters)
             connection.execute(insert(events), rows.event_row(first))
+            if key is not None:
+                named = {"project": sweep.project, "created_by": sweep.created_by, "sweep_id": sweep.id}
+                connection.execute(insert(submission_keys), named | {"key": key.key, "digest": key.digest})
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._locked(sweep_id) as locked:
@@ -84,6 +98,11 @@ class SqlSweepStore(SharedTables):
             if target.is_ended:
                 locked.record((), [moves.cancelled(trial.id) for trial in locked.unfinished_trials()])
             return locked.flush()
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        with self._locked(sweep_id) as locked:
+            check_deletable(locked.sweep.state)
+            locked.delete()
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, func, select
 
-from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError, TrialNotFoundError
+from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Trial
+from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
-from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, publications, reports, sweeps, trials
+from sweep_service.storage.tables import (
+    SWEEP_WITHOUT_RESULTS,
+    attempts,
+    events,
+    publications,
+    reports,
+    submission_keys,
+    sweeps,
+    trials,
+)
 from trainables.catalog import Trainable
 
 _CATALOG = "catalog"
@@ -39,12 +49,36 @@ class SharedTables:
             raise SweepNotFoundError(sweep_id)
         return rows.sweep_of(row)
 
-    def list_sweeps(self, *, before: str | None = None, limit: int = 50) -> Sequence[Sweep]:
-        query = select(*SWEEP_WITHOUT_RESULTS).order_by(sweeps.c.id.desc()).limit(limit)
+    def list_sweeps(
+        self,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        only: SweepFilter = ALL_SWEEPS,
+        oldest_first: bool = False,
+        limit: int = 50,
+    ) -> Sequence[Sweep]:
+        conditions = list(_conditions(only))
         if before is not None:
-            query = query.where(sweeps.c.id < before)
+            conditions.append(sweeps.c.id < before)
+        if after is not None:
+            conditions.append(sweeps.c.id > after)
+        order = sweeps.c.id.asc() if oldest_first else sweeps.c.id.desc()
+        query = select(*SWEEP_WITHOUT_RESULTS).where(*conditions).order_by(order).limit(limit)
         with self._database.reading() as connection:
             return [rows.sweep_of(row) for row in connection.execute(query)]
+
+    def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
+        keys = submission_keys.c
+        is_theirs = (keys.project == project) & (keys.created_by == created_by) & (keys.key == key.key)
+        query = select(keys.digest, *SWEEP_WITHOUT_RESULTS).join_from(submission_keys, sweeps).where(is_theirs)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.digest != key.digest:
+            raise KeyReusedError(key.key)
+        return rows.sweep_of(row)
 
     def get_trial(self, trial_id: str) -> Trial:
         with self._database.reading() as connection:
@@ -91,6 +125,12 @@ class SharedTables:
         with self._database.reading() as connection:
             return [rows.report_of(row) for row in _rows_of_trial(connection, trial_id, query)]
 
+    def list_reports_after(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Report]:
+        is_new = (reports.c.trial_id == trial_id) & (reports.c.seq > after)
+        query = select(reports).where(is_new).order_by(reports.c.seq).limit(limit)
+        with self._database.reading() as connection:
+            return [rows.report_of(row) for row in _rows_of_trial(connection, trial_id, query)]
+
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[Event]:
         query = select(events).where(events.c.sweep_id == sweep_id, events.c.seq > after).order_by(events.c.seq)
         with self._database.reading() as connection:
@@ -133,6 +173,19 @@ class SharedTables:
         query = select(publications.c.document).where(publications.c.name == name)
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one_or_none()
+
+
+def _conditions(only: SweepFilter) -> Iterator[ColumnElement[bool]]:
+    """What the filter says, in SQL."""
+    if only.states:
+        yield sweeps.c.state.in_(sorted(only.states))
+    for key, value in sorted(only.labels):
+        # Step by step: as one path, PostgreSQL would take a label named null for no name at all.
+        yield sweeps.c.spec["labels"][key].as_string() == value
+    if only.project is not None:
+        yield sweeps.c.project == only.project
+    if only.created_after is not None:
+        yield sweeps.c.created_at > only.created_after
 
 
 def _rows_of_sweep(connection: Connection, sweep_id: str, query: Executable) -> Sequence[Row[*tuple[Any, ...]]]:

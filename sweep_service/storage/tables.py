@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -241,6 +241,7 @@ reports = Table(
     UniqueConstraint("trial_id", "step"),
 )
 Index("ix_reports_attempt_id", reports.c.attempt_id)
+Index("ix_reports_trial_id_seq", reports.c.trial_id, reports.c.seq)  # a trial's curves are read in pages
 
 events = Table(
     "events",
@@ -253,6 +254,17 @@ events = Table(
     Column("data", JSON, nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
+
+submission_keys = Table(
+    "submission_keys",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("created_by", Text, primary_key=True),  # nobody gets at another's sweep by guessing a key
+    Column("key", Text, primary_key=True),
+    Column("digest", String(64), nullable=False),  # of what was submitted
+    Column("sweep_id", Identifier, ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False),
+)
+Index("ix_submission_keys_sweep_id", submission_keys.c.sweep_id)
 
 publications = Table(
     "publications",

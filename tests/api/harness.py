@@ -180,19 +180,40 @@ class Conductor:
         self._store.add_trials(self._lease, trials)
         return trials
 
-    def start(self, trial: Trial) -> Attempt:
+    def start(self, trial: Trial, number: int = 0) -> Attempt:
         now = datetime.now(UTC)
         attempt = Attempt(
             id=new_id(IdPrefix.ATTEMPT, now=now),
             trial_id=trial.id,
             sweep_id=self.sweep_id,
-            number=0,
+            number=number,
             state=AttemptState.RUNNING,
             generation=self._lease.generation,
             started_at=now,
         )
         self._store.start_attempt(self._lease, attempt)
         return attempt
+
+    def report(self, attempt: Attempt, step: int, **metrics: float) -> Report:
+        """Record one report; ``_`` in the names stands for the slash that a keyword cannot hold."""
+        report = Report(
+            sweep_id=self.sweep_id,
+            trial_id=attempt.trial_id,
+            attempt_id=attempt.id,
+            step=step,
+            metrics={name.replace("_", "/"): value for name, value in metrics.items()},
+            objective=None,
+            reported_at=datetime.now(UTC),
+        )
+        self._store.record(self._lease, reports=[report])
+        return report
+
+    def lose(self, attempt: Attempt) -> None:
+        """The attempt's worker has died."""
+        self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message="its worker died")
+
+    def notice(self, message: str) -> None:
+        self._store.add_notice(self._lease, message)
 
     def run(
         self,

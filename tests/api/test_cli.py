@@ -173,6 +173,34 @@ def test_a_watcher_that_is_interrupted_says_that_the_sweep_goes_on(service: Serv
     assert service.store.get_sweep(sweep_id).state is SweepState.QUEUED
 
 
+def test_a_sweep_is_deleted_after_a_question(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    refused = sweep("delete", sweep_id, "--yes")
+    assert refused.exit_code == 1
+    assert "Possible now: cancel, stop." in refused.stderr
+    sweep("cancel", sweep_id)
+    assert sweep("delete", sweep_id, input="n\n").exit_code == 1
+    assert service.http.get(f"/api/v1/sweeps/{sweep_id}").status_code == 200
+    assert sweep("delete", sweep_id, input="y\n").exit_code == 0
+    assert service.http.get(f"/api/v1/sweeps/{sweep_id}").status_code == 404
+    assert sweep("delete", sweep_id, "--yes").exit_code == 2
+
+
+def test_sweeps_are_listed_by_state_and_label(sweep: Sweep, service: Service) -> None:
+    label = "cli-test:yes"
+    mine = [service.submit(labels={"cli-test": "yes"})["id"] for _ in range(2)]
+    service.submit(labels={"cli-test": "no"})
+    sweep("cancel", mine[0])
+    everything = json.loads(sweep("list", "--json", "--label", label).stdout)
+    assert [item["id"] for item in everything] == mine[::-1]
+    cancelled = sweep("list", "--json", "--label", label, "--state", "cancelled", "--state", "failed").stdout
+    assert [item["id"] for item in json.loads(cancelled)] == mine[:1]
+    assert "No such sweeps." in sweep("list", "--label", label, "--state", "paused").stdout
+    for wrong in (["--label", "team"], ["--state", "quiet"]):
+        refused = sweep("list", *wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 def test_sweeps_are_listed_for_people_and_for_programs(sweep: Sweep, service: Service) -> None:
     newest = service.submit(name="the [bold]newest[/bold]")["id"]
     table = sweep("list", "--limit", "1").stdout

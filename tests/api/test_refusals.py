@@ -17,7 +17,7 @@ from harness import SPEC, TOY, BrokenStore, DownStore, Service, problem, serve
 
 from api.app import create_app
 from sweep_service.domain.trial import Sweep
-from sweep_service.ports import SweepStore
+from sweep_service.ports import SubmissionKey, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.sql import open_sql_store
@@ -44,7 +44,7 @@ def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
         ("PUT", "/api/v1/sweeps", "GET, HEAD, POST"),
         ("DELETE", "/api/v1/sweeps", "GET, HEAD, POST"),
         ("OPTIONS", "/api/v1/sweeps", "GET, HEAD, POST"),
-        ("PATCH", "/api/v1/sweeps/x", "GET, HEAD"),
+        ("PATCH", "/api/v1/sweeps/x", "GET, HEAD, DELETE"),
         ("GET", "/api/v1/sweeps/x/stop", "POST"),
         ("POST", "/healthz", "GET, HEAD"),
         ("POST", "/api/v1/openapi.json", "GET, HEAD"),
@@ -150,9 +150,10 @@ def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_writ
 class ForgetfulStore(MemorySweepStore):
     """A store that takes sweeps, and answers nothing any more once it has one."""
 
-    def add_sweep(self, sweep: Sweep) -> None:
-        super().add_sweep(sweep)
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+        stored = super().add_sweep(sweep, key=key)
         self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
+        return stored
 
 
 def test_a_sweep_that_was_queued_is_never_said_to_have_failed() -> None:
@@ -219,6 +220,7 @@ def test_no_route_ever_answers_in_the_form_of_the_framework(service: Service) ->
     document = service.http.get("/api/v1/openapi.json").json()
     for path in document["paths"]:
         filled = path.replace("{sweep_id}", "swp_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        filled = filled.replace("{trial_id}", "trl_01ARZ3NDEKTSV4RRFFQ69G5FAV")
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             for query in ("", "?page_size=x&after=x&page_token=x&other=1"):
                 response = service.http.request(

@@ -9,7 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import SPEC, Service, pointers, problem
+from harness import SPEC, TOY, Service, pointers, problem, serve
+from jsonschema import Draft202012Validator
+
+from api.app import create_app
+from sweep_service.settings import Settings
+from sweep_service.storage.memory import MemorySweepStore
 
 JSON = {"Content-Type": "application/json"}
 
@@ -276,6 +281,97 @@ def test_json_in_utf8_is_taken_however_it_is_spelt(service: Service, content_typ
 
 def test_a_query_parameter_that_is_not_known_is_refused_rather_than_ignored(service: Service) -> None:
     before = service.num_sweeps()
-    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true&dry=1&dry=2", json=dict(SPEC)), 422)
-    assert [item["parameter"] for item in answer["errors"]] == ["validate_only", "dry"]
+    answer = problem(service.http.post("/api/v1/sweeps?validate_only=true&dry=1&wet=2", json=dict(SPEC)), 422)
+    assert [item["parameter"] for item in answer["errors"]] == ["dry", "wet"]
     assert service.num_sweeps() == before
+
+
+# --- only checking ----------------------------------------------------------------------------------------------------
+
+
+def test_a_spec_that_is_only_checked_comes_back_whole_and_nothing_is_queued(service: Service) -> None:
+    before = service.num_sweeps()
+    response = service.http.post("/api/v1/sweeps?validate_only=true", json=dict(SPEC))
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["spec"] == service.submit()["spec"], "every default is filled in as it would be"
+    assert service.num_sweeps() == before + 1
+    assert answer["samples_from"] == "uniform_draws"
+    assert len(answer["samples"]) == 5
+    for sample in answer["samples"]:
+        assert set(sample["searched"]) == {"alpha", "weight_lr"}
+        assert 0 <= sample["searched"]["alpha"] <= 3
+        assert 1e-4 <= sample["searched"]["weight_lr"] <= 0.1
+        assert sample["params"] == {**TOY.defaults(), **sample["searched"]}
+    assert len({sample["searched"]["alpha"] for sample in answer["samples"]}) == 5
+    assert service.http.post("/api/v1/sweeps?validate_only=true", json=dict(SPEC)).json() == answer
+
+
+def test_a_spec_that_is_only_checked_is_told_why_its_trials_are_not_trained_together(service: Service) -> None:
+    fusion = service.http.post("/api/v1/sweeps?validate_only=true", json=dict(SPEC)).json()["fusion"]
+    assert (fusion["fused"], fusion["lanes"]) == (False, 1)
+    assert "resources.lanes can only be 1 so far" in fusion["reason"]
+
+
+@pytest.mark.parametrize("case", BAD_SPECS)
+def test_checking_finds_what_submitting_would_find(service: Service, case: str) -> None:
+    document, _ = BAD_SPECS[case]
+    submitted = problem(service.http.post("/api/v1/sweeps", json=document), 422)
+    assert problem(service.http.post("/api/v1/sweeps?validate_only=true", json=document), 422) == submitted
+
+
+def test_a_spec_may_be_submitted_with_a_no_to_only_checking_it(service: Service) -> None:
+    assert service.http.post("/api/v1/sweeps?validate_only=false", json=dict(SPEC)).status_code == 201
+
+
+@pytest.mark.parametrize("query", ["validate_only=perhaps", "validate_only=", "validate_only=1&validate_only=0"])
+def test_a_wish_that_is_neither_yes_nor_no_is_refused(service: Service, query: str) -> None:
+    before = service.num_sweeps()
+    answer = problem(service.http.post(f"/api/v1/sweeps?{query}", json=dict(SPEC)), 422)
+    assert [item["parameter"] for item in answer["errors"]] == ["validate_only"]
+    assert service.num_sweeps() == before
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schema(service: Service) -> Draft202012Validator:
+    response = service.http.get("/api/v1/schemas/sweep")
+    assert response.headers["content-type"] == "application/schema+json"
+    Draft202012Validator.check_schema(response.json())
+    return Draft202012Validator(response.json())
+
+
+def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft202012Validator) -> None:
+    full = {**SPEC, "params": {"width": 4, "lr": 0.5, "dtype": "float64"}, "objective": {"metric": "val/loss/left"}}
+    for spec in (SPEC, full, service.submit(**full)["spec"]):
+        schema.validate(dict(spec))
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value"),
+    [
+        ("/trainable", "toi"),
+        ("/params", {"widht": 3}),
+        ("/params", {"width": 0}),
+        ("/params", {"width": 1.5}),
+        ("/params", {"lr": 0}),
+        ("/params", {"dtype": "float16"}),
+        ("/space/steps", {"type": "int", "low": 1, "high": 2}),
+        ("/objective", {"metric": "val/f1/left"}),
+        ("/budgett", 1),
+    ],
+)
+def test_the_schema_knows_what_the_catalogue_knows(schema: Draft202012Validator, pointer: str, value: Any) -> None:
+    assert schema.is_valid(dict(SPEC))
+    assert not schema.is_valid(changed(pointer, value))
+
+
+def test_before_anybody_has_published_the_catalogue_the_schema_leaves_it_out() -> None:
+    store = MemorySweepStore()
+    with serve(create_app(Settings(), store), store) as service:
+        document = service.http.get("/api/v1/schemas/sweep").json()
+    schema = Draft202012Validator(document)
+    assert schema.is_valid({**SPEC, "trainable": "anything"})
+    assert not schema.is_valid({**SPEC, "budgett": 1})

@@ -109,11 +109,11 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str, empty_engi
     assert tables == ["events"]
 
 
-_ALTERED = """
+_ALTERED = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "9998", "{SCHEMA_VERSION}", None, None
 
 
 def upgrade():
@@ -126,7 +126,7 @@ def upgrade():
 def _with_another_migration(folder: Path, text: str) -> Path:
     """The folder of our migrations and one that comes after them."""
     scripts = shutil.copytree(Path(schema.__file__).parent / "migrations", folder / "migrations")
-    (scripts / "versions" / "0002_of_the_test.py").write_text(text)
+    (scripts / "versions" / "9998_of_the_test.py").write_text(text)
     return scripts
 
 

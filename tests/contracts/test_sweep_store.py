@@ -97,17 +97,6 @@ def test_a_sweep_cannot_be_added_twice(store: SweepStore) -> None:
     assert len(events_of(store, new_sweep().id)) == 1
 
 
-def test_sweeps_are_listed_newest_first_in_pages(store: SweepStore) -> None:
-    sweeps = [new_sweep(index) for index in (3, 1, 4, 0, 2)]
-    for sweep in sweeps:
-        store.add_sweep(sweep)
-    newest_first = sorted((sweep.id for sweep in sweeps), reverse=True)
-    assert [s.id for s in store.list_sweeps()] == newest_first
-    assert [s.id for s in store.list_sweeps(limit=2)] == newest_first[:2]
-    assert [s.id for s in store.list_sweeps(before=newest_first[1], limit=2)] == newest_first[2:4]
-    assert store.list_sweeps(before=newest_first[-1]) == []
-
-
 def test_an_unknown_sweep_is_named_by_whatever_is_asked_of_it(store: SweepStore) -> None:
     for ask in (store.get_sweep, store.list_trials, store.list_events, lambda i: store.control_sweep(i, Verb.STOP)):
         with pytest.raises(SweepNotFoundError, match="swp_nowhere"):
@@ -115,7 +104,7 @@ def test_an_unknown_sweep_is_named_by_whatever_is_asked_of_it(store: SweepStore)
 
 
 def test_an_unknown_trial_is_named_by_whatever_is_asked_of_it(store: SweepStore) -> None:
-    for ask in (store.get_trial, store.list_attempts, store.list_reports):
+    for ask in (store.get_trial, store.list_attempts, store.list_reports, store.list_reports_after):
         with pytest.raises(TrialNotFoundError, match="trl_nowhere"):
             ask("trl_nowhere")
 

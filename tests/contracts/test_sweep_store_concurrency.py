@@ -15,11 +15,11 @@ from processes import processes_at_once
 from sqlalchemy import Engine, text
 from store_values import TTL, Backend, claimed, events_of, new_attempt, new_end, new_report, new_sweep, new_trial
 
-from sweep_service.domain.errors import IllegalMoveError, LeaseLostError
+from sweep_service.domain.errors import IllegalMoveError, KeyReusedError, LeaseLostError
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.states import SweepState, TrialEnding, Verb
-from sweep_service.domain.trial import Lease
-from sweep_service.ports import SweepStore
+from sweep_service.domain.trial import Lease, Sweep
+from sweep_service.ports import SubmissionKey, SweepStore
 
 S = SweepState
 
@@ -69,6 +69,24 @@ def test_the_successor_of_a_dead_conductor_is_one(backend: Backend) -> None:
     claims = at_once(backend, *[lambda mine: mine.claim_sweep(owner="successor", ttl=TTL)] * 4)
     (lease,) = [claim for claim in claims if claim is not None]
     assert lease.generation == store.get_sweep(lease.sweep_id).generation == 2
+
+
+def test_submissions_at_once_under_one_key_make_one_sweep(backend: Backend) -> None:
+    store = backend.open()
+    for round_ in range(5):
+        key = SubmissionKey(key=f"round {round_}", digest="d" * 64)
+        mine = [new_sweep(10 * round_ + index) for index in range(4)]
+        stored = at_once(backend, *[lambda own, s=sweep, k=key: own.add_sweep(s, key=k) for sweep in mine])
+        assert len({sweep.id for sweep in stored}) == 1
+    assert len(store.list_sweeps()) == 5
+
+
+def test_of_different_submissions_at_once_under_one_key_one_is_stored_and_one_refused(backend: Backend) -> None:
+    digests = ["a" * 64, "b" * 64]
+    keys = [SubmissionKey(key="mine", digest=digest) for digest in digests]
+    results = at_once(backend, *[lambda own, i=i: own.add_sweep(new_sweep(i), key=keys[i]) for i in range(2)])
+    assert sorted((type(result) for result in results), key=str) == [KeyReusedError, Sweep]
+    assert len(backend.open().list_sweeps()) == 1
 
 
 def test_events_have_no_gaps_whoever_writes_them(backend: Backend) -> None:

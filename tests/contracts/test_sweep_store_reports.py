@@ -46,6 +46,19 @@ def test_a_report_comes_back_and_updates_its_trial(store: SweepStore, lease: Lea
     assert events_of(store, lease.sweep_id) == before
 
 
+def test_reports_are_read_on_in_the_order_of_their_recording(store: SweepStore, lease: Lease) -> None:
+    trial, attempt = started(store, lease)
+    other, others = started(store, lease, 1)
+    for step in (10, 30, 20):  # an attempt that went back may report a step in between
+        store.record(lease, reports=[new_report(others, step), new_report(attempt, step)])
+    found = store.list_reports_after(trial.id)
+    assert [(report.seq, report.step) for report in found] == [(2, 10), (4, 30), (6, 20)]
+    assert store.list_reports_after(trial.id, after=2, limit=1) == found[1:2]
+    assert store.list_reports_after(trial.id, after=5) == found[2:]
+    assert store.list_reports_after(trial.id, after=6) == []
+    assert [report.seq for report in store.list_reports_after(other.id)] == [1, 3, 5]
+
+
 def test_a_report_without_a_checkpoint_leaves_the_last_one(store: SweepStore, lease: Lease) -> None:
     trial, attempt = started(store, lease)
     store.record(lease, reports=[new_report(attempt, 1, checkpoint="/checkpoints/1"), new_report(attempt, 2)])

@@ -16,12 +16,12 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from store_values import START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
+from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SweepServiceError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
-from sweep_service.ports import SweepStore, TrialEnd
+from sweep_service.ports import SubmissionKey, SweepFilter, SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.schema import migrate
@@ -112,9 +112,17 @@ class SameStores(RuleBasedStateMachine):
     def add_sweep(self, index: int, message: str) -> None:
         self.both(lambda store, _: store.add_sweep(new_sweep(index, message=message)))
 
-    @rule(before=st.none() | sweep_ids, limit=st.integers(1, 3))
-    def list_sweeps(self, before: str | None, limit: int) -> None:
-        self.both(lambda store, _: store.list_sweeps(before=before, limit=limit))
+    @rule(index=st.integers(0, 2), word=st.sampled_from("ab"), digest=st.sampled_from("xy"))
+    def add_sweep_under_a_key(self, index: int, word: str, digest: str) -> None:
+        key = SubmissionKey(key=word, digest=digest)
+        self.both(lambda store, _: store.add_sweep(new_sweep(index), key=key))
+        self.both(lambda store, _: store.find_submitted(project="default", created_by="somebody", key=key))
+
+    @rule(bound=st.none() | sweep_ids, limit=st.integers(1, 3), states=st.frozensets(st.sampled_from(SweepState)))
+    def list_sweeps(self, bound: str | None, limit: int, states: frozenset[SweepState]) -> None:
+        self.both(lambda store, _: store.list_sweeps(before=bound, limit=limit))
+        only = SweepFilter(states=states, project="default", labels=frozenset(SPEC.labels.items()))
+        self.both(lambda store, _: store.list_sweeps(after=bound, only=only, oldest_first=True, limit=limit))
 
     @rule(sweep_id=sweep_ids, verb=st.sampled_from(Verb), message=messages)
     def control_sweep(self, sweep_id: str, verb: Verb, message: str) -> None:
@@ -122,12 +130,20 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_trials(sweep_id))
         self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
 
+    @rule(sweep_id=sweep_ids, is_meant=rarely)
+    def delete_sweep(self, sweep_id: str, is_meant: int) -> None:
+        if is_meant:
+            self.both(lambda store, _: store.delete_sweep(sweep_id))
+            self.both(lambda store, _: store.list_sweeps())
+            self.both(lambda store, _: store.undelivered(sweep_id, limit=3))
+
     @rule(sweep_id=sweep_ids, number=numbers, after=st.integers(-1, 20), limit=st.integers(1, 5))
     def read_pages(self, sweep_id: str, number: int, after: int, limit: int) -> None:
         self.both(lambda store, _: store.get_trial(new_trial(sweep_id, number).id))
         self.both(lambda store, _: store.list_trials(sweep_id, after=after, limit=limit))
         self.both(lambda store, _: store.list_events(sweep_id, after=after, limit=limit))
         self.both(lambda store, _: store.undelivered(sweep_id, limit=limit))
+        self.both(lambda store, _: store.list_reports_after(new_trial(sweep_id, number).id, after=after, limit=limit))
 
     @rule(num_nodes=st.integers(0, 2))
     def publish(self, num_nodes: int) -> None:

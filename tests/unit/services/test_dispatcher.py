@@ -226,3 +226,18 @@ def test_what_a_failing_store_kept_from_being_settled_is_settled_later(
         dispatcher.settle_ended()
     dispatcher.settle_ended()
     assert dispatcher.dispatch_one(), "its lease has been released"
+
+
+def test_a_sweep_that_was_deleted_before_its_conductor_was_missed_is_nobodys_trouble(
+    dispatcher: Dispatcher, store: MemorySweepStore, conductors: FakeConductors
+) -> None:
+    sweep = new_sweep()
+    store.add_sweep(sweep)
+    assert dispatcher.dispatch_one()
+    lease = conductors.started.pop()
+    store.move_sweep(lease, SweepState.FAILED)
+    store.delete_sweep(sweep.id)
+    conductors.ended.append(EndedConductor(lease=lease, error=None, message=""))
+    dispatcher.settle_ended()
+    store.add_sweep(new_sweep(1))
+    assert dispatcher.dispatch_one()
