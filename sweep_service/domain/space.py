@@ -73,6 +73,35 @@ class FloatRange(Strict):
     def contains(self, value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
+    @property
+    def num_points(self) -> int | None:
+        """How many values there are; None: endlessly many."""
+        return 1 if self.low == self.high else None if self.step is None else self._num_steps + 1
+
+    def point(self, index: int) -> float:
+        """The value of that index, counted from ``low``; only of finitely many."""
+        return self.low if self.step is None else self._point(index)
+
+    def at(self, place: float) -> float:
+        """The value at that place of the range, from 0 to 1: evenly placed ones are as even as draws are."""
+        if self.log:
+            value = math.exp(math.log(self.low) + place * (math.log(self.high) - math.log(self.low)))
+        elif self.step is None:
+            value = self.low + place * (self.high - self.low)
+        else:
+            return self._point(_cell(place, self._num_steps + 1))
+        return min(max(value, self.low), self.high)
+
+    def place(self, value: float) -> float:
+        """Where in the range the value lies: what :meth:`at` turns into it."""
+        if self.low == self.high:
+            return 0.5
+        if self.log:
+            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        if self.step is None:
+            return (value - self.low) / (self.high - self.low)
+        return (round((value - self.low) / self.step) + 0.5) / (self._num_steps + 1)
+
 
 class IntRange(Strict):
     """Whole numbers from low to high, both included."""
@@ -102,6 +131,29 @@ class IntRange(Strict):
 
     def contains(self, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    @property
+    def num_points(self) -> int:
+        """How many values there are."""
+        return (self.high - self.low) // self.step + 1
+
+    def point(self, index: int) -> int:
+        """The value of that index, counted from ``low``."""
+        return self.low + index * self.step
+
+    def at(self, place: float) -> int:
+        """The value at that place of the range, from 0 to 1: evenly placed ones are as even as draws are."""
+        if not self.log:
+            return self.point(_cell(place, self.num_points))
+        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        return min(max(round(math.exp(low + place * (high - low))), self.low), self.high)
+
+    def place(self, value: int) -> float:
+        """Where in the range the value lies: what :meth:`at` turns into it."""
+        if not self.log:
+            return ((value - self.low) // self.step + 0.5) / self.num_points
+        low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+        return (math.log(value) - low) / (high - low)
 
 
 def _check_choice(value: Any) -> Any:
@@ -147,6 +199,19 @@ class Choice(Strict):
     def contains(self, value: object) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in self.choices)
 
+    @property
+    def num_points(self) -> int:
+        """How many values there are."""
+        return len(self.choices)
+
+    def point(self, index: int) -> Scalar:
+        """The value of that index."""
+        return self.choices[index]
+
+    def at(self, place: float) -> Scalar:
+        """The value at that place of the list, from 0 to 1."""
+        return self.choices[_cell(place, len(self.choices))]
+
 
 def _kind(value: Scalar) -> str:
     """Values of one kind that Python calls equal are the same to a user: 1 and 1.0, but not 1 and true."""
@@ -171,6 +236,26 @@ def draw_uniform(space: Space, *, seed: int) -> dict[str, Scalar]:
     """One configuration drawn uniformly from the space; the same seed gives the same one."""
     generator = random.Random(seed)
     return {name: dimension.draw(generator) for name, dimension in space.items()}
+
+
+def grid_size(space: Space) -> int | None:
+    """How many points the space has; None: endlessly many."""
+    sizes = [dimension.num_points for dimension in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def grid_point(space: Space, index: int) -> dict[str, Scalar]:
+    """The point of that index in the grid of a finite space; the last name's values follow each other."""
+    point: dict[str, Scalar] = {}
+    for name, dimension in reversed(list(space.items())):
+        index, here = divmod(index, dimension.num_points or 1)
+        point[name] = dimension.point(here)
+    return {name: point[name] for name in space}
+
+
+def _cell(place: float, number: int) -> int:
+    """Which of so many equal parts of 0 to 1 the place lies in."""
+    return min(max(int(place * number), 0), number - 1)
 
 
 def _check_range(low: float, high: float, *, log: bool, has_step: bool, smallest_log_low: int | None) -> None:

@@ -79,9 +79,15 @@ class Objective(Strict):
 
 
 class Search(Strict):
-    """How new trials are chosen."""
+    """How new trials are chosen.
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    ``tpe`` and ``gp`` (a Gaussian process, for up to some hundred trials) learn any space. ``cmaes`` learns ranges
+    only, so that it takes no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
+    ``random`` and ``qmc`` (Sobol points: random, but evenly spread) learn nothing. ``grid`` tries every point of a
+    finite space once, in an order shuffled by the seed, and is over when none is left.
+    """
+
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc", "grid"] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 

@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size
 from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
+MAX_GRID = 100_000  # points: as many trials as a budget can have
 MAX_FINDINGS = 100  # a document with more faults than this is not read to its end by anybody
 
 _Location: TypeAlias = tuple[str | int, ...]  # pydantic's: keys and indices, and the names of a union's branches
@@ -179,6 +180,13 @@ class _SoundParts:
         return self._document.get("confirm") is not None
 
     @property
+    def sampler(self) -> str | None:
+        """What chooses the trials; None where the document does not say it rightly."""
+        if not self._is_readable("search") or not self._is_whole("search", "sampler"):
+            return None
+        return self._document.get("search", {}).get("sampler")
+
+    @property
     def min_steps(self) -> int | None:
         """Before which step nothing is stopped early, where the document says so rightly."""
         if not self._is_readable("early_stopping") or not self._is_whole("early_stopping", "min_steps"):
@@ -221,6 +229,7 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
     elif parts.trainable is not None:
         detail = f"There is no trainable {parts.trainable!r}.{_suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
+    yield from _sampler_findings(parts)
     yield from _comparison_findings(parts)
 
 
@@ -276,6 +285,23 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     if is_sound or not parts.may_be_given(name):
         return trainable.metrics_for(parts.params)
     return None
+
+
+def _sampler_findings(parts: _SoundParts) -> Iterator[Finding]:
+    if parts.sampler == "cmaes":
+        for name, dimension in parts.space.items():
+            if isinstance(dimension, Choice):
+                detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
+                yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+    if parts.sampler == "grid":
+        endless = [name for name, dimension in parts.space.items() if dimension.num_points is None]
+        for name in endless:
+            detail = f"A grid needs finitely many values of {name!r}: give it a step, or take type: categorical."
+            yield Finding(pointer=json_pointer(("space", name)), code="not_for_sampler", detail=detail)
+        size = 0 if endless else grid_size(parts.space)
+        if size is not None and size > MAX_GRID:
+            detail = f"The grid of this space has {size} points; at most {MAX_GRID} can be tried. Widen the steps."
+            yield Finding(pointer="/space", code="too_large", detail=detail)
 
 
 def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import optuna
@@ -20,7 +20,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
@@ -29,6 +29,8 @@ from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
 from sweep_service.ports import Draw
+from sweep_service.search.designs import DESIGNS, Tried
+from sweep_service.search.samplers import OPTUNA_SAMPLERS, Fixed
 
 _OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
     TrialState.PENDING: OptunaState.RUNNING,
@@ -40,21 +42,6 @@ _OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
     TrialState.FAILED: OptunaState.FAIL,
     TrialState.CANCELLED: OptunaState.FAIL,
 }
-
-
-def _tpe(seed: int, budget: int) -> BaseSampler:
-    # TPE draws at random until it has seen enough. Optuna's ten would leave a small sweep almost nothing to learn from,
-    # so that a quarter of the budget is taken where that is less, and never fewer than four.
-    startup = min(10, max(4, budget // 4))
-    # constant_liar: trials that still run count as bad, so that packs in parallel do not crowd on one point.
-    return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-
-
-def _random(seed: int, budget: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-_SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {"tpe": _tpe, "random": _random}
 
 
 class OptunaSearch:
@@ -69,14 +56,18 @@ class OptunaSearch:
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
-        self._new_sampler = _SAMPLERS[sampler]
-        self._metric = objective.metric
+        self._sampler = sampler
+        self._tried: dict[int, Tried] = {}  # by our number
+        design = DESIGNS.get(sampler)
+        self._design = design(space=space, seed=seed, num_initial=0) if design else None
+        self._objective = objective
         self._seed = seed
         self._budget = budget
         self._study = optuna.create_study(direction=objective.direction)
         self._optuna_numbers: dict[int, int] = {}  # our trial number -> the study's
         self._ended: set[int] = set()  # our numbers; kept here, because to ask the study copies every trial it has
         for trial in sorted(history, key=lambda trial: trial.number):
+            self._tried[trial.number] = Tried.of(trial, objective)
             self._study.add_trial(self._frozen(trial))
             self._optuna_numbers[trial.number] = len(self._optuna_numbers)
             if _OPTUNA_STATES[trial.state].is_finished():
@@ -84,18 +75,26 @@ class OptunaSearch:
 
     def ask(self, number: int) -> Draw:
         """Choose the parameters of the trial of that number."""
-        self._study.sampler = self._new_sampler(derive_seed(self._seed, number), self._budget)
+        seed = derive_seed(self._seed, number)
+        if self._design is None:
+            given, self._study.sampler = Draw(params={}), OPTUNA_SAMPLERS[self._sampler](seed, self._budget)
+        else:
+            given = self._design.draw(seed, list(self._tried.values()))
+            self._study.sampler = Fixed(given.params, RandomSampler(seed=seed))
         asked = self._study.ask(self._distributions)
         self._optuna_numbers[number] = asked.number
         # ``study.trials`` would copy every trial in depth, at 5,000 of them for longer than TPE thinks. Of the one that
         # is read here the attributes are copied: a Draw shares nothing with the study.
         drawn = self._study.get_trials(deepcopy=False)[asked.number]
-        return Draw(params=dict(asked.params), state=deepcopy(drawn.system_attrs))
+        draw = Draw(params=dict(asked.params), state={**deepcopy(drawn.system_attrs), **given.state})
+        self._tried[number] = Tried(point=draw.params, marks=draw.state)
+        return draw
 
     def tell(self, trial: Trial) -> None:
         """Take note of how a trial ended."""
         if trial.number in self._ended:
             return
+        self._tried[trial.number] = Tried.of(trial, self._objective)
         state, number = _OPTUNA_STATES[trial.state], self._optuna_numbers[trial.number]
         value = trial.objective if state is OptunaState.COMPLETE else None
         storage = self._study._storage  # a study has no door for values of a trial that its own ask did not hand out
@@ -109,9 +108,9 @@ class OptunaSearch:
         """The last value of a trial that was stopped early, by its step. Samplers rank such trials by that alone: the
         further it came the better, of equally far ones the better value. An earlier value says nothing to them.
         """
-        if trial.state is not TrialState.EARLY_STOPPED or self._metric not in trial.metrics:
+        if trial.state is not TrialState.EARLY_STOPPED or self._objective.metric not in trial.metrics:
             return {}
-        return {trial.last_step: trial.metrics[self._metric]}
+        return {trial.last_step: trial.metrics[self._objective.metric]}
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         state = _OPTUNA_STATES[trial.state]

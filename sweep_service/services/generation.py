@@ -197,7 +197,7 @@ class Generation:
     def outcome(self) -> Outcome:
         """How the sweep ends, once :meth:`next_pack` has said DONE."""
         with self._lock:
-            return outcome_of(self.trials, self._winding_up)
+            return outcome_of(self._spec, self.trials, self._winding_up)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

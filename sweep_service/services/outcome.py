@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Cluster, Lease, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd
@@ -26,7 +26,7 @@ CANCELLED = Outcome(state=SweepState.CANCELLED, reason=SweepReason.USER)
 STOPPED = Outcome(state=SweepState.STOPPED, reason=SweepReason.USER)
 
 
-def outcome_of(trials: Sequence[Trial], winding_up: SweepState) -> Outcome:
+def outcome_of(spec: SweepSpec, trials: Sequence[Trial], winding_up: SweepState) -> Outcome:
     """What came out of the trials, all of which have ended; ``winding_up`` is what a user has asked for."""
     if winding_up is SweepState.CANCELLING:
         return CANCELLED
@@ -34,7 +34,9 @@ def outcome_of(trials: Sequence[Trial], winding_up: SweepState) -> Outcome:
         return STOPPED
     search = [trial for trial in trials if trial.role is Role.SEARCH]
     if any(trial.state is TrialState.COMPLETED for trial in search):
-        return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS)
+        used = sum(trial.state.counts_in_budget for trial in search)
+        message = "Every point of the grid has been tried." if used < spec.budget.trials else ""
+        return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS, message=message)
     wrong = [trial for trial in search if trial.state is not TrialState.EARLY_STOPPED]
     first = next((trial.message for trial in wrong if trial.message), "")
     quoted = first if len(first) <= _QUOTED else first[:_QUOTED] + " …"

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.space import Space
+from sweep_service.domain.space import Space, grid_size
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
@@ -130,11 +130,16 @@ class Plan:
         roles = [(Role.SEARCH, balancer), *((Role.BASELINE, baseline) for baseline in spec.baselines)]
         for index, (role, name) in enumerate(roles):
             space = self._space_of(name)
-            quota = spec.budget.trials if space else 1
+            quota = self._quota(space)
             history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
             # Each line draws from a stream of its own; the search's is the sweep's.
             search = open_search(space, spec.search.seed + index, quota, history) if space else None
             yield _Line(role=role, balancer=name, space=space, quota=quota, search=search, trials=history)
+
+    def _quota(self, space: Space) -> int:
+        """Trials of a line: those of the budget, but no more than there are points to try."""
+        points = grid_size(space) if self._spec.search.sampler == "grid" or not space else None
+        return self._spec.budget.trials if points is None else min(points, self._spec.budget.trials)
 
     def _space_of(self, balancer: str) -> Space:
         def reads(name: str) -> bool:

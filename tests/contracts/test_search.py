@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Trial
 from sweep_service.search.optuna_search import OptunaSearch
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2", "qmc")
 SPACE: Space = {
     "alpha": FloatRange(type="float", low=-3, high=3),
     "weight_lr": FloatRange(type="float", low=1e-4, high=1e-1, log=True),
@@ -39,6 +40,13 @@ def open_search(request: pytest.FixtureRequest) -> Callable[..., OptunaSearch]:
     return open_one
 
 
+def bowl(params: Mapping[str, Any]) -> float:
+    """An objective with its least value inside the space, where it is that of the tests."""
+    if "alpha" not in params or "weight_lr" not in params:
+        return 0.0
+    return (params["alpha"] - 1) ** 2 + abs(math.log10(params["weight_lr"]) + 2)
+
+
 def trial_of(number: int, params: Mapping[str, Any], search_state: Mapping[str, Any], **changes: Any) -> Trial:
     values: dict[str, Any] = {
         "id": f"trl_{number}",
@@ -51,7 +59,7 @@ def trial_of(number: int, params: Mapping[str, Any], search_state: Mapping[str, 
         "search_state": search_state,
         "seed": 0,
         "state": TrialState.COMPLETED,
-        "objective": (params["alpha"] - 1) ** 2 + abs(math.log10(params["weight_lr"]) + 2),
+        "objective": bowl(params),
         "created_at": START,
     }
     return Trial(**{**values, **changes})
@@ -264,6 +272,135 @@ def test_tpe_learns_which_way_is_better(direction: str) -> None:
         search.tell(trial)
     late = sum(xs[-20:]) / 20
     assert late < 0.25 if direction == "minimize" else late > 0.75
+
+
+FINITE: Space = {
+    "alpha": FloatRange(type="float", low=0.1, high=0.5, step=0.2),
+    "width": IntRange(type="int", low=8, high=24, step=8),
+    "kind": Choice(type="categorical", choices=("a", 1, True)),
+}
+
+
+def grid_search(history: Sequence[Trial] = (), *, seed: int = 3) -> OptunaSearch:
+    objective = Objective.model_validate({})
+    return OptunaSearch(space=FINITE, objective=objective, sampler="grid", seed=seed, budget=27, history=history)
+
+
+def test_a_grid_tries_every_point_once_whether_it_is_cut_or_not() -> None:
+    def run(*, cut: bool) -> list[Mapping[str, Any]]:
+        history: list[Trial] = []
+        search = grid_search()
+        for number in range(27):
+            search = grid_search(history) if cut else search
+            draw = search.ask(number)
+            history.append(trial_of(number, draw.params, draw.state, objective=1.0))
+            search.tell(history[-1])
+        return [trial.searched for trial in history]
+
+    whole = run(cut=False)
+    assert run(cut=True) == whole
+    assert len({repr(point) for point in whole}) == 27
+    assert [point["alpha"] for point in whole] != sorted(point["alpha"] for point in whole), "it is shuffled"
+    assert {repr(point["alpha"]) for point in whole} == {"0.1", "0.3", "0.5"}
+
+
+def test_a_grid_tries_the_point_of_a_cancelled_trial_again_and_that_of_no_other() -> None:
+    search = grid_search()
+    first, second = search.ask(0), search.ask(1)
+    search.tell(trial_of(0, first.params, first.state, state=TrialState.CANCELLED, objective=None))
+    search.tell(trial_of(1, second.params, second.state, state=TrialState.FAILED, objective=None))
+    later = [search.ask(number).params for number in range(2, 28)]
+    assert first.params in later
+    assert second.params not in later
+
+
+def test_a_grid_that_is_asked_for_more_than_it_has_starts_again() -> None:
+    search = grid_search()
+    points = [search.ask(number).params for number in range(28)]
+    assert points[27] == points[0]
+
+
+def test_qmc_points_are_even_in_every_range_and_choice() -> None:
+    space: Space = {**SPACE, "pair": Choice(type="categorical", choices=("x", "y"))}
+    search = OptunaSearch(
+        space=space, objective=Objective.model_validate({}), sampler="qmc", seed=3, budget=64, history=()
+    )
+    points = [search.ask(number).params for number in range(64)]
+    assert [p["pair"] for p in points].count("x") == 32
+    assert sum(p["weight_lr"] < math.sqrt(1e-4 * 1e-1) for p in points) == 32, "even in the logarithm"
+    assert {p["dropout"] for p in points} == {0.0, 0.3, 0.6, 0.9}
+    assert {[p["width"] for p in points].count(width) for width in range(8, 65, 8)} == {8}
+    assert sum(p["batch"] <= 22 for p in points) in range(28, 37)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2"])
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_samplers_that_learn_find_the_better_corner(sampler: str, direction: str) -> None:
+    space: Space = {
+        "x": FloatRange(type="float", low=0, high=1),
+        "y": FloatRange(type="float", low=1e-4, high=1, log=True),
+    }
+    objective = Objective.model_validate({"direction": direction})
+    num = 40 if sampler == "gp" else 120
+    search = OptunaSearch(space=space, objective=objective, sampler=sampler, seed=1, budget=num)
+    sums = []
+    for number in range(num):
+        draw = search.ask(number)
+        sums.append(draw.params["x"] - math.log10(draw.params["y"]) / 4)
+        search.tell(trial_of(number, draw.params, draw.state, objective=sums[-1]))
+    late = sum(sums[-20:]) / 20
+    assert late < 0.8 if direction == "minimize" else late > 1.2  # at random it is 1
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "nsga2"])
+def test_a_trial_that_ends_late_gives_the_same_draws_before_and_after_a_cut(sampler: str) -> None:
+    """The first of a generation may be the last to end: what it changes must not depend on who has seen it run."""
+
+    def run(*, cut: bool) -> list[Mapping[str, Any]]:
+        def opened() -> OptunaSearch:
+            objective = Objective.model_validate({})
+            return OptunaSearch(
+                space=SPACE, objective=objective, sampler=sampler, seed=3, budget=20, history=list(trials.values())
+            )
+
+        trials: dict[int, Trial] = {}
+        search = opened()
+        for number in range(16):
+            search = opened() if cut else search
+            draw = search.ask(number)
+            trials[number] = trial_of(number, draw.params, draw.state, state=TrialState.RUNNING, objective=None)
+            for late in [number] if number % 3 else [number - 9]:
+                if late in trials:
+                    trials[late] = ended(late, trials[late].searched, trials[late].search_state)
+                    search.tell(trials[late])
+        return [trial.searched for trial in trials.values()]
+
+    assert run(cut=True) == run(cut=False)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "cmaes"])
+def test_a_sampler_that_learns_does_not_come_back_to_where_trials_fail(sampler: str) -> None:
+    space: Space = {"x": FloatRange(type="float", low=0, high=1), "y": FloatRange(type="float", low=0, high=1)}
+    search = OptunaSearch(space=space, objective=Objective.model_validate({}), sampler=sampler, seed=1, budget=40)
+    points = []
+    for number in range(40):
+        draw = search.ask(number)
+        points.append(tuple(draw.params.values()))
+        x = draw.params["x"]
+        fails = {"state": TrialState.INFEASIBLE, "objective": None} if x < 0.3 else {"objective": x}
+        search.tell(trial_of(number, draw.params, draw.state, **fails))
+    assert len(set(points)) == 40
+    assert sum(x < 0.3 for x, _ in points[20:]) < 15
+
+
+def test_what_a_sampler_leaves_with_a_trial_is_never_pickled(open_search: Callable[..., OptunaSearch]) -> None:
+    search = open_search()
+    for number in range(14):
+        draw = search.ask(number)
+        assert all(isinstance(value, int | float | str) for value in draw.state.values())
+        assert json.loads(json.dumps(dict(draw.state))) == draw.state
+        assert len(json.dumps(dict(draw.state))) < 500
+        search.tell(trial_of(number, draw.params, draw.state))
 
 
 def test_uniform_draws_cover_the_space() -> None:

@@ -181,7 +181,7 @@ rightly_shaped = st.fixed_dictionaries(
             {}, optional={"metric": st.just("val/auc/a"), "direction": st.sampled_from(["minimize", "maximize"])}
         ),
         "search": st.fixed_dictionaries(
-            {}, optional={"sampler": st.sampled_from(["tpe", "random"]), "seed": st.integers(0, 2**31 - 1)}
+            {}, optional={"sampler": st.sampled_from(["tpe", "random", "nsga2"]), "seed": st.integers(0, 2**31 - 1)}
         ),
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}

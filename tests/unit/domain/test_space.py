@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, draw_uniform
+from sweep_service.domain.space import (
+    Choice,
+    Dimension,
+    FloatRange,
+    IntRange,
+    Space,
+    draw_uniform,
+    grid_point,
+    grid_size,
+)
 
 finite = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 
@@ -121,3 +130,62 @@ def test_a_range_cannot_be_changed() -> None:
     fixed = IntRange(type="int", low=0, high=1)
     with pytest.raises(ValidationError, match="frozen"):
         fixed.high = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_DIMENSIONS = [
+    FloatRange(type="float", low=-1.0, high=3.0),
+    FloatRange(type="float", low=1e-4, high=1e-1, log=True),
+    FloatRange(type="float", low=0.1, high=0.95, step=0.2),
+    FloatRange(type="float", low=2.0, high=2.0),
+    IntRange(type="int", low=3, high=20, step=4),
+    IntRange(type="int", low=1, high=512, log=True),
+    IntRange(type="int", low=7, high=7, log=True),
+]
+
+
+@pytest.mark.parametrize("dimension", [*_DIMENSIONS, Choice(type="categorical", choices=("a", 1, True))], ids=repr)
+@given(place=st.floats(0, 1))
+def test_every_place_of_a_range_is_a_value_of_it(dimension: Dimension, place: float) -> None:
+    assert dimension.contains(dimension.at(place))
+    if dimension.num_points is not None:
+        points = [repr(dimension.point(index)) for index in range(dimension.num_points)]
+        assert repr(dimension.at(place)) in points
+        assert len(set(points)) == dimension.num_points
+
+
+@pytest.mark.parametrize("dimension", _DIMENSIONS, ids=repr)
+@given(seed=st.integers(0, 99))
+def test_the_place_of_a_value_leads_back_to_it(dimension: FloatRange | IntRange, seed: int) -> None:
+    value = dimension.draw(random.Random(seed))
+    place = dimension.place(value)  # pyright: ignore[reportArgumentType]
+    assert 0 <= place <= 1
+    assert dimension.at(place) == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def test_places_in_even_distances_give_each_point_as_often() -> None:
+    stepped = FloatRange(type="float", low=0.1, high=0.95, step=0.2)
+    assert Counter(stepped.at((i + 0.5) / 500) for i in range(500)) == {
+        0.1: 100,
+        0.3: 100,
+        0.5: 100,
+        0.7: 100,
+        0.9: 100,
+    }
+
+
+def test_a_grid_has_every_point_of_a_finite_space_once() -> None:
+    space: Space = {
+        "x": FloatRange(type="float", low=0.1, high=0.5, step=0.2),
+        "n": IntRange(type="int", low=1, high=2),
+        "kind": Choice(type="categorical", choices=("a", "b")),
+    }
+    assert grid_size(space) == 12
+    points = [grid_point(space, index) for index in range(12)]
+    assert points[:3] == [
+        {"x": 0.1, "n": 1, "kind": "a"},
+        {"x": 0.1, "n": 1, "kind": "b"},
+        {"x": 0.1, "n": 2, "kind": "a"},
+    ]
+    assert len({repr(point) for point in points}) == 12
+    assert grid_size({**space, "free": FloatRange(type="float", low=0, high=1)}) is None
+    assert grid_size({}) == 1

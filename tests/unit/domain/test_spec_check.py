@@ -132,7 +132,7 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/budget/trials", 100_001, "less_than_equal", "100000"),
         ("/search/seed", -1, "greater_than_equal", "0"),
         ("/search/seed", 2**31, "less_than", "2147483648"),
-        ("/search/sampler", "grid", "literal_error", "'tpe' or 'random'"),
+        ("/search/sampler", "bayes", "literal_error", "'tpe', 'gp'"),
         ("/objective/direction", "min", "literal_error", "'minimize' or 'maximize'"),
         ("/resources/cpus", 0, "greater_than", "0"),
         ("/resources/cpus", math.inf, "finite_number", "finite"),
@@ -307,6 +307,32 @@ def test_min_steps_is_measured_by_the_default_where_params_say_no_steps() -> Non
     assert only_finding_of(document).pointer == "/early_stopping/min_steps"
     document["early_stopping"] = None
     assert check_spec(document, CATALOG).early_stopping is None
+
+
+def test_a_grid_needs_finitely_many_values_of_every_parameter() -> None:
+    found = findings_of(changed(("/search/sampler", "grid")))
+    assert [(f.pointer, f.code) for f in found] == [
+        ("/space/alpha", "not_for_sampler"),
+        ("/space/weight_lr", "not_for_sampler"),
+    ]
+    space = {"alpha": {"type": "float", "low": 0.0, "high": 3.0, "step": 0.5}, "seed": VALID["space"]["seed"]}
+    grid = changed(("/search/sampler", "grid"), ("/space", space))
+    assert check_spec(grid, CATALOG).search.sampler == "grid"
+    grid["space"]["alpha"]["step"] = 1e-5
+    finding = only_finding_of(grid)
+    assert (finding.pointer, finding.code) == ("/space", "too_large")
+    assert "900003 points" in finding.detail
+
+
+def test_cmaes_takes_no_choices() -> None:
+    finding = only_finding_of(changed(("/search/sampler", "cmaes")))
+    assert (finding.pointer, finding.code) == ("/space/seed/type", "not_for_sampler")
+    assert check_spec(without("/space/seed") | {"search": {"sampler": "cmaes"}}, CATALOG)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "qmc", "random", "tpe"])
+def test_the_other_samplers_take_any_space(sampler: str) -> None:
+    assert check_spec(changed(("/search/sampler", sampler)), CATALOG).search.sampler == sampler
 
 
 def test_all_faults_are_found_at_once() -> None:

@@ -292,3 +292,21 @@ def test_each_attempt_writes_its_checkpoints_to_a_folder_of_its_own() -> None:
     _, second = started(rig)
     assert first.lanes[0].checkpoint_dir != second.lanes[0].checkpoint_dir
     assert first.lanes[0].trial_id in first.lanes[0].checkpoint_dir
+
+
+def test_a_grid_that_is_smaller_than_the_budget_ends_the_search_when_it_is_exhausted() -> None:
+    space = {
+        "alpha": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.5},
+        "lr": {"type": "categorical", "choices": [0.001, 0.01]},
+    }
+    rig = Rig(small_spec(space=space, search={"sampler": "grid"}, budget={"trials": 100}, baselines=["equal"]))
+    for _ in range(4):
+        rig.train(*started(rig))
+        rig.next_generation()
+    rig.run_to_end()
+    counts = Counter(trial.role for trial in rig.trials)
+    assert counts == {Role.SEARCH: 6, Role.BASELINE: 2}
+    assert len({tuple(trial.searched.values()) for trial in rig.trials if trial.role is Role.SEARCH}) == 6
+    outcome = rig.generation.outcome()
+    assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.BUDGET_TRIALS)
+    assert outcome.message == "Every point of the grid has been tried."
