@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from api import errors
+from api.event_feed import EventFeed
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
 from api.routes import health, schemas, sweeps, trainables, trials
 from api.schemas.problems import ProblemDocument
@@ -40,6 +41,9 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         ],
     )
     app.state.service = SweepService(store=store, clock=SystemClock(), project=settings.project)
+    app.state.feed = EventFeed(
+        app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
+    )
     app.state.trials = TrialService(store=store)
     errors.install(app)
     app.include_router(health.router)

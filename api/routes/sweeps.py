@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi.sse import EventSourceResponse
 
-from api.dependencies import Body, IdempotencyKey, Service, no_body, no_query, no_repeated_key, no_repeated_query
+from api.dependencies import (
+    Body,
+    Feed,
+    IdempotencyKey,
+    LastEventId,
+    Service,
+    WantsStream,
+    no_body,
+    no_query,
+    no_repeated_key,
+    no_repeated_query,
+)
 from api.json_document import parse_document
 from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
@@ -17,6 +29,7 @@ from api.schemas.trials import BestView, TrialPage, TrialView
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
 REPLAYED_HEADER = "Idempotent-Replayed"
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy shall collect the events
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -137,15 +150,36 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     "/{sweep_id}/events",
     operation_id="list_events",
     response_model=EventPage,
-    responses=problem_responses(404, 422, 503),
+    responses={
+        200: {"content": {EventSourceResponse.media_type: {"schema": {"type": "string"}}}},
+        204: {"description": "A stream with nothing to come: the sweep has ended, and the caller has all its events"},
+    }
+    | problem_responses(404, 422, 503),
     dependencies=[Depends(no_repeated_query())],
 )
-def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
-    """What happened to a sweep, in order."""
-    page = service.list_events(sweep_id, after=query.after, limit=query.page_size)
+def list_events(
+    sweep_id: str,
+    query: Annotated[EventQuery, Query()],
+    wants_stream: WantsStream,
+    service: Service,
+    feed: Feed,
+    last_event_id: LastEventId = None,
+) -> EventPage | Response:
+    """What happened to a sweep, in order: a page of it, or with `Accept: text/event-stream` all of it as it happens.
+
+    In a stream, each event's `data` is the event as in a page, and its `id` is its `seq`; after a lost connection it is
+    taken up with `Last-Event-ID`. It ends after the event that ends the sweep.
+    """
+    after = query.after if last_event_id is None else last_event_id
+    if wants_stream:
+        place = feed.open(sweep_id, after=after)
+        if place.is_over and place.is_at_end:
+            return Response(status_code=204)  # tells a browser not to come back
+        return EventSourceResponse(feed.follow(place), headers=_STREAM_HEADERS)
+    page = service.list_events(sweep_id, after=after, limit=query.page_size)
     return EventPage(
         events=[EventView.of(event) for event in page.items],
-        next_after=page.items[-1].seq if page.items else query.after,
+        next_after=page.items[-1].seq if page.items else after,
         has_more=page.has_more,
     )
 
