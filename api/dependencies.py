@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator
 
 from api.errors import KEY_HEADER, InvalidParametersError, ParameterFault, UnexpectedBodyError
@@ -126,10 +126,13 @@ IdempotencyKey = Annotated[
         alias=KEY_HEADER,
         description="Any name of yours for this one submission, 1 to 255 visible ASCII characters. The same body under "
         "the same key is queued once: send it again if no answer came. Remembered for as long as the sweep is.",
+        examples=["4f1d2c0e-6f3b-4a57-9f0e-0c6a8b1f2d33"],
         json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     ),
     AfterValidator(lambda value: None if value is None else _check_key(value)),
 ]
+SweepId = Annotated[str, Path(description="The sweep's id.", examples=["swp_01J9Z3NDEKTSV4RRFFQ69G5FAV"])]
+TrialId = Annotated[str, Path(description="The trial's id.", examples=["trl_01J9Z3P2C4W6Q8R0T2V4X6Y8ZA"])]
 LastEventId = Annotated[
     int | None,
     Header(

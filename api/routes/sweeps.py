@@ -13,6 +13,7 @@ from api.dependencies import (
     IdempotencyKey,
     LastEventId,
     Service,
+    SweepId,
     WantsStream,
     no_body,
     no_query,
@@ -23,7 +24,7 @@ from api.json_document import parse_document
 from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
 from api.schemas.problems import problem_responses
-from api.schemas.sweeps import PreviewView, SweepPage, SweepSummary, SweepView
+from api.schemas.sweeps import EXAMPLE_SPEC, PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
@@ -33,7 +34,9 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}, "example": EXAMPLE_SPEC}
+        },
     }
 }
 
@@ -98,7 +101,7 @@ def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> Swee
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_query)],
 )
-def get_sweep(sweep_id: str, service: Service) -> SweepView:
+def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """A sweep, its progress and, once it has ended, its results."""
     return SweepView.of(service.get(sweep_id))
 
@@ -110,7 +113,7 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     responses={204: {"description": "Forgotten"}} | problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def delete_sweep(sweep_id: str, service: Service) -> None:
+def delete_sweep(sweep_id: SweepId, service: Service) -> None:
     """Forget a sweep that has ended, with its trials, curves and events. What lies elsewhere stays: its runs and its
     model in MLflow, and the best trial's checkpoint.
     """
@@ -124,7 +127,7 @@ def delete_sweep(sweep_id: str, service: Service) -> None:
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_repeated_query())],
 )
-def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
+def list_trials(sweep_id: SweepId, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
     """A sweep's trials, by number."""
     page = service.list_trials(sweep_id, after=trial_key(sweep_id, query.page_token), limit=query.page_size)
     token = trial_token(sweep_id, page.items[-1].number) if page.has_more else None
@@ -138,7 +141,7 @@ def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Se
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_query)],
 )
-def get_best_trial(sweep_id: str, service: Service) -> BestView:
+def get_best_trial(sweep_id: SweepId, service: Service) -> BestView:
     """The best completed search trial so far."""
     best = service.best(sweep_id)
     if best.trial is None:
@@ -158,7 +161,7 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     dependencies=[Depends(no_repeated_query())],
 )
 def list_events(
-    sweep_id: str,
+    sweep_id: SweepId,
     query: Annotated[EventQuery, Query()],
     wants_stream: WantsStream,
     service: Service,
@@ -191,7 +194,7 @@ def list_events(
     responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def stop_sweep(sweep_id: str, service: Service) -> SweepView:
+def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Running trials finish, no new ones start. Asked again, it changes nothing."""
     return SweepView.of(service.stop(sweep_id))
 
@@ -203,6 +206,6 @@ def stop_sweep(sweep_id: str, service: Service) -> SweepView:
     responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def cancel_sweep(sweep_id: str, service: Service) -> SweepView:
+def cancel_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Kill what runs and start nothing. Asked again, it changes nothing."""
     return SweepView.of(service.cancel(sweep_id))
