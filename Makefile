@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test test-fast check format lock clean
+.PHONY: help install demo up test test-fast check format openapi lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ check: $(INSTALLED) ## Lint, check types and the rule of imports
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+openapi: $(INSTALLED) ## Write tests/api/openapi.json, the API's description, from the code
+	$(BIN)/python -m api.openapi > tests/api/openapi.json.new
+	mv tests/api/openapi.json.new tests/api/openapi.json
 
 lock: $(INSTALLED) ## Write constraints.txt from what is installed
 	sh deploy/lock.sh $(BIN)/python

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from api import errors
+from api.event_feed import EventFeed
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
+from api.openapi import DescribedApplication
 from api.routes import health, schemas, sweeps, trainables, trials
-from api.schemas.problems import ProblemDocument
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
-from sweep_service.domain.spec import SweepSpec
 from sweep_service.ports import SweepStore
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
 from sweep_service.settings import Settings
 
-_REF = "#/components/schemas/{model}"
-
 
 def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     """The API over that store. Neither migrates nor closes it."""
-    app = _Application(
+    app = DescribedApplication(
         title="GradNorm sweeps",
         summary="Sweeps of multi-task networks trained with GradNorm.",
         version="1",
@@ -40,6 +36,9 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         ],
     )
     app.state.service = SweepService(store=store, clock=SystemClock(), project=settings.project)
+    app.state.feed = EventFeed(
+        app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
+    )
     app.state.trials = TrialService(store=store)
     errors.install(app)
     app.include_router(health.router)
@@ -48,21 +47,3 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     app.include_router(trainables.router, prefix=PREFIX)
     app.include_router(schemas.router, prefix=PREFIX)
     return app
-
-
-class _Application(FastAPI):
-    """Describes, beside what FastAPI finds by itself, the bodies that it does not parse: specs and problems."""
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            document = super().openapi()
-            schemas = document["components"]["schemas"]
-            for model in (SweepSpec, ProblemDocument):
-                schema = model.model_json_schema(ref_template=_REF)
-                schemas.update(schema.pop("$defs", {}))
-                schemas[schema["title"]] = schema
-            for view in ("SweepView", "PreviewView"):
-                properties = schemas[view]["properties"]
-                described = properties["spec"]["description"]
-                properties["spec"] = {"$ref": _REF.format(model="SweepSpec"), "description": described}
-        return super().openapi()

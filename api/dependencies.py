@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator
 
 from api.errors import KEY_HEADER, InvalidParametersError, ParameterFault, UnexpectedBodyError
+from api.event_feed import EventFeed
 from api.json_document import MAX_FINDINGS, parse_document
+from api.middleware import IS_HEAD
+from api.paging import MAX_KEY
 from sweep_service.domain.errors import Finding
 from sweep_service.domain.spec_check import json_pointer
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
 
+_WEIGHT = re.compile(r"[01](\.\d{0,3})?", re.ASCII)
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -26,6 +30,26 @@ async def _service(request: Request) -> SweepService:
 
 async def _trials(request: Request) -> TrialService:
     return request.app.state.trials
+
+
+async def _feed(request: Request) -> EventFeed:
+    return request.app.state.feed
+
+
+async def wants_stream(request: Request) -> bool:
+    """Whether the caller would rather have server-sent events than JSON. HEAD has no use for a stream's body, which
+    would never end.
+    """
+    liked = dict(_liked_types(request.headers.get("accept", "")))
+    stream, page = liked.get("text/event-stream", 0.0), liked.get("application/json", 0.0)
+    return stream > page and not request.scope.get(IS_HEAD, False)
+
+
+def _liked_types(accept: str) -> Iterator[tuple[str, float]]:
+    for part in accept.split(","):
+        media_type, *options = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((option[2:] for option in options if option.startswith("q=")), "1")
+        yield media_type, float(weight) if _WEIGHT.fullmatch(weight) else 0.0
 
 
 async def _body(request: Request) -> bytes:
@@ -102,10 +126,24 @@ IdempotencyKey = Annotated[
         alias=KEY_HEADER,
         description="Any name of yours for this one submission, 1 to 255 visible ASCII characters. The same body under "
         "the same key is queued once: send it again if no answer came. Remembered for as long as the sweep is.",
+        examples=["4f1d2c0e-6f3b-4a57-9f0e-0c6a8b1f2d33"],
         json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     ),
     AfterValidator(lambda value: None if value is None else _check_key(value)),
 ]
+SweepId = Annotated[str, Path(description="The sweep's id.", examples=["swp_01J9Z3NDEKTSV4RRFFQ69G5FAV"])]
+TrialId = Annotated[str, Path(description="The trial's id.", examples=["trl_01J9Z3P2C4W6Q8R0T2V4X6Y8ZA"])]
+LastEventId = Annotated[
+    int | None,
+    Header(
+        alias="Last-Event-ID",
+        ge=0,
+        le=MAX_KEY,
+        description="The seq of the last event that the caller has; goes before `after`. Browsers send it themselves.",
+    ),
+]
+WantsStream = Annotated[bool, Depends(wants_stream)]
+Feed = Annotated[EventFeed, Depends(_feed)]
 Trials = Annotated[TrialService, Depends(_trials)]
 Service = Annotated[SweepService, Depends(_service)]
 Body = Annotated[bytes, Depends(_body)]

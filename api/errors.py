@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from api.event_feed import NoSuchEventError
 from api.json_document import InvalidJsonError
 from api.problems import Problem, ProblemResponse, error_items
 from sweep_service.domain.errors import (
@@ -61,6 +62,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(InvalidJsonError, _invalid_json)
     app.add_exception_handler(InvalidParametersError, _invalid_parameters)
     app.add_exception_handler(UnexpectedBodyError, _unexpected_body)
+    app.add_exception_handler(NoSuchEventError, _no_such_event)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(KeyReusedError, _key_reused)
@@ -111,6 +113,13 @@ async def _invalid_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidParametersError)
     items = [{"pointer": "", "parameter": f.parameter, "code": f.code, "detail": f.detail} for f in error.faults]
     return ProblemResponse(_parameters_problem(items), request.scope)
+
+
+async def _no_such_event(request: Request, _error: Exception) -> Response:
+    name = "Last-Event-ID" if "Last-Event-ID" in request.headers else "after"
+    detail = "The sweep has no event of that number yet; give the seq of the last one that you have."
+    item = {"pointer": "", "parameter": name, "code": "no_such_event", "detail": detail}
+    return ProblemResponse(_parameters_problem([item]), request.scope)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

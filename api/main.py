@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 
 import uvicorn
 
 from api.app import create_app
+from api.server import Server
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 
 _GRACE_SECONDS = 5
+_NOT_STARTED = 3
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT. The database must have been migrated already: /readyz says whether it has."""
     settings = Settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvicorn.run(
-        create_app(settings, open_sql_store(settings.store_url)),
+    app = create_app(settings, open_sql_store(settings.store_url))
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -29,3 +34,8 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    server = Server(config, on_shutdown=app.state.feed.close)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_NOT_STARTED)

@@ -17,6 +17,9 @@ from api.problems import Problem, ProblemResponse
 
 logger = logging.getLogger(__name__)
 
+IS_HEAD = "sweep_service.is_head"
+"""Key of a request's scope that says that the method was HEAD, whatever it is now."""
+
 _DRAIN_BYTES = 32 * 2**20
 _DRAIN_SECONDS = 5.0
 
@@ -62,7 +65,7 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         await self._app(scope, receive, send)
 
 

@@ -40,6 +40,13 @@ class Settings(BaseSettings):
         description="A sweep that no node could ever hold fails after this; until then, nodes may be joining.",
     )
     poll_interval: timedelta = Field(default=timedelta(seconds=0.5), description="Pause between looks into the store.")
+    event_poll_interval: timedelta = Field(
+        default=timedelta(seconds=1),
+        description="Pause between looks for events, of each client that follows a sweep.",
+    )
+    event_heartbeat: timedelta = Field(
+        default=timedelta(seconds=15), description="A stream of events that has nothing to say says so after this."
+    )
     max_running_sweeps: Annotated[int, Field(ge=1)] = Field(
         default=4, description="Sweeps that run at once in the cluster; each conductor holds about 0.5 GB."
     )

@@ -5,22 +5,38 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi.sse import EventSourceResponse
 
-from api.dependencies import Body, IdempotencyKey, Service, no_body, no_query, no_repeated_key, no_repeated_query
+from api.dependencies import (
+    Body,
+    Feed,
+    IdempotencyKey,
+    LastEventId,
+    Service,
+    SweepId,
+    WantsStream,
+    no_body,
+    no_query,
+    no_repeated_key,
+    no_repeated_query,
+)
 from api.json_document import parse_document
 from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
 from api.schemas.events import EventPage, EventView
 from api.schemas.problems import problem_responses
-from api.schemas.sweeps import PreviewView, SweepPage, SweepSummary, SweepView
+from api.schemas.sweeps import EXAMPLE_SPEC, PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
 REPLAYED_HEADER = "Idempotent-Replayed"
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy shall collect the events
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}, "example": EXAMPLE_SPEC}
+        },
     }
 }
 
@@ -85,7 +101,7 @@ def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> Swee
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_query)],
 )
-def get_sweep(sweep_id: str, service: Service) -> SweepView:
+def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """A sweep, its progress and, once it has ended, its results."""
     return SweepView.of(service.get(sweep_id))
 
@@ -97,7 +113,7 @@ def get_sweep(sweep_id: str, service: Service) -> SweepView:
     responses={204: {"description": "Forgotten"}} | problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def delete_sweep(sweep_id: str, service: Service) -> None:
+def delete_sweep(sweep_id: SweepId, service: Service) -> None:
     """Forget a sweep that has ended, with its trials, curves and events. What lies elsewhere stays: its runs and its
     model in MLflow, and the best trial's checkpoint.
     """
@@ -111,7 +127,7 @@ def delete_sweep(sweep_id: str, service: Service) -> None:
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_repeated_query())],
 )
-def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
+def list_trials(sweep_id: SweepId, query: Annotated[PageQuery, Query()], service: Service) -> TrialPage:
     """A sweep's trials, by number."""
     page = service.list_trials(sweep_id, after=trial_key(sweep_id, query.page_token), limit=query.page_size)
     token = trial_token(sweep_id, page.items[-1].number) if page.has_more else None
@@ -125,7 +141,7 @@ def list_trials(sweep_id: str, query: Annotated[PageQuery, Query()], service: Se
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_query)],
 )
-def get_best_trial(sweep_id: str, service: Service) -> BestView:
+def get_best_trial(sweep_id: SweepId, service: Service) -> BestView:
     """The best completed search trial so far."""
     best = service.best(sweep_id)
     if best.trial is None:
@@ -137,15 +153,36 @@ def get_best_trial(sweep_id: str, service: Service) -> BestView:
     "/{sweep_id}/events",
     operation_id="list_events",
     response_model=EventPage,
-    responses=problem_responses(404, 422, 503),
+    responses={
+        200: {"content": {EventSourceResponse.media_type: {"schema": {"type": "string"}}}},
+        204: {"description": "A stream with nothing to come: the sweep has ended, and the caller has all its events"},
+    }
+    | problem_responses(404, 422, 503),
     dependencies=[Depends(no_repeated_query())],
 )
-def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: Service) -> EventPage:
-    """What happened to a sweep, in order."""
-    page = service.list_events(sweep_id, after=query.after, limit=query.page_size)
+def list_events(
+    sweep_id: SweepId,
+    query: Annotated[EventQuery, Query()],
+    wants_stream: WantsStream,
+    service: Service,
+    feed: Feed,
+    last_event_id: LastEventId = None,
+) -> EventPage | Response:
+    """What happened to a sweep, in order: a page of it, or with `Accept: text/event-stream` all of it as it happens.
+
+    In a stream, each event's `data` is the event as in a page, and its `id` is its `seq`; after a lost connection it is
+    taken up with `Last-Event-ID`. It ends after the event that ends the sweep.
+    """
+    after = query.after if last_event_id is None else last_event_id
+    if wants_stream:
+        place = feed.open(sweep_id, after=after)
+        if place.is_over and place.is_at_end:
+            return Response(status_code=204)  # tells a browser not to come back
+        return EventSourceResponse(feed.follow(place), headers=_STREAM_HEADERS)
+    page = service.list_events(sweep_id, after=after, limit=query.page_size)
     return EventPage(
         events=[EventView.of(event) for event in page.items],
-        next_after=page.items[-1].seq if page.items else query.after,
+        next_after=page.items[-1].seq if page.items else after,
         has_more=page.has_more,
     )
 
@@ -157,7 +194,7 @@ def list_events(sweep_id: str, query: Annotated[EventQuery, Query()], service: S
     responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def stop_sweep(sweep_id: str, service: Service) -> SweepView:
+def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Running trials finish, no new ones start. Asked again, it changes nothing."""
     return SweepView.of(service.stop(sweep_id))
 
@@ -169,6 +206,6 @@ def stop_sweep(sweep_id: str, service: Service) -> SweepView:
     responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def cancel_sweep(sweep_id: str, service: Service) -> SweepView:
+def cancel_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Kill what runs and start nothing. Asked again, it changes nothing."""
     return SweepView.of(service.cancel(sweep_id))

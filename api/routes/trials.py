@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from api.dependencies import Trials, no_query, no_repeated_query
+from api.dependencies import TrialId, Trials, no_query, no_repeated_query
 from api.paging import CurveQuery
 from api.schemas.problems import problem_responses
 from api.schemas.trials import CurvePage, CurvePoint, TrialDetail
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/trials", tags=["trials"])
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_query)],
 )
-def get_trial(trial_id: str, trials: Trials) -> TrialDetail:
+def get_trial(trial_id: TrialId, trials: Trials) -> TrialDetail:
     """A trial and every attempt at it."""
     return TrialDetail.of_history(trials.get(trial_id))
 
@@ -33,7 +33,7 @@ def get_trial(trial_id: str, trials: Trials) -> TrialDetail:
     responses=problem_responses(404, 422, 503),
     dependencies=[Depends(no_repeated_query(but=["key"]))],
 )
-def list_metrics(trial_id: str, query: Annotated[CurveQuery, Query()], trials: Trials) -> CurvePage:
+def list_metrics(trial_id: TrialId, query: Annotated[CurveQuery, Query()], trials: Trials) -> CurvePage:
     """A trial's curves, from its reports. Ask again with `after` set to `next_after` while it trains: no report is
     missed and none comes twice.
     """

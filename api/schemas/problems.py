@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,8 +30,98 @@ class ProblemDocument(BaseModel):
     errors: list[ErrorItem]
 
 
+_SWEEP = "/api/v1/sweeps/swp_01J9Z3NDEKTSV4RRFFQ69G5FAV"
+_EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
+    # kind, title, detail, instance, errors
+    400: (
+        "invalid-json",
+        "Invalid JSON",
+        "The body is not JSON: Expecting value at line 1, column 1.",
+        "/api/v1/sweeps",
+        [
+            {
+                "pointer": "",
+                "code": "invalid_json",
+                "detail": "The body is not JSON: Expecting value at line 1, column 1.",
+            }
+        ],
+    ),
+    404: (
+        "not-found",
+        "Not found",
+        "There is no sweep 'swp_01J9Z3NDEKTSV4RRFFQ69G5FAV'.",
+        _SWEEP,
+        [],
+    ),
+    409: (
+        "illegal-move",
+        "Not possible in this state",
+        "The sweep is completed: stop is not possible. Possible now: nothing.",
+        f"{_SWEEP}/stop",
+        [
+            {
+                "pointer": "",
+                "code": "illegal_move",
+                "detail": "The sweep is completed: stop is not possible. Possible now: nothing.",
+            }
+        ],
+    ),
+    413: (
+        "body-too-large",
+        "Body too large",
+        "A request's body may have at most 1000000 bytes.",
+        "/api/v1/sweeps",
+        [],
+    ),
+    415: (
+        "unsupported-media-type",
+        "Unsupported media type",
+        "Send the body as JSON, in UTF-8, with Content-Type: application/json.",
+        "/api/v1/sweeps",
+        [],
+    ),
+    422: (
+        "invalid-parameter",
+        "Invalid parameter",
+        "Wrong in the request: page_size.",
+        _SWEEP,
+        [
+            {
+                "pointer": "",
+                "parameter": "page_size",
+                "code": "greater_than_equal",
+                "detail": "Input should be greater than or equal to 1.",
+            }
+        ],
+    ),
+    503: (
+        "store-unavailable",
+        "Store unavailable",
+        "The database does not answer. Try again soon.",
+        _SWEEP,
+        [],
+    ),
+}
+_MORE: Mapping[int, dict[str, Any]] = {409: {"state": "completed", "allowed": []}}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The refusals of a route, for its description; those that any route can give are the default."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    known: dict[int | str, dict[str, Any]] = {status: {"content": content} for status in statuses}
-    return {**known, "default": {"description": "Any other refusal", "content": content}}
+    known: dict[int | str, dict[str, Any]] = {status: {"content": _content(status)} for status in statuses}
+    return {**known, "default": {"description": "Any other refusal", "content": _content(None)}}
+
+
+def _content(status: int | None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    if status is not None:
+        kind, title, detail, instance, errors = _EXAMPLES[status]
+        content["example"] = {
+            "type": f"urn:sweep-service:problem:{kind}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "instance": instance,
+            "errors": errors,
+            **_MORE.get(status, {}),
+        }
+    return {"application/problem+json": content}

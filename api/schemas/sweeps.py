@@ -13,6 +13,20 @@ from sweep_service.services.sweeps import Preview, Progress, SweepOverview
 
 PREFIX = "/api/v1"
 
+EXAMPLE_SPEC = {
+    "name": "census-gradnorm",
+    "trainable": "census_income",
+    "params": {"hidden": [128, 64], "batch_size": 256, "lr": 0.001, "steps": 1500},
+    "space": {
+        "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+        "weight_lr": {"type": "float", "low": 0.0001, "high": 0.1, "log": True},
+    },
+    "budget": {"trials": 32},
+    "baselines": ["equal", "single_task"],
+    "confirm": {"seeds": 5},
+    "labels": {"team": "ads"},
+}
+
 
 class Links(BaseModel):
     """Where the rest is, relative to this server."""

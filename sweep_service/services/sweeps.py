@@ -159,6 +159,10 @@ class SweepService:
         progress = _progress(sweep, self._store.count_trials(sweep_id))
         return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
+    def get_state(self, sweep_id: str) -> SweepState:
+        """Where the sweep stands."""
+        return self._sweep(sweep_id).state
+
     def list_sweeps(
         self,
         *,

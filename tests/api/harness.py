@@ -16,6 +16,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from api.server import Server
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
@@ -78,7 +79,7 @@ def serve(app: FastAPI, store: SweepStore) -> Iterator[Service]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
+        server = Server(config, on_shutdown=app.state.feed.close)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         deadline = time.monotonic() + START_SECONDS

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import SPEC, Service
 
+from api.app import create_app
+from api.schemas.problems import ProblemDocument
+from api.schemas.sweeps import EXAMPLE_SPEC
 from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.spec_check import check_spec
+from sweep_service.settings import Settings
+from sweep_service.storage.memory import MemorySweepStore
+from trainables.catalog import builtin_trainables
 
 
 @pytest.fixture
@@ -57,3 +66,26 @@ def test_the_schema_of_a_submitted_spec_is_that_of_the_model(document: dict[str,
 
 def test_the_frameworks_own_errors_are_not_described(document: dict[str, Any]) -> None:
     assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
+
+
+def test_the_description_is_the_one_that_is_kept_in_the_repository() -> None:
+    kept = json.loads((Path(__file__).parent / "openapi.json").read_text(encoding="utf-8"))
+    described = create_app(Settings(), MemorySweepStore()).openapi()
+    assert json.loads(json.dumps(described)) == kept, "If that change is meant, run: make openapi"
+
+
+def test_the_example_of_a_spec_can_be_submitted() -> None:
+    catalog = {trainable.name: trainable for trainable in builtin_trainables()}
+    assert check_spec(EXAMPLE_SPEC, catalog).name == EXAMPLE_SPEC["name"]
+
+
+def test_every_parameter_is_described_and_every_refusal_has_an_example(document: dict[str, Any]) -> None:
+    for operation in operations(document):
+        assert operation["description"]
+        for parameter in operation.get("parameters", ()):
+            assert parameter.get("description") or parameter["schema"].get("description"), parameter["name"]
+        for code, response in operation["responses"].items():
+            if code.isdecimal() and int(code) >= 400:
+                example = response["content"]["application/problem+json"]["example"]
+                assert example["status"] == int(code)
+                ProblemDocument.model_validate(example)

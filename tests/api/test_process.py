@@ -75,6 +75,20 @@ def test_the_api_is_ready_within_three_seconds_and_ends_quietly_when_told_to(dat
     assert "Traceback" not in log.read_text()
 
 
+def test_a_process_that_streams_events_ends_at_once_and_quietly_when_told_to(database: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with api_process(database, log=log) as (process, url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        events = http.post("/api/v1/sweeps", json=dict(SPEC)).json()["links"]["events"]
+        with http.stream("GET", events, headers={"Accept": "text/event-stream"}) as stream:
+            chunks = stream.iter_raw()
+            assert b"sweep.submitted" in next(chunks)
+            process.send_signal(signal.SIGTERM)
+            assert list(chunks) == []
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert "Traceback" not in log.read_text()
+    assert "Cancel" not in log.read_text(), "nothing had to be cut off"
+
+
 def test_the_running_process_imports_nothing_heavy_whatever_it_is_asked(database: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (

@@ -1,0 +1,113 @@
+"""A sweep's events as they happen, as server-sent events.
+
+A client that only waits costs a coroutine: it holds no thread and no connection to the database. Each looks for itself,
+once per interval, by the primary key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.concurrency import run_in_threadpool
+
+from api.schemas.events import EventView
+from sweep_service.domain.errors import StoreUnavailableError, SweepNotFoundError
+from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.states import SweepState
+from sweep_service.services.sweeps import Page, SweepService
+
+logger = logging.getLogger(__name__)
+
+_NOTHING: Page[Event] = Page(items=(), has_more=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a client stands in a sweep's events."""
+
+    sweep_id: str
+    after: int  # the last event that it has
+    is_over: bool  # the sweep has ended, as far as the client will know when it has all events
+    is_at_end: bool  # it has all of them
+
+
+class NoSuchEventError(Exception):
+    """A client says that it has an event which the sweep does not have: it could wait for ever."""
+
+
+class EventFeed:
+    """Follows sweeps for clients, until it is closed."""
+
+    def __init__(self, service: SweepService, *, poll_interval: timedelta, heartbeat: timedelta) -> None:
+        self._service = service
+        self._poll_seconds = poll_interval.total_seconds()
+        self._heartbeat_seconds = heartbeat.total_seconds()
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """End every stream at once: their clients come back, to another process, for what they have not got."""
+        self._closed.set()
+
+    def open(self, sweep_id: str, *, after: int) -> Place:
+        """Where a client begins that has the events up to ``after``.
+
+        Raises:
+            SweepNotFoundError, StoreUnavailableError, NoSuchEventError.
+        """
+        state = self._service.get_state(sweep_id)  # first: all that led to it is then among the events
+        found = self._service.list_events(sweep_id, after=max(after - 1, 0), limit=2).items
+        if after > 0 and (not found or found[0].seq != after):
+            raise NoSuchEventError(sweep_id)
+        is_at_end = not any(event.seq > after for event in found)
+        return Place(sweep_id=sweep_id, after=after, is_over=state.is_ended, is_at_end=is_at_end)
+
+    async def follow(self, place: Place) -> AsyncIterator[bytes]:
+        """Every event after that place, in order and once; ends after the one that ends the sweep."""
+        after, is_over = place.after, place.is_over
+        now = asyncio.get_running_loop().time
+        spoke_at = now()
+        while not self._closed.is_set():
+            try:
+                page = await self._look(place.sweep_id, after)
+            except SweepNotFoundError:  # it was deleted
+                return
+            for event in page.items:
+                yield _frame(event)
+                after, is_over, spoke_at = event.seq, _is_over_after(event, is_over), now()
+            if page.has_more:
+                continue
+            if is_over and page is not _NOTHING:
+                return
+            if now() - spoke_at >= self._heartbeat_seconds:
+                yield KEEPALIVE_COMMENT
+                spoke_at = now()
+            await self._pause()
+
+    async def _look(self, sweep_id: str, after: int) -> Page[Event]:
+        try:
+            return await run_in_threadpool(self._service.list_events, sweep_id, after=after, limit=500)
+        except StoreUnavailableError as error:
+            logger.debug("A stream waits for the store. %s", error)
+            return _NOTHING
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_seconds):
+                await self._closed.wait()
+
+
+def _frame(event: Event) -> bytes:
+    """Without a name of its own: whoever listens by name would miss the kinds that are yet to come."""
+    return format_sse_event(data_str=EventView.of(event).model_dump_json(), id=str(event.seq))
+
+
+def _is_over_after(event: Event, was: bool) -> bool:
+    if event.kind is not EventKind.SWEEP_MOVED:
+        return was
+    return SweepState(event.data["to"]).is_ended
