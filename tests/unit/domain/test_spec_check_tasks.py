@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from spec_documents import CATALOG as TOYS
 from spec_documents import VALID
 
@@ -47,6 +49,15 @@ def test_a_spec_that_describes_its_tasks_is_taken_and_survives_its_canonical_for
     assert SweepSpec.model_validate(spec.canonical()) == spec
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
     assert SweepSpec.trusted(spec.canonical()) == spec
+
+
+def test_the_example_of_the_page_on_own_data_is_right() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "own-data.md").read_text()
+    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    assert check_spec(document, CATALOG).params["tasks"]["revenue"] == {
+        "kind": "regression",
+        "column": "yearly revenue",
+    }
 
 
 @pytest.mark.parametrize(
