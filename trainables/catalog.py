@@ -14,9 +14,9 @@ import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, model_validator
 
 if TYPE_CHECKING:
     from trainables.protocol import Problem
@@ -25,7 +25,7 @@ ENTRY_POINT_GROUP = "sweep_service.trainables"
 
 logger = logging.getLogger(__name__)
 
-ParameterValue: TypeAlias = bool | int | float | str | list[int]
+ParameterValue: TypeAlias = bool | int | float | str | list[int] | list[str] | dict[str, dict[str, str]]
 
 
 class TaskKind(StrEnum):
@@ -34,6 +34,16 @@ class TaskKind(StrEnum):
     BINARY = "binary"  # one logit, binary cross-entropy
     MULTICLASS = "multiclass"  # one logit per class, cross-entropy
     REGRESSION = "regression"  # mean squared error
+    COUNT = "count"  # the logarithm of a rate, Poisson deviance
+
+
+METRICS_OF_KIND: Mapping[TaskKind, tuple[str, ...]] = {
+    TaskKind.BINARY: ("auc", "accuracy"),
+    TaskKind.MULTICLASS: ("accuracy",),
+    TaskKind.REGRESSION: ("rmse", "mae"),
+    TaskKind.COUNT: ("rmse", "mae"),
+}
+"""What a task that a spec itself describes reports, besides its loss."""
 
 
 class _Frozen(BaseModel):
@@ -44,8 +54,9 @@ class Parameter(_Frozen):
     """One parameter of a trainable: what may be fixed in ``params`` and, if searchable, searched in ``space``."""
 
     name: str
-    type: Literal["float", "int", "bool", "categorical", "int_list"]
-    default: ParameterValue
+    # tasks: an object of tasks by name, each an object of texts: its kind, and what else its problem reads
+    type: Literal["float", "int", "bool", "categorical", "int_list", "string", "string_list", "tasks"]
+    default: ParameterValue | None = None  # None: it has none, so that a spec must give it
     description: str
     low: float | None = None  # smallest value allowed, inclusive unless exclusive_low; of each element for int_list
     high: float | None = None  # largest value allowed, inclusive
@@ -70,8 +81,9 @@ class Trainable(_Frozen):
     name: str
     summary: str
     factory: str  # "package.module:callable"; called with the problem's own parameters by name
-    tasks: Annotated[tuple[TaskInfo, ...], Field(min_length=1)]
-    tasks_from: str | None = None  # the parameter that says how many of ``tasks``, from the first on, there are
+    tasks: tuple[TaskInfo, ...]  # empty where ``tasks_from`` describes them
+    # The parameter that decides the tasks: of type int, so many of ``tasks`` from the first on; of type tasks, those.
+    tasks_from: str | None = None
     parameters: tuple[Parameter, ...]  # the problem's own and the training loop's
     problem_parameters: tuple[str, ...]  # the names among them that the factory takes
     default_objective: str = "val/normalized_loss"
@@ -79,6 +91,15 @@ class Trainable(_Frozen):
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, or None."""
         return next((p for p in self.parameters if p.name == name), None)
+
+    @model_validator(mode="after")
+    def _has_tasks(self) -> Self:
+        source = None if self.tasks_from is None else self.parameter(self.tasks_from)
+        if self.tasks_from is not None and (source is None or source.type not in ("int", "tasks")):
+            raise ValueError(f"tasks_from names {self.tasks_from!r}, which is no parameter of type int or tasks")
+        if not self.tasks and (source is None or source.type != "tasks"):
+            raise ValueError("a trainable has at least one task")
+        return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -89,9 +110,11 @@ class Trainable(_Frozen):
         """The tasks of a problem with those parameters, which are valid ones; missing ones take their default."""
         if self.tasks_from is None:
             return self.tasks
-        number = params.get(self.tasks_from, self.defaults()[self.tasks_from])
-        assert isinstance(number, int)
-        return self.tasks[:number]
+        source = params.get(self.tasks_from, self.defaults().get(self.tasks_from, {}))
+        if isinstance(source, int):
+            return self.tasks[:source]
+        assert isinstance(source, dict)
+        return described_tasks(source)
 
     def metrics_for(self, params: Mapping[str, ParameterValue]) -> tuple[str, ...]:
         """Every metric key that a trial with those parameters reports on the validation split."""
@@ -101,8 +124,18 @@ class Trainable(_Frozen):
         return (*per_task, "val/normalized_loss")
 
     def defaults(self) -> dict[str, ParameterValue]:
-        """Each parameter's default, by name."""
-        return {p.name: p.default for p in self.parameters}
+        """The default of each parameter that has one, by name."""
+        return {p.name: p.default for p in self.parameters if p.default is not None}
+
+
+def described_tasks(descriptions: Mapping[str, Any]) -> tuple[TaskInfo, ...]:
+    """The tasks that a valid parameter of type ``tasks`` describes.
+
+    In the order of their names: the order of an object's keys does not survive every store, and a checkpoint's tasks
+    must be those of the trial.
+    """
+    kinds = {name: TaskKind(descriptions[name]["kind"]) for name in sorted(descriptions)}
+    return tuple(TaskInfo(name=name, kind=kind, metrics=METRICS_OF_KIND[kind]) for name, kind in kinds.items())
 
 
 BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "inverse_initial_loss", "single_task")
@@ -171,7 +204,7 @@ def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue
     """Import a problem's code and build it with its own parameters among ``params``; missing ones take their default.
 
     Raises:
-        KeyError: there is no trainable of that name.
+        KeyError: there is no trainable of that name, or a parameter without a default is missing.
         ImportError, AttributeError: the factory is not where the catalogue says.
     """
     if isinstance(trainable, str):
@@ -182,21 +215,22 @@ def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue
     module_name, _, attribute = trainable.factory.partition(":")
     factory = getattr(importlib.import_module(module_name), attribute)
     values = {**trainable.defaults(), **params}
+    if missing := [name for name in trainable.problem_parameters if name not in values]:
+        raise KeyError(f"{trainable.name} needs a value for {', '.join(missing)}")
     return factory(**{name: values[name] for name in trainable.problem_parameters})
 
 
 def builtin_trainables() -> tuple[Trainable, ...]:
     """The trainables that ship with the package."""
-    return (_census_income(), _digits(), _toy_regression())
+    return (_census_income(), _digits(), _tabular(), _toy_regression())
 
 
 def _census_income() -> Trainable:
     own = (
         _hidden([128, 64]),
-        Parameter(name="embedding_dim", type="int", default=4, low=1, high=256,
-                  description="Width of each categorical column's embedding."),
+        _embedding_dim(),
         _dropout(),
-    )  # fmt: skip
+    )
     return Trainable(
         name="census_income",
         summary="Census-Income (KDD), 20,000 rows: income above 50k, never married, weeks worked (in weeks).",
@@ -222,6 +256,41 @@ def _digits() -> Trainable:
             TaskInfo(name="lower_half", kind=TaskKind.REGRESSION, metrics=("rmse",)),
             TaskInfo(name="odd", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
         ),
+        parameters=(*own, *TRAINING_PARAMETERS),
+        problem_parameters=tuple(parameter.name for parameter in own),
+    )
+
+
+def _tabular() -> Trainable:
+    own = (
+        Parameter(name="data", type="string", searchable=False,
+                  description="A .csv, .csv.gz or .parquet file inside one of the folders of SWEEP_DATA_ROOTS; a"
+                              " relative path is looked up in them."),
+        Parameter(name="tasks", type="tasks", searchable=False,
+                  description="Tasks by name: {kind: binary, multiclass, regression or count, column: the task's name"
+                              " if not given, positive: the value that is 1 in a binary task, any other being 0}."),
+        Parameter(name="drop", type="string_list", default=[], searchable=False,
+                  description="Columns that are no inputs. Those of the tasks never are."),
+        Parameter(name="categorical", type="string_list", default=[], searchable=False,
+                  description="Columns of numbers that stand for categories, such as postal codes. Texts always do."),
+        Parameter(name="split", type="categorical", default="random", choices=("random", "in_order", "column"),
+                  searchable=False,
+                  description="random: 60, 20, 20 % of the rows by a fixed permutation; in_order: the first 60 % train,"
+                              " the last 20 % test; column: as split_column says, row by row."),
+        Parameter(name="split_column", type="string", default="", searchable=False,
+                  description="With split: column, the column that says train, validation or test."),
+        Parameter(name="missing_targets", type="categorical", default="refuse", choices=("refuse", "drop_rows"),
+                  searchable=False, description="What becomes of rows in which a task's column is empty."),
+        _hidden([128, 64]),
+        _embedding_dim(),
+        _dropout(),
+    )  # fmt: skip
+    return Trainable(
+        name="tabular",
+        summary="A table of your own, CSV or Parquet: each task is a column.",
+        factory="trainables.problems.own_table:tabular",
+        tasks=(),
+        tasks_from="tasks",
         parameters=(*own, *TRAINING_PARAMETERS),
         problem_parameters=tuple(parameter.name for parameter in own),
     )
@@ -259,3 +328,8 @@ def _hidden(default: list[int]) -> Parameter:
 def _dropout() -> Parameter:
     return Parameter(name="dropout", type="float", default=0.0, low=0.0, high=0.95,
                      description="Share of a layer's outputs set to 0 in training.")  # fmt: skip
+
+
+def _embedding_dim() -> Parameter:
+    return Parameter(name="embedding_dim", type="int", default=4, low=1, high=256,
+                     description="Width of each categorical column's embedding.")  # fmt: skip

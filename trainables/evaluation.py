@@ -20,8 +20,9 @@ CHUNK_ROWS = 8192  # rows of one forward pass of an evaluation; bounds its memor
 def constant_output(task: Task, train_targets: Tensor) -> Tensor:
     """The output of the best constant predictor, fitted on the training split; one row, without the rows' dimension.
 
-    Binary: the logit of the base rate. Multiclass: the log class frequencies. Regression: the mean. A rate of 0 is
-    taken as a tenth of a row, so that a class the training split lacks costs much but not infinitely much elsewhere.
+    Binary: the logit of the base rate. Multiclass: the log class frequencies. Regression: the mean. Count: its
+    logarithm. A rate of 0 is taken as a tenth of a row, so that a class the training split lacks costs much but not
+    infinitely much elsewhere.
     """
     if task.constant is not None:
         return task.constant(train_targets)
@@ -31,7 +32,8 @@ def constant_output(task: Task, train_targets: Tensor) -> Tensor:
     if task.kind == TaskKind.MULTICLASS:
         counts = torch.bincount(train_targets.flatten(), minlength=task.num_classes)
         return (counts.to(torch.get_default_dtype()) / counts.sum()).clamp(min=smallest).log()
-    return train_targets.mean(dim=0)
+    mean = train_targets.mean(dim=0)
+    return mean.clamp(min=smallest).log() if task.kind == TaskKind.COUNT else mean
 
 
 def constant_losses(problem: Problem, split: Split) -> Tensor:

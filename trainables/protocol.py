@@ -27,7 +27,8 @@ class Task:
     ``loss`` maps (output, target) to the mean loss over the batch, a scalar, always > 0 before training is perfect.
     ``metrics`` map (output, target) to a scalar. ``constant`` gives the output of the best constant predictor, fitted
     to the targets of the training split (one row, to be repeated): its loss on a split is the unit of
-    ``normalized_loss``. Without it the kind decides: the logit of the base rate, the log class frequencies, the mean.
+    ``normalized_loss``. Without it the kind decides: the logit of the base rate, the log class frequencies, the mean,
+    the log mean count.
     """
 
     name: str

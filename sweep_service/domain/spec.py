@@ -34,7 +34,12 @@ def _check_param(value: Any) -> Any:
     if isinstance(value, list):
         if len(value) <= 1000 and all(type(item) is int and abs(item) <= MAX_WHOLE for item in value):
             return value
-        raise ValueError(f"a list may hold at most 1000 whole numbers, up to {MAX_WHOLE}, and nothing else")
+        if len(value) <= 1000 and all(isinstance(item, str) and len(item) <= 10_000 for item in value):
+            return value
+        raise ValueError(f"a list may hold at most 1000 whole numbers, up to {MAX_WHOLE}, or texts, and nothing else")
+    if isinstance(value, dict):
+        _check_object(value, depth=3)
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     if isinstance(value, int) and abs(value) > MAX_WHOLE:
@@ -42,8 +47,19 @@ def _check_param(value: Any) -> Any:
     if isinstance(value, str) and len(value) > 10_000:
         raise ValueError("a text may have at most 10000 characters")
     if not isinstance(value, bool | int | float | str):
-        raise ValueError("must be true or false, a number, a text or a list of whole numbers")
+        raise ValueError("must be true or false, a number, a text, an object or a list of whole numbers or texts")
     return value
+
+
+def _check_object(value: dict[Any, Any], *, depth: int) -> None:
+    """Bounds only, so that nothing endless is stored: what belongs into an object, the catalogue says."""
+    if depth == 0 or len(value) > 1000 or not all(isinstance(key, str) and len(key) <= 10_000 for key in value):
+        raise ValueError("an object may have at most 1000 entries, and at most two levels of objects in it")
+    for item in value.values():
+        if isinstance(item, dict):
+            _check_object(item, depth=depth - 1)
+        elif item is not None:
+            _check_param(item)
 
 
 # Which type each one must have is the catalogue's to say.
@@ -53,7 +69,8 @@ ParamValue = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": t} for t in ("boolean", "number", "string")]
-            + [{"type": "array", "items": {"type": "integer"}}]
+            + [{"type": "array", "items": {"type": t}} for t in ("integer", "string")]
+            + [{"type": "object"}]
         }
     ),
 ]

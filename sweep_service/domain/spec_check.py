@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size
 from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
+from sweep_service.domain.task_params import MAX_TEXT, is_text, tasks_faults
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_GRID = 100_000  # points: as many trials as a budget can have
@@ -241,8 +242,20 @@ def _params_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findi
             known = (p.name for p in trainable.parameters)
             detail = f"{trainable.name} has no parameter {name!r}.{_suggest(name, known)}"
             yield Finding(pointer=pointer, code="unknown_parameter", detail=detail)
-        elif fault := value_fault(parameter, value):
-            yield Finding(pointer=pointer, code="invalid_value", detail=fault)
+        else:
+            yield from _value_findings(pointer, parameter, value)
+    for parameter in trainable.parameters:
+        if parameter.default is None and not parts.may_be_given(parameter.name):
+            detail = f"{trainable.name} has no default for {parameter.name!r}; give it."
+            yield Finding(pointer=json_pointer(("params", parameter.name)), code="missing", detail=detail)
+
+
+def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[Finding]:
+    if parameter.type == "tasks":
+        for place, code, detail in tasks_faults(value):
+            yield Finding(pointer=pointer + json_pointer(place), code=code, detail=detail)
+    elif fault := value_fault(parameter, value):
+        yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
 def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
@@ -281,10 +294,12 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     if name is None:
         return trainable.metrics
     parameter = trainable.parameter(name)
-    is_sound = name in parts.params and parameter is not None and not value_fault(parameter, parts.params[name])
-    if is_sound or not parts.may_be_given(name):
-        return trainable.metrics_for(parts.params)
-    return None
+    assert parameter is not None, name
+    if name in parts.params:
+        is_known = not any(_value_findings("", parameter, parts.params[name]))
+    else:
+        is_known = parameter.default is not None and not parts.may_be_given(name)
+    return trainable.metrics_for(parts.params) if is_known else None
 
 
 def _sampler_findings(parts: _SoundParts) -> Iterator[Finding]:
@@ -348,6 +363,12 @@ def value_fault(parameter: Parameter, value: Any) -> str | None:
         if not isinstance(value, list) or not value:
             return f"{parameter.name!r} must be a list of at least one whole number, such as {parameter.default}."
         return next((fault for item in value if (fault := _number_fault(parameter, item, whole=True))), None)
+    if parameter.type == "string":
+        is_right = is_text(value) or (value == "" and parameter.default is not None)
+        return None if is_right else f"{parameter.name!r} must be a text on one line, of at most {MAX_TEXT} characters."
+    if parameter.type == "string_list":
+        is_right = isinstance(value, list) and all(is_text(item) for item in value)
+        return None if is_right else f"{parameter.name!r} must be a list of texts, each on one line."
     if parameter.type == "bool":
         return None if isinstance(value, bool) else f"{parameter.name!r} must be true or false."
     if parameter.type == "categorical":

@@ -196,7 +196,7 @@ def test_describing_the_problems_imports_no_torch():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, modules = json.loads(found.stdout)
     assert set(NAMES) <= set(names)
-    assert {"torch", "numpy", "sklearn", "ray", "optuna", "mlflow"}.isdisjoint(modules)
+    assert {"torch", "numpy", "pandas", "sklearn", "ray", "optuna", "mlflow"}.isdisjoint(modules)
 
 
 def test_an_unknown_trainable_is_told_with_those_there_are():
