@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from spec_documents import CATALOG as TOYS
-from spec_documents import VALID
+from spec_documents import VALID, json_values
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.spec import SweepSpec
@@ -92,6 +95,23 @@ def test_a_wrong_task_is_refused_at_its_field(tasks: Any, pointer: str, code: st
     (finding,) = findings_of(spec_of(tasks=tasks))
     assert (finding.pointer, finding.code) == ("/params/tasks" + pointer, code)
     assert detail in finding.detail
+
+
+_task_like = st.dictionaries(st.sampled_from(["kind", "column", "positive", "x"]), json_values | st.just("binary"))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(tasks=json_values | st.dictionaries(st.sampled_from(["a", "b c", "", "a/b"]), json_values | _task_like))
+def test_any_description_of_tasks_is_right_or_told_where_it_is_wrong(tasks: Any) -> None:
+    document = spec_of(tasks={} if tasks is None else tasks)
+    try:
+        spec = check_spec(document, CATALOG)
+    except InvalidSpecError as error:
+        places = [(f.pointer, f.code) for f in error.findings]
+        assert len(set(places)) == len(places)
+        assert all(pointer.startswith("/params/tasks") for pointer, _ in places)
+    else:
+        assert SweepSpec.model_validate_json(json.dumps(spec.canonical())) == spec
 
 
 def test_all_that_is_wrong_with_the_tasks_is_told_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 
 import numpy as np
@@ -192,6 +193,16 @@ def test_a_missing_text_is_a_category_and_one_that_training_never_saw_says_nothi
     assert problem.test.inputs[0][-1].item() == 0
     assert embedding.weight[0].abs().max() == 0
     assert len(set(problem.train.inputs[0][::9].flatten().tolist())) == 1
+
+
+def test_parquets_own_types_are_numbers_and_texts_too(problem_of):
+    table = customers()
+    money = [decimal.Decimal(cents) / 100 for cents in range(NUM_ROWS)]
+    table["yearly revenue"], table["spent"] = money, [None, *money[1:]]
+    table["age"] = table["age"].astype("Int64").where(table.index % 3 != 0)
+    table["city"] = table["city"].astype("category")
+    codes, numeric = problem_of(table, file="customers.parquet").train.inputs
+    assert (codes.shape[1], numeric.shape[1]) == (1, 6)  # age, zip, member, spent, and two indicators
 
 
 def test_a_column_of_numbers_can_stand_for_categories(problem_of):
