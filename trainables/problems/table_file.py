@@ -78,9 +78,9 @@ def read_table(path: Path) -> pd.DataFrame:
     table.columns = [str(column) for column in table.columns]
     if not table.columns.is_unique:
         raise DataError("data: two columns have the same name")
-    for column in table.select_dtypes("object"):
-        if pd.api.types.infer_dtype(table[column], skipna=True) == "decimal":  # a Parquet type, and no number to NumPy
-            table[column] = table[column].astype(float)
+    for column in table.columns:
+        if pd.api.types.is_object_dtype(table[column].dtype) and pd.api.types.infer_dtype(table[column]) == "decimal":
+            table[column] = table[column].astype(float)  # a Parquet type, and no number to NumPy
     return table.reset_index(drop=True)
 
 
