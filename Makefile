@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test test-fast check format openapi lock clean
+.PHONY: help install demo up test test-fast check format docs openapi lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ check: $(INSTALLED) ## Lint, check types and the rule of imports
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## Write docs/spec.md, the reference of the spec, from the code
+	$(BIN)/python docs/make_spec_reference.py > docs/spec.md.new
+	mv docs/spec.md.new docs/spec.md
 
 openapi: $(INSTALLED) ## Write tests/api/openapi.json, the API's description, from the code
 	$(BIN)/python -m api.openapi > tests/api/openapi.json.new

@@ -208,15 +208,8 @@ def events(
 
     with _client(url) as client:
         sweep_id = _resolve(client, sweep_id)
-        seen, goes_on = 0, True
-        while goes_on:
-            # Asked first: whatever an ended sweep has to tell has been written by then.
-            goes_on = follow and not client.has_ended(sweep_id)
-            for event in client.events(sweep_id, after=seen):
-                typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
-                seen = event["seq"]
-            if goes_on:
-                client.rest(_POLL_SECONDS)
+        for event in client.follow(sweep_id) if follow else client.events(sweep_id):
+            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
 
 
 @app.command()

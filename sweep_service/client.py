@@ -13,6 +13,7 @@ ClientError
 from __future__ import annotations
 
 import ipaddress
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ _Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, an
 _SWEEP: _Shape = {"id": str, "state": str}
 _BEST: _Shape = {"best": dict | None, "reason": str | None}
 _EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
+_PREVIEW: _Shape = {"spec": dict, "fusion": dict, "samples": list}
+_POINTS: _Shape = {"points": list, "next_after": int, "has_more": bool}
 _PROBLEM: _Shape = {"type": str, "status": int}
 _TRAINABLES: _Shape = {"trainables": list}
 
@@ -126,6 +129,7 @@ class SweepClient:
         timeout: float = 30.0,
         *,
         sleep: Callable[[float], None] = time.sleep,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._sleep = sleep
@@ -136,7 +140,9 @@ class SweepClient:
         except httpx.InvalidURL as error:
             raise ValueError(f"{base_url!r} is no address of a service: {error}") from None
         # A proxy of the environment cannot reach this machine's loopback.
-        self._http = httpx.Client(base_url=self.base_url, timeout=timeout, trust_env=not _is_loopback(url.host))
+        self._http = httpx.Client(
+            base_url=self.base_url, timeout=timeout, trust_env=not _is_loopback(url.host), transport=transport
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +162,10 @@ class SweepClient:
         """
         headers = {_KEY_HEADER: key or uuid.uuid4().hex}
         return self._call("POST", "/sweeps", _SWEEP, json=dict(spec), headers=headers)
+
+    def preview(self, spec: Mapping[str, Any]) -> Document:
+        """Check a spec as ``submit`` does, and queue nothing: the spec with its defaults, and what would come of it."""
+        return self._call("POST", "/sweeps?validate_only=true", _PREVIEW, json=dict(spec))
 
     def get(self, sweep_id: str) -> Document:
         """The sweep with its progress and, once it has ended, its results."""
@@ -196,13 +206,49 @@ class SweepClient:
             after, more = page["next_after"], page["has_more"]
         return events
 
-    def has_ended(self, sweep_id: str) -> bool:
-        """Whether the sweep is in a state in which nothing of it runs."""
-        return self.get(sweep_id)["state"] in ENDED_STATES
+    def follow(self, sweep_id: str, *, after: int = 0) -> Iterator[Document]:
+        """The sweep's events as they happen, by seq, above ``after``; ends with the sweep. A connection that breaks is
+        made again, and no event is missed nor comes twice.
 
-    def rest(self, seconds: float) -> None:
-        """Sleep between two looks, in the way in which this client sleeps."""
-        self._sleep(seconds)
+        Raises:
+            MissingError: there is no such sweep, or it has been deleted meanwhile.
+        """
+        failures = 0
+        path = f"/api/v1{_sweep_path(sweep_id)}/events"
+        while True:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            try:
+                with self._http.stream("GET", path, headers=headers) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    if response.status_code != httpx.codes.OK:
+                        response.read()
+                        self._document(response, _PROBLEM)
+                    for event in _events_of(response.iter_lines()):
+                        after, failures = event["seq"], 0
+                        yield event
+            except httpx.RequestError as error:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise self._unreachable("GET", path, error) from error
+            self._sleep(_BACKOFF_SECONDS * 2**failures)
+
+    def trial(self, trial_id: str) -> Document:
+        """The trial with every attempt at it."""
+        return self._call("GET", _trial_path(trial_id), _SWEEP)
+
+    def metrics(self, trial_id: str, *, keys: Iterable[str] = (), after: int = 0) -> list[Document]:
+        """What the trial has reported so far, in order, above the seq ``after``: of each report its ``seq``, ``step``
+        and ``metrics``, only those of the keys where such are given.
+        """
+        points: list[Document] = []
+        wanted, more = [*keys], True
+        while more:
+            params = {"after": after, "page_size": _PAGE_SIZE, "key": wanted}
+            page = self._call("GET", f"{_trial_path(trial_id)}/metrics", _POINTS, params=params)
+            points += page["points"]
+            after, more = page["next_after"], page["has_more"]
+        return points
 
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""
@@ -314,6 +360,21 @@ class SweepClient:
 
 def _has_shape(document: Document, shape: _Shape) -> bool:
     return all(key in document and isinstance(document[key], kind) for key, kind in shape.items())
+
+
+def _events_of(lines: Iterable[str]) -> Iterator[Document]:
+    """The events of a stream. One that was cut off before its empty line does not count."""
+    data = ""
+    for line in lines:
+        if line.startswith("data: "):
+            data = line.removeprefix("data: ")
+        elif not line and data:
+            yield json.loads(data)
+            data = ""
+
+
+def _trial_path(trial_id: str) -> str:
+    return f"/trials/{quote(trial_id, safe='', errors='surrogatepass')}"
 
 
 def _sweep_path(sweep_id: str) -> str:

@@ -84,7 +84,11 @@ def is_loss(metric: str) -> bool:
 class Objective(Strict):
     """The number that the search drives."""
 
-    metric: Name = Field(default="val/normalized_loss", examples=["val/normalized_loss", "val/auc/income"])
+    metric: Name = Field(
+        default="val/normalized_loss",
+        examples=["val/normalized_loss", "val/auc/income"],
+        description="One that the trainable reports on the validation split.",
+    )
     direction: Literal["minimize", "maximize"] = Field(
         default="minimize",
         description="May be left out for a loss only; a submitted spec with any other metric has it.",
@@ -105,7 +109,9 @@ class Search(Strict):
     """
 
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc", "grid"] = "tpe"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, description="Of the sampler, and of every trial unless params or space name a seed."
+    )
 
 
 class EarlyStopping(Strict):
@@ -166,16 +172,22 @@ def _check_gpus(value: float) -> float:
 class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
-    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = 1.0
-    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_gpus)] = 0.0
-    parallel: Annotated[int, Field(ge=1, le=1000)] = 1
+    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = Field(
+        default=1.0, description="Of one trial; the whole part is its number of threads."
+    )
+    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_gpus)] = Field(
+        default=0.0, description="Of one trial; a fraction shares one GPU, 0 trains on the CPU."
+    )
+    parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Trials that may run at once.")
     lanes: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Trials that one pack trains.")
 
 
 class Confirm(Strict):
     """The best trial and each baseline again, with fresh seeds, judged on the test split."""
 
-    seeds: Annotated[int, Field(ge=2, le=100)] = 5
+    seeds: Annotated[int, Field(ge=2, le=100)] = Field(
+        default=5, description="Fresh seeds, the same for all; more of them narrow the intervals."
+    )
     margin: Annotated[FiniteFloat, Field(gt=0)] = Field(
         default=0.01, description="Differences whose interval lies inside ± margin count as equivalent."
     )
@@ -204,22 +216,33 @@ Baseline = Literal["equal", "inverse_initial_loss", "single_task"]
 class SweepSpec(Strict):
     """One search: a problem, a space, an objective, a budget."""
 
-    name: Name
-    trainable: Name
-    params: dict[Identifier, ParamValue] = Field(default_factory=dict, max_length=200)
-    space: dict[Identifier, Dimension] = Field(min_length=1, max_length=100)
+    name: Name = Field(description="For people; need not be unique.")
+    trainable: Name = Field(description="The problem to train.")
+    params: dict[Identifier, ParamValue] = Field(
+        default_factory=dict, max_length=200, description="Parameters that are fixed; others take their defaults."
+    )
+    space: dict[Identifier, Dimension] = Field(
+        min_length=1, max_length=100, description="Parameters that are searched, each with its range."
+    )
     objective: Objective = Objective()
     search: Search = Search()
     early_stopping: EarlyStopping | None = None
     budget: Budget
     resources: Resources = Resources()
-    baselines: tuple[Baseline, ...] = Field(default=(), strict=False, max_length=10)
+    baselines: tuple[Baseline, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=10,
+        description="What the search is compared with; each is tuned over the parameters of the space that it reads.",
+    )
     confirm: Confirm | None = None
-    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=2, description="Workers that a trial may lose in a row, without a new checkpoint in between."
+    )
     tracking: Tracking = Tracking()
     labels: dict[
         Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[str, StringConstraints(pattern=_LABEL)]
-    ] = Field(default_factory=dict, max_length=50)
+    ] = Field(default_factory=dict, max_length=50, description="To find sweeps by, such as {team: ads}.")
 
     @classmethod
     def trusted(cls, document: Mapping[str, Any]) -> Self:

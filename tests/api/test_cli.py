@@ -192,7 +192,7 @@ def test_sweeps_are_listed_by_state_and_label(sweep: Sweep, service: Service) ->
     service.submit(labels={"cli-test": "no"})
     sweep("cancel", mine[0])
     everything = json.loads(sweep("list", "--json", "--label", label).stdout)
-    assert [item["id"] for item in everything] == mine[::-1]
+    assert [item["id"] for item in everything] == sorted(mine, reverse=True)
     cancelled = sweep("list", "--json", "--label", label, "--state", "cancelled", "--state", "failed").stdout
     assert [item["id"] for item in json.loads(cancelled)] == mine[:1]
     assert "No such sweeps." in sweep("list", "--label", label, "--state", "paused").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from harness import SPEC, Conductor, DownStore, Service, finish_sweep, serve
 
@@ -140,3 +141,63 @@ def test_an_unavailable_store_is_an_error_of_its_own() -> None:
         pytest.raises(UnavailableError, match="database does not answer"),
     ):
         client.list()
+
+
+def test_a_spec_is_checked_without_being_queued(client: SweepClient, service: Service) -> None:
+    before = service.num_sweeps()
+    assert len(client.preview(SPEC)["samples"]) == 5
+    with pytest.raises(InvalidRequestError):
+        client.preview({})
+    assert service.num_sweeps() == before
+
+
+def test_a_trial_is_read_with_its_attempts_and_all_of_its_curves(client: SweepClient, service: Service) -> None:
+    conductor = Conductor(service.store, client.submit(SPEC)["id"])
+    attempt = conductor.start(conductor.add_trial(alpha=1.0))
+    for step in range(1, 504):
+        conductor.report(attempt, step, loss=float(step), other=0.0)
+    trial_id = attempt.trial_id
+    assert [shown["id"] for shown in client.trial(trial_id)["attempts"]] == [attempt.id]
+    points = client.metrics(trial_id, keys=(key for key in ["loss"]))
+    assert [point["metrics"] for point in points] == [{"loss": float(step)} for step in range(1, 504)]
+    assert client.metrics(trial_id, after=points[-1]["seq"]) == []
+    for call in (client.trial, client.metrics):
+        with pytest.raises(MissingError):
+            call("trl_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+
+
+def test_a_sweep_is_followed_to_its_end_whenever_its_streams_end(own_service: Service) -> None:
+    sweep_id = own_service.submit()["id"]
+    conductor = Conductor(own_service.store, sweep_id)
+    with SweepClient(own_service.url, sleep=lambda _: None) as client:
+        seen = []
+        for event in client.follow(sweep_id):
+            seen.append(event["seq"])
+            if len(seen) == 3:
+                conductor.move(SweepState.FAILED)
+        assert seen == [event["seq"] for event in client.events(sweep_id)]
+        assert list(client.follow(sweep_id, after=seen[-1])) == []
+        assert [event["seq"] for event in client.follow(sweep_id, after=2)] == seen[2:]
+        with pytest.raises(MissingError):
+            next(client.follow(NO_SWEEP))
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_broke() -> None:
+    parts = [b'data: {"seq": 1}\nid: 1\n\ndata: {"seq": 2', b'data: {"seq": 2}\nid: 2\n\n', None]
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["last-event-id"])
+        part = parts.pop(0)
+        return httpx.Response(204) if part is None else httpx.Response(200, content=part)
+
+    with SweepClient("http://127.0.0.1:9", sleep=lambda _: None, transport=httpx.MockTransport(answer)) as client:
+        assert [event["seq"] for event in client.follow("swp_1")] == [1, 2]
+    assert asked == ["0", "1", "2"]
+
+
+def test_a_stream_that_cannot_be_had_is_given_up() -> None:
+    pauses: list[float] = []
+    with SweepClient("http://127.0.0.1:9", sleep=pauses.append) as client, pytest.raises(UnreachableError):
+        next(client.follow("swp_1"))
+    assert len(pauses) == 2
