@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
 
-from sweep_service.domain.space import MAX_WHOLE, Dimension, Strict, trusted_dimension
+from sweep_service.domain.space import MAX_WHOLE, Dimension, ScalarValue, Strict, trusted_dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
@@ -191,6 +191,14 @@ class SweepSpec(Strict):
     trainable: Name
     params: dict[Identifier, ParamValue] = Field(default_factory=dict, max_length=200)
     space: dict[Identifier, Dimension] = Field(min_length=1, max_length=100)
+    initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
+        default=(),
+        strict=False,
+        max_length=1000,
+        description="Points to try first, in that order; they count in budget.trials. What a point leaves out the "
+        "sampler chooses. Baselines begin with as much of them as they read.",
+        examples=[[{"alpha": 1.5, "weight_lr": 0.025}]],
+    )
     objective: Objective = Objective()
     search: Search = Search()
     early_stopping: EarlyStopping | None = None
@@ -209,6 +217,7 @@ class SweepSpec(Strict):
         given = {name: part for name, part in _PARTS.items() if document.get(name) is not None}
         parts: dict[str, Any] = {name: part.trusted(document[name]) for name, part in given.items()}
         parts["space"] = {name: trusted_dimension(dimension) for name, dimension in document["space"].items()}
+        parts["initial"] = tuple(document.get("initial", ()))
         parts["baselines"] = tuple(document.get("baselines", ()))
         return super().trusted({**document, **parts})
 

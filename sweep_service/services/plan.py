@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.space import Space, grid_size
+from sweep_service.domain.space import Space, fitted, grid_size
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
@@ -32,12 +32,21 @@ class _Line:
     """One sampler, its quota, and the trials that it has been asked for."""
 
     def __init__(
-        self, *, role: Role, balancer: str, space: Space, quota: int, search: Search | None, trials: Sequence[Trial]
+        self,
+        *,
+        role: Role,
+        balancer: str,
+        space: Space,
+        quota: int,
+        initial: Sequence[Mapping[str, Any]],
+        search: Search | None,
+        trials: Sequence[Trial],
     ) -> None:
         self.role = role
         self.balancer = balancer
         self.space = space
         self._quota = quota
+        self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
         self._last_draw: tuple[int, Draw] | None = None  # with its trial's number
@@ -63,7 +72,9 @@ class _Line:
         if self._search is None:
             return Draw(params={})
         if self._last_draw is None or self._last_draw[0] != number:
-            self._last_draw = number, self._search.ask(number)
+            place = len(self._trials)
+            given = self._initial[place] if place < len(self._initial) else None
+            self._last_draw = number, self._search.ask(number, given)
         return self._last_draw[1]
 
     def take(self, trial: Trial) -> None:
@@ -134,7 +145,15 @@ class Plan:
             history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
             # Each line draws from a stream of its own; the search's is the sweep's.
             search = open_search(space, spec.search.seed + index, quota, history) if space else None
-            yield _Line(role=role, balancer=name, space=space, quota=quota, search=search, trials=history)
+            yield _Line(
+                role=role,
+                balancer=name,
+                space=space,
+                quota=quota,
+                initial=initial_points(spec, space),
+                search=search,
+                trials=history,
+            )
 
     def _quota(self, space: Space) -> int:
         """Trials of a line: those of the budget, but no more than there are points to try."""
@@ -192,6 +211,18 @@ class Plan:
             created_at=now,
             **{"searched": {}, **more},
         )
+
+
+def initial_points(spec: SweepSpec, space: Space) -> Sequence[Mapping[str, Any]]:
+    """The points that a line over that part of the space begins with. A baseline gets them as well, or the search
+    would be compared with what had the worse start; a part that two points share only once.
+    """
+    points: list[Mapping[str, Any]] = []
+    for given in spec.initial:
+        part = {name: fitted(space[name], value) for name, value in given.items() if name in space}
+        if part and (part not in points or space == spec.space):
+            points.append(part)
+    return points
 
 
 def confirm_seeds(spec: SweepSpec) -> Sequence[int]:

@@ -174,6 +174,7 @@ rightly_shaped = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}
         ),
+        "initial": st.just([{"a": 1, "b": 2.5}, {"c": "x"}]),
         "early_stopping": st.none()
         | st.fixed_dictionaries({"pruner": st.sampled_from(["asha", "median", "hyperband"]), "min_steps": st.just(9)}),
         "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),

@@ -310,3 +310,45 @@ def test_a_grid_that_is_smaller_than_the_budget_ends_the_search_when_it_is_exhau
     outcome = rig.generation.outcome()
     assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.BUDGET_TRIALS)
     assert outcome.message == "Every point of the grid has been tried."
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
+def test_initial_points_are_tried_first_in_their_order_and_what_they_leave_out_is_drawn(sampler: str) -> None:
+    initial = [{"alpha": 1, "lr": 0.002}, {"alpha": 2.5}, {"lr": 0.003}]
+    spec = small_spec(initial=initial, search={"sampler": sampler}, budget={"trials": 8})
+    uncut, cut = Rig(spec), Rig(spec)
+    uncut.run_to_end()
+    for _ in range(8):
+        cut.train(*started(cut))
+        cut.next_generation()
+    cut.run_to_end()
+    points = [trial.searched for trial in uncut.trials]
+    assert [trial.searched for trial in cut.trials] == points
+    assert len(points) == len({tuple(point.values()) for point in points}) == 8
+    assert points[0] == {"alpha": 1.0, "lr": 0.002}
+    assert (points[1]["alpha"], points[2]["lr"]) == (2.5, 0.003)
+    assert all(1e-4 <= point["lr"] <= 1e-2 and 0 <= point["alpha"] <= 3 for point in points)
+    assert uncut.trials[0].params["alpha"] == 1.0
+
+
+def test_a_baseline_begins_with_what_it_reads_of_the_initial_points() -> None:
+    initial = [{"alpha": 1.0, "lr": 0.002}, {"alpha": 2.0, "lr": 0.002}, {"alpha": 0.5}, {"lr": 0.003}]
+    rig = Rig(small_spec(initial=initial, baselines=["equal"]))
+    rig.run_to_end()
+    equal = [trial.searched["lr"] for trial in rig.trials if trial.role is Role.BASELINE]
+    assert equal[:2] == [0.002, 0.003]
+    assert len(set(equal)) == 6
+
+
+def test_a_grid_goes_around_the_initial_points() -> None:
+    space = {
+        "alpha": {"type": "float", "low": 0.0, "high": 0.6, "step": 0.2},
+        "lr": {"type": "categorical", "choices": [0.001, 0.01]},
+    }
+    initial = [{"alpha": 0.6000000001, "lr": 0.01}, {"lr": 0.01}]
+    rig = Rig(small_spec(space=space, initial=initial, search={"sampler": "grid"}, budget={"trials": 100}))
+    rig.run_to_end()
+    points = [tuple(trial.searched.values()) for trial in rig.trials]
+    assert points[0] == (0.6, 0.01)
+    assert points[1][1] == 0.01
+    assert len(set(points)) == len(points) == 8
