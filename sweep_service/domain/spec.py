@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
@@ -18,9 +19,18 @@ _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+_DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
+_UNITS: Mapping[str, timedelta] = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
+    _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
 """What each pattern asks for, in words."""
@@ -133,11 +143,33 @@ class EarlyStopping(Strict):
 
 
 class Budget(Strict):
-    """When the search is over: at the first bound that is reached."""
+    """When the search is over: at the first bound that is reached. Then no new search trial starts, and those that run
+    go on to their end. Baselines get their trials and the comparison is made all the same, but for ``wall_time``.
+    """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="Search trials that ended, cancelled ones not counted."
     )
+    wall_time: Annotated[str, StringConstraints(pattern=_DURATION)] | None = Field(
+        default=None,
+        description="From the start of the sweep, its time in the queue not counted. When it is over nothing new "
+        "starts, no baseline and no comparison either; a comparison that has begun is finished. Where it is given, "
+        "search and baselines take turns.",
+        examples=["90s", "30m", "2h", "1d"],
+    )
+    target: FiniteFloat | None = Field(
+        default=None, description="Enough: a completed search trial whose objective is as good as this or better."
+    )
+    no_improvement: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="As many search trials after the best one, by number, and none of them better."
+    )
+
+    @property
+    def time(self) -> timedelta | None:
+        """``wall_time``; None: as long as it takes."""
+        if self.wall_time is None:
+            return None
+        return int(self.wall_time[:-1]) * _UNITS[self.wall_time[-1]]
 
 
 def _check_gpus(value: float) -> float:

@@ -18,6 +18,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
+from sweep_service.services.budget import is_out_of_time, search_end
 from sweep_service.services.results import best_baseline, best_trial
 from trainables.catalog import Trainable
 
@@ -56,9 +57,13 @@ class _Line:
         return list(self._trials.values())
 
     @property
+    def share(self) -> float:
+        """How much of its quota it has been given, from 0 to 1."""
+        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self._quota
+
+    @property
     def wants_more(self) -> bool:
-        kept = sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget)
-        return kept < self._quota
+        return self.share < 1
 
     @property
     def is_hopeless(self) -> bool:
@@ -91,6 +96,7 @@ class Plan:
         self._sweep = sweep
         self._spec = sweep.spec
         self._trainable = trainable
+        self._started_at = sweep.started_at  # None: with the first trial that is asked for
         self._trials = {trial.id: trial for trial in trials}
         self._lines = list(self._open_lines(open_search))
 
@@ -116,16 +122,23 @@ class Plan:
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """
-        if self.is_hopeless:
+        self._started_at = self._started_at or now
+        if self.is_hopeless or is_out_of_time(self._spec, self._started_at, now):
             return ()
         # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
         # end.
-        for line in reversed(self._lines):
-            if line.wants_more:
-                return (self._new_line_trial(line, now),)
+        lines = [line for line in reversed(self._lines) if self._goes_on(line)]
+        if lines:
+            # But they must not take all of a limited time: there the lines take turns.
+            line = lines[0] if self._spec.budget.time is None else min(lines, key=lambda one: one.share)
+            return (self._new_line_trial(line, now),)
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()
         return list(self._missing_confirm_trials(now))
+
+    def _goes_on(self, line: _Line) -> bool:
+        is_over = line is self._search_line and search_end(self._spec, self.trials) is not None
+        return line.wants_more and not is_over
 
     @property
     def _search_line(self) -> _Line:

@@ -161,7 +161,14 @@ rightly_shaped = st.fixed_dictionaries(
         "space": st.dictionaries(
             st.sampled_from("abcd"), _right_ranges() | _right_int_ranges() | _right_choices, min_size=1
         ),
-        "budget": st.fixed_dictionaries({"trials": st.integers(1, 100_000)}),
+        "budget": st.fixed_dictionaries(
+            {"trials": st.integers(1, 100_000)},
+            optional={
+                "wall_time": st.none() | st.sampled_from(["30m", "2h"]),
+                "target": st.floats(-9, 9) | st.integers(-9, 9),
+                "no_improvement": st.none() | st.integers(1, 99),
+            },
+        ),
     },
     optional={
         "params": st.dictionaries(st.sampled_from("xyz"), _values | st.lists(st.integers(0, 9), max_size=3)),

@@ -329,6 +329,19 @@ def test_partial_initial_points_may_be_alike() -> None:
     assert len(check_spec(changed(("/initial", [{"alpha": 1}, {"alpha": 1}])), CATALOG).initial) == 2
 
 
+@pytest.mark.parametrize("wall_time", ["30", "30 m", "0m", "1.5h", "1h30m", "-2h", "m", "2H", 30])
+def test_a_wall_time_is_a_whole_number_and_a_unit(wall_time: Any) -> None:
+    finding = only_finding_of(changed(("/budget/wall_time", wall_time)))
+    assert finding.pointer == "/budget/wall_time"
+
+
+@pytest.mark.parametrize(("wall_time", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)])
+def test_a_wall_time_is_read_in_its_unit(wall_time: str, seconds: int) -> None:
+    time = check_spec(changed(("/budget/wall_time", wall_time)), CATALOG).budget.time
+    assert time is not None
+    assert time.total_seconds() == seconds
+
+
 def test_a_grid_needs_finitely_many_values_of_every_parameter() -> None:
     found = findings_of(changed(("/search/sampler", "grid")))
     assert [(f.pointer, f.code) for f in found] == [
