@@ -305,8 +305,10 @@ class Search(Protocol):
     stream of random numbers.
     """
 
-    def ask(self, number: int) -> Draw:
-        """Choose the parameters of the search trial of that number, which is then pending."""
+    def ask(self, number: int, given: Mapping[str, Any] | None = None) -> Draw:
+        """Choose the parameters of the search trial of that number, which is then pending; those that are given have
+        the given values.
+        """
         ...
 
     def tell(self, trial: Trial) -> None:

@@ -14,6 +14,10 @@ _SEARCHED = {
     "alpha": "{type: float, low: 0.0, high: 3.0}",
     "weight_lr": "{type: float, low: 0.001, high: 0.3, log: true}",
 }
+_EXAMPLES = {  # of parameters that have no default: to be replaced
+    "string": "path/to/your.csv",
+    "tasks": "{first: {column: name_of_a_column, kind: regression}, second: {column: another, kind: regression}}",
+}
 _COMMENT_COLUMN = 34
 
 
@@ -48,8 +52,10 @@ def _params(parameters: Sequence[Document]) -> Iterator[str]:
         name = parameter["name"]
         if name in _SEARCHED:
             continue
-        fixed = name == "steps"  # one line must stand, or params would be no mapping
-        entry = f"  {'' if fixed else '# '}{name}: {_value(parameter['default'])}"
+        must_be_given = parameter["default"] is None
+        fixed = must_be_given or name == "steps"  # one line must stand, or params would be no mapping
+        value = _EXAMPLES[parameter["type"]] if must_be_given else _value(parameter["default"])
+        entry = f"  {'' if fixed else '# '}{name}: {value}"
         choices = f" One of {', '.join(parameter['choices'])}." if parameter.get("choices") else ""
         yield _line(entry, _one_line(parameter["description"]) + choices)
 

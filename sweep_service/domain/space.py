@@ -169,7 +169,7 @@ def _check_choice(value: Any) -> Any:
     return value
 
 
-_ChoiceValue = Annotated[
+ScalarValue = Annotated[
     Any,
     AfterValidator(_check_choice),
     WithJsonSchema({"anyOf": [{"type": t} for t in ("boolean", "number", "string")]}),
@@ -180,7 +180,7 @@ class Choice(Strict):
     """One of the listed values, each as likely."""
 
     type: Literal["categorical"]
-    choices: Annotated[tuple[_ChoiceValue, ...], Field(min_length=1, max_length=1000, strict=False)]
+    choices: Annotated[tuple[ScalarValue, ...], Field(min_length=1, max_length=1000, strict=False)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -230,6 +230,32 @@ _BY_TYPE: Mapping[str, type[FloatRange | IntRange | Choice]] = {
 def trusted_dimension(document: Mapping[str, Any]) -> Dimension:
     """The dimension of a document that was checked before it was stored."""
     return _BY_TYPE[document["type"]].trusted(document)
+
+
+def value_misfit(dimension: Dimension, value: object) -> str | None:
+    """Why the value is none of the dimension's, as a sentence; None: it is one."""
+    if dimension.contains(value):
+        if isinstance(dimension, Choice) or _is_on_grid(dimension, value):
+            return None
+        return f"Must be {dimension.low} plus a multiple of the step {dimension.step}, not {value!r}."
+    if isinstance(dimension, Choice):
+        return f"Must be one of the choices, not {value!r}."
+    kind = "a whole number" if isinstance(dimension, IntRange) else "a number"
+    return f"Must be {kind} from {dimension.low} to {dimension.high}, not {value!r}."
+
+
+def fitted(dimension: Dimension, value: Any) -> Scalar:
+    """A value of the dimension as its draws are: of a range of real numbers a float, and just on the grid."""
+    if not isinstance(dimension, FloatRange):
+        return value
+    if dimension.step is None:
+        return float(value)
+    return dimension.point(round((value - dimension.low) / dimension.step))
+
+
+def _is_on_grid(dimension: FloatRange | IntRange, value: Any) -> bool:
+    steps = 0.0 if dimension.step is None else (value - dimension.low) / dimension.step
+    return abs(steps - round(steps)) < 1e-8
 
 
 def draw_uniform(space: Space, *, seed: int) -> dict[str, Scalar]:

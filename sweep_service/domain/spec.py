@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
 
-from sweep_service.domain.space import MAX_WHOLE, Dimension, Strict, trusted_dimension
+from sweep_service.domain.space import MAX_WHOLE, Dimension, ScalarValue, Strict, trusted_dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+_DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
+_UNITS: Mapping[str, timedelta] = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
+    _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
 """What each pattern asks for, in words."""
@@ -156,11 +166,33 @@ class EarlyStopping(Strict):
 
 
 class Budget(Strict):
-    """When the search is over: at the first bound that is reached."""
+    """When the search is over: at the first bound that is reached. Then no new search trial starts, and those that run
+    go on to their end. Baselines get their trials and the comparison is made all the same, but for ``wall_time``.
+    """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="Search trials that ended, cancelled ones not counted."
     )
+    wall_time: Annotated[str, StringConstraints(pattern=_DURATION)] | None = Field(
+        default=None,
+        description="From the start of the sweep, its time in the queue not counted. When it is over nothing new "
+        "starts, no baseline and no comparison either; a comparison that has begun is finished. Where it is given, "
+        "search and baselines take turns.",
+        examples=["90s", "30m", "2h", "1d"],
+    )
+    target: FiniteFloat | None = Field(
+        default=None, description="Enough: a completed search trial whose objective is as good as this or better."
+    )
+    no_improvement: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="As many search trials after the best one, by number, and none of them better."
+    )
+
+    @property
+    def time(self) -> timedelta | None:
+        """``wall_time``; None: as long as it takes."""
+        if self.wall_time is None:
+            return None
+        return int(self.wall_time[:-1]) * _UNITS[self.wall_time[-1]]
 
 
 def _check_gpus(value: float) -> float:
@@ -224,6 +256,14 @@ class SweepSpec(Strict):
     space: dict[Identifier, Dimension] = Field(
         min_length=1, max_length=100, description="Parameters that are searched, each with its range."
     )
+    initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
+        default=(),
+        strict=False,
+        max_length=1000,
+        description="Points to try first, in that order; they count in budget.trials. What a point leaves out the "
+        "sampler chooses. Baselines begin with as much of them as they read.",
+        examples=[[{"alpha": 1.5, "weight_lr": 0.025}]],
+    )
     objective: Objective = Objective()
     search: Search = Search()
     early_stopping: EarlyStopping | None = None
@@ -249,6 +289,7 @@ class SweepSpec(Strict):
         given = {name: part for name, part in _PARTS.items() if document.get(name) is not None}
         parts: dict[str, Any] = {name: part.trusted(document[name]) for name, part in given.items()}
         parts["space"] = {name: trusted_dimension(dimension) for name, dimension in document["space"].items()}
+        parts["initial"] = tuple(document.get("initial", ()))
         parts["baselines"] = tuple(document.get("baselines", ()))
         return super().trusted({**document, **parts})
 

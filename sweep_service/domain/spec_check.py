@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size, value_misfit
 from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
 from sweep_service.domain.task_params import MAX_TEXT, is_text, tasks_faults
 from trainables.catalog import BALANCERS, Parameter, Trainable
@@ -154,6 +154,8 @@ class _SoundParts:
         self._not_whole = self._faults | _places_around(faults)
         self.params = self._entries("params")
         self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
+        initial = enumerate(document.get("initial", ())) if self._is_readable("initial") else ()
+        self.initial: dict[int, dict[str, Any]] = {i: point for i, point in initial if self._is_whole("initial", i)}
         baselines = enumerate(document.get("baselines", ())) if self._is_readable("baselines") else ()
         self.baselines: dict[int, str] = {i: name for i, name in baselines if self._is_whole("baselines", i)}
 
@@ -166,6 +168,16 @@ class _SoundParts:
         if not self._is_readable("objective") or not self._is_whole("objective", "metric"):
             return None
         return self._document.get("objective", {}).get("metric", Objective().metric)
+
+    @property
+    def trials(self) -> int | None:
+        """How many search trials there may be."""
+        is_known = self._is_readable("budget") and self._is_whole("budget", "trials")
+        return self._document["budget"]["trials"] if is_known else None
+
+    def is_searched(self, name: str) -> bool:
+        """Whether space gives that parameter a range, be it a right one or not."""
+        return not self._is_readable("space") or name in self._document.get("space", {})
 
     @property
     def has_direction(self) -> bool:
@@ -231,6 +243,7 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
         detail = f"There is no trainable {parts.trainable!r}.{_suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
     yield from _sampler_findings(parts)
+    yield from _initial_findings(parts)
     yield from _comparison_findings(parts)
 
 
@@ -317,6 +330,25 @@ def _sampler_findings(parts: _SoundParts) -> Iterator[Finding]:
         if size is not None and size > MAX_GRID:
             detail = f"The grid of this space has {size} points; at most {MAX_GRID} can be tried. Widen the steps."
             yield Finding(pointer="/space", code="too_large", detail=detail)
+
+
+def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
+    if parts.trials is not None and len(parts.initial) > parts.trials:
+        detail = f"There are {len(parts.initial)} points, but only {parts.trials} trials in the budget."
+        yield Finding(pointer="/initial", code="too_many", detail=detail)
+    seen: list[dict[str, Any]] = []
+    for index, point in parts.initial.items():
+        for name, value in point.items():
+            pointer = json_pointer(("initial", index, name))
+            if not parts.is_searched(name):
+                detail = f"{name!r} is not searched.{_suggest(name, parts.space)}"
+                yield Finding(pointer=pointer, code="not_searched", detail=detail)
+            elif name in parts.space and (fault := value_misfit(parts.space[name], value)):
+                yield Finding(pointer=pointer, code="invalid_value", detail=fault)
+        if point in seen and point.keys() >= parts.space.keys():
+            detail = "This point is listed twice, and would give the same result again; list it once."
+            yield Finding(pointer=json_pointer(("initial", index)), code="duplicate", detail=detail)
+        seen.append(point)
 
 
 def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:

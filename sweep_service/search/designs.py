@@ -24,6 +24,7 @@ from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
 from sweep_service.ports import Draw
 
+GIVEN = "given"  # mark of a trial of which the user has given values
 _GENERATION = "cmaes:generation"
 
 
@@ -52,8 +53,10 @@ class Tried:
 class Design(Protocol):
     """Chooses whole points by itself."""
 
-    def draw(self, seed: int, trials: Sequence[Tried]) -> Draw:
-        """The next point after those of the trials, which are by number; ``seed`` is this ask's own."""
+    def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
+        """The next point after those of the trials, which are by number; ``seed`` is this ask's own. Its values for the
+        parameters that are given are not used.
+        """
         ...
 
 
@@ -62,34 +65,34 @@ class GridDesign:
     the grid tries is then spread over all of it.
     """
 
-    def __init__(self, *, space: Space, seed: int, num_initial: int) -> None:
+    def __init__(self, *, space: Space, seed: int) -> None:
         size = grid_size(space)
         if size is None:
             raise ValueError("a grid needs a space of finitely many points")
         self._space = space
         self._order = random.Random(seed).sample(range(size), size)
 
-    def draw(self, seed: int, trials: Sequence[Tried]) -> Draw:
+    def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
         # The point of a cancelled trial has not been tried.
         tried = {_key(trial.point) for trial in trials if trial.state is not TrialState.CANCELLED}
-        points = (grid_point(self._space, index) for index in self._order)
+        points = ({**grid_point(self._space, index), **given} for index in self._order)
         point = next((point for point in points if _key(point) not in tried), None)
-        # Exhausted only where somebody asks on all the same: then from the start.
+        # Exhausted only where somebody asks on all the same, or for given values again: then from the start.
         return Draw(params=point if point is not None else grid_point(self._space, self._order[0]))
 
 
 class QmcDesign:
     """Scrambled Sobol points: spread more evenly than random ones, at any number of them."""
 
-    def __init__(self, *, space: Space, seed: int, num_initial: int) -> None:
+    def __init__(self, *, space: Space, seed: int) -> None:
         self._space = space
         self._seed = seed
-        self._num_initial = num_initial  # what the user gave is no part of the sequence
 
-    def draw(self, seed: int, trials: Sequence[Tried]) -> Draw:
+    def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
         sequence = qmc.Sobol(len(self._space), scramble=True, rng=self._seed)
-        if len(trials) > self._num_initial:  # scipy cannot go forward by nothing
-            sequence.fast_forward(len(trials) - self._num_initial)
+        num_drawn = sum(GIVEN not in trial.marks for trial in trials)
+        if num_drawn:  # scipy cannot go forward by nothing
+            sequence.fast_forward(num_drawn)
         places = zip(self._space.items(), sequence.random(1)[0], strict=True)
         return Draw(params={name: dimension.at(float(place)) for (name, dimension), place in places})
 
@@ -102,17 +105,17 @@ class CmaesDesign:
     early-stopped ones rank behind the completed, and the infeasible last.
     """
 
-    def __init__(self, *, space: Space, seed: int, num_initial: int) -> None:
+    def __init__(self, *, space: Space, seed: int) -> None:
         self._space = space
         self._ranges = {name: d for name, d in space.items() if isinstance(d, FloatRange | IntRange)}
 
-    def draw(self, seed: int, trials: Sequence[Tried]) -> Draw:
+    def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
         generator = random.Random(seed)
         chosen = {name: d.draw(generator) for name, d in self._space.items() if isinstance(d, Choice)}
         if not self._ranges:
             return Draw(params=chosen)
         optimiser = cmaes.CMA(
-            mean=np.full(len(self._ranges), 0.5),
+            mean=self._start(trials),
             sigma=1 / 6,  # of a range: three deviations to each side, as in Optuna
             bounds=np.array([[0.0, 1.0]] * len(self._ranges)),
             seed=seed,
@@ -130,6 +133,11 @@ class CmaesDesign:
         places = zip(self._ranges.items(), optimiser.ask(), strict=True)
         found = {name: dimension.at(float(place)) for (name, dimension), place in places}
         return Draw(params={**chosen, **found}, state={_GENERATION: optimiser.generation})
+
+    def _start(self, trials: Sequence[Tried]) -> np.ndarray:
+        """The first point that the user gave; the middle of every range if there is none."""
+        first = next((trial.point for trial in trials if GIVEN in trial.marks), None)
+        return np.full(len(self._ranges), 0.5) if first is None else self._places(first)
 
     def _places(self, point: Mapping[str, Any]) -> np.ndarray:
         return np.array([dimension.place(point[name]) for name, dimension in self._ranges.items()])

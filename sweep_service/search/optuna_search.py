@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -29,7 +30,7 @@ from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
 from sweep_service.ports import Draw
-from sweep_service.search.designs import DESIGNS, Tried
+from sweep_service.search.designs import DESIGNS, GIVEN, Tried
 from sweep_service.search.samplers import OPTUNA_SAMPLERS, Fixed
 
 _OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
@@ -59,7 +60,7 @@ class OptunaSearch:
         self._sampler = sampler
         self._tried: dict[int, Tried] = {}  # by our number
         design = DESIGNS.get(sampler)
-        self._design = design(space=space, seed=seed, num_initial=0) if design else None
+        self._design = design(space=space, seed=seed) if design else None
         self._objective = objective
         self._seed = seed
         self._budget = budget
@@ -73,20 +74,22 @@ class OptunaSearch:
             if _OPTUNA_STATES[trial.state].is_finished():
                 self._ended.add(trial.number)
 
-    def ask(self, number: int) -> Draw:
-        """Choose the parameters of the trial of that number."""
+    def ask(self, number: int, given: Mapping[str, Any] | None = None) -> Draw:
+        """Choose the parameters of the trial of that number; those that are given have the given values."""
         seed = derive_seed(self._seed, number)
-        if self._design is None:
-            given, self._study.sampler = Draw(params={}), OPTUNA_SAMPLERS[self._sampler](seed, self._budget)
-        else:
-            given = self._design.draw(seed, list(self._tried.values()))
-            self._study.sampler = Fixed(given.params, RandomSampler(seed=seed))
+        fixed = Draw(params=dict(given or {}), state={GIVEN: True} if given else {})
+        rest = RandomSampler(seed=seed) if self._design else OPTUNA_SAMPLERS[self._sampler](seed, self._budget)
+        if self._design is not None:
+            own = self._design.draw(seed, list(self._tried.values()), fixed.params)
+            # What was given is no draw of the design's distribution, nor of its sequence.
+            fixed = Draw(params={**own.params, **fixed.params}, state=fixed.state or own.state)
+        self._study.sampler = Fixed(fixed.params, rest) if fixed.params else rest
         asked = self._study.ask(self._distributions)
         self._optuna_numbers[number] = asked.number
         # ``study.trials`` would copy every trial in depth, at 5,000 of them for longer than TPE thinks. Of the one that
         # is read here the attributes are copied: a Draw shares nothing with the study.
         drawn = self._study.get_trials(deepcopy=False)[asked.number]
-        draw = Draw(params=dict(asked.params), state={**deepcopy(drawn.system_attrs), **given.state})
+        draw = Draw(params=dict(asked.params), state={**deepcopy(drawn.system_attrs), **fixed.state})
         self._tried[number] = Tried(point=draw.params, marks=draw.state)
         return draw
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweep_service.domain.space import grid_size
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Cluster, Lease, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd
+from sweep_service.services.budget import search_end
 
 _QUOTED = 500  # characters of a trial's message in the sweep's
 
@@ -34,14 +36,35 @@ def outcome_of(spec: SweepSpec, trials: Sequence[Trial], winding_up: SweepState)
         return STOPPED
     search = [trial for trial in trials if trial.role is Role.SEARCH]
     if any(trial.state is TrialState.COMPLETED for trial in search):
-        used = sum(trial.state.counts_in_budget for trial in search)
-        message = "Every point of the grid has been tried." if used < spec.budget.trials else ""
-        return Outcome(state=SweepState.COMPLETED, reason=SweepReason.BUDGET_TRIALS, message=message)
+        return _completed(spec, trials)
+    if not search and spec.budget.time:
+        message = f"The wall time of {spec.budget.wall_time} was over before a search trial had started."
+        return Outcome(state=SweepState.FAILED, reason=SweepReason.BUDGET_TIME, message=message)
     wrong = [trial for trial in search if trial.state is not TrialState.EARLY_STOPPED]
     first = next((trial.message for trial in wrong if trial.message), "")
     quoted = first if len(first) <= _QUOTED else first[:_QUOTED] + " …"
     message = f"None of {len(search)} search trials completed." + (f" The first: {quoted}" if quoted else "")
     return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)
+
+
+def _completed(spec: SweepSpec, trials: Sequence[Trial]) -> Outcome:
+    """Why the search was over. Where no other bound explains it, time has been the bound."""
+    reason, message = search_end(spec, trials), ""
+    used = sum(trial.role is Role.SEARCH and trial.state.counts_in_budget for trial in trials)
+    points = grid_size(spec.space) if spec.search.sampler == "grid" else None
+    if reason is SweepReason.TARGET_REACHED:
+        message = f"A trial has reached the target of {spec.budget.target:g}."
+    elif reason is SweepReason.NO_IMPROVEMENT:
+        message = f"None of the last {spec.budget.no_improvement} trials was better than the best before them."
+    elif spec.budget.time and spec.confirm and all(trial.role is not Role.CONFIRM for trial in trials):
+        reason, message = SweepReason.BUDGET_TIME, f"The wall time of {spec.budget.wall_time} is over."
+    elif used >= spec.budget.trials:
+        reason = SweepReason.BUDGET_TRIALS
+    elif points is not None and used >= points:
+        reason, message = SweepReason.BUDGET_TRIALS, "Every point of the grid has been tried."
+    else:
+        reason, message = SweepReason.BUDGET_TIME, f"The wall time of {spec.budget.wall_time} is over."
+    return Outcome(state=SweepState.COMPLETED, reason=reason, message=message)
 
 
 def unschedulable(wanted: Resources, cluster: Cluster) -> Outcome:

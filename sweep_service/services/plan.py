@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.space import Space, grid_size
+from sweep_service.domain.space import Space, fitted, grid_size
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
+from sweep_service.services.budget import is_out_of_time, search_end
 from sweep_service.services.results import best_baseline, best_trial
 from trainables.catalog import Trainable
 
@@ -32,12 +33,21 @@ class _Line:
     """One sampler, its quota, and the trials that it has been asked for."""
 
     def __init__(
-        self, *, role: Role, balancer: str, space: Space, quota: int, search: Search | None, trials: Sequence[Trial]
+        self,
+        *,
+        role: Role,
+        balancer: str,
+        space: Space,
+        quota: int,
+        initial: Sequence[Mapping[str, Any]],
+        search: Search | None,
+        trials: Sequence[Trial],
     ) -> None:
         self.role = role
         self.balancer = balancer
         self.space = space
         self._quota = quota
+        self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
         self._last_draw: tuple[int, Draw] | None = None  # with its trial's number
@@ -47,9 +57,13 @@ class _Line:
         return list(self._trials.values())
 
     @property
+    def share(self) -> float:
+        """How much of its quota it has been given, from 0 to 1."""
+        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self._quota
+
+    @property
     def wants_more(self) -> bool:
-        kept = sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget)
-        return kept < self._quota
+        return self.share < 1
 
     @property
     def is_hopeless(self) -> bool:
@@ -63,7 +77,9 @@ class _Line:
         if self._search is None:
             return Draw(params={})
         if self._last_draw is None or self._last_draw[0] != number:
-            self._last_draw = number, self._search.ask(number)
+            place = len(self._trials)
+            given = self._initial[place] if place < len(self._initial) else None
+            self._last_draw = number, self._search.ask(number, given)
         return self._last_draw[1]
 
     def take(self, trial: Trial) -> None:
@@ -80,6 +96,7 @@ class Plan:
         self._sweep = sweep
         self._spec = sweep.spec
         self._trainable = trainable
+        self._started_at = sweep.started_at  # None: with the first trial that is asked for
         self._trials = {trial.id: trial for trial in trials}
         self._lines = list(self._open_lines(open_search))
 
@@ -105,16 +122,23 @@ class Plan:
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """
-        if self.is_hopeless:
+        self._started_at = self._started_at or now
+        if self.is_hopeless or is_out_of_time(self._spec, self._started_at, now):
             return ()
         # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
         # end.
-        for line in reversed(self._lines):
-            if line.wants_more:
-                return (self._new_line_trial(line, now),)
+        lines = [line for line in reversed(self._lines) if self._goes_on(line)]
+        if lines:
+            # But they must not take all of a limited time: there the lines take turns.
+            line = lines[0] if self._spec.budget.time is None else min(lines, key=lambda one: one.share)
+            return (self._new_line_trial(line, now),)
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()
         return list(self._missing_confirm_trials(now))
+
+    def _goes_on(self, line: _Line) -> bool:
+        is_over = line is self._search_line and search_end(self._spec, self.trials) is not None
+        return line.wants_more and not is_over
 
     @property
     def _search_line(self) -> _Line:
@@ -134,7 +158,15 @@ class Plan:
             history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
             # Each line draws from a stream of its own; the search's is the sweep's.
             search = open_search(space, spec.search.seed + index, quota, history) if space else None
-            yield _Line(role=role, balancer=name, space=space, quota=quota, search=search, trials=history)
+            yield _Line(
+                role=role,
+                balancer=name,
+                space=space,
+                quota=quota,
+                initial=initial_points(spec, space),
+                search=search,
+                trials=history,
+            )
 
     def _quota(self, space: Space) -> int:
         """Trials of a line: those of the budget, but no more than there are points to try."""
@@ -192,6 +224,18 @@ class Plan:
             created_at=now,
             **{"searched": {}, **more},
         )
+
+
+def initial_points(spec: SweepSpec, space: Space) -> Sequence[Mapping[str, Any]]:
+    """The points that a line over that part of the space begins with. A baseline gets them as well, or the search
+    would be compared with what had the worse start; a part that two points share only once.
+    """
+    points: list[Mapping[str, Any]] = []
+    for given in spec.initial:
+        part = {name: fitted(space[name], value) for name, value in given.items() if name in space}
+        if part and (part not in points or space == spec.space):
+            points.append(part)
+    return points
 
 
 def confirm_seeds(spec: SweepSpec) -> Sequence[int]:

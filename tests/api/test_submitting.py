@@ -35,7 +35,7 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     assert response.status_code == 201
     sweep = response.json()
     assert sweep["state"] == "queued"
-    assert sweep["spec"]["budget"] == {"trials": 4}
+    assert sweep["spec"]["budget"] == {"trials": 4, "wall_time": None, "target": None, "no_improvement": None}
     assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0}, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep

@@ -393,6 +393,24 @@ def test_a_sampler_that_learns_does_not_come_back_to_where_trials_fail(sampler: 
     assert sum(x < 0.3 for x, _ in points[20:]) < 15
 
 
+def test_cmaes_starts_at_the_first_point_that_it_is_given() -> None:
+    space: Space = {"x": FloatRange(type="float", low=0, high=1), "y": FloatRange(type="float", low=0, high=1)}
+    search = OptunaSearch(space=space, objective=Objective.model_validate({}), sampler="cmaes", seed=1, budget=40)
+    assert search.ask(0, {"x": 0.9, "y": 0.1}).params == {"x": 0.9, "y": 0.1}
+    points = [search.ask(number).params for number in range(1, 21)]
+    assert sum(point["x"] for point in points) / 20 > 0.7
+    assert sum(point["y"] for point in points) / 20 < 0.3
+
+
+def test_given_values_are_taken_and_the_rest_is_drawn_in_the_space(open_search: Callable[..., OptunaSearch]) -> None:
+    search = open_search()
+    with_ended(search, 12)
+    given = {"alpha": 0.25, "kind": True, "dropout": 0.3}
+    draw = search.ask(12, given)
+    assert {name: draw.params[name] for name in given} == given
+    assert all(SPACE[name].contains(value) for name, value in draw.params.items())
+
+
 def test_what_a_sampler_leaves_with_a_trial_is_never_pickled(open_search: Callable[..., OptunaSearch]) -> None:
     search = open_search()
     for number in range(14):

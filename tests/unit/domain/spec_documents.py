@@ -173,7 +173,14 @@ rightly_shaped = st.fixed_dictionaries(
         "space": st.dictionaries(
             st.sampled_from("abcd"), _right_ranges() | _right_int_ranges() | _right_choices, min_size=1
         ),
-        "budget": st.fixed_dictionaries({"trials": st.integers(1, 100_000)}),
+        "budget": st.fixed_dictionaries(
+            {"trials": st.integers(1, 100_000)},
+            optional={
+                "wall_time": st.none() | st.sampled_from(["30m", "2h"]),
+                "target": st.floats(-9, 9) | st.integers(-9, 9),
+                "no_improvement": st.none() | st.integers(1, 99),
+            },
+        ),
     },
     optional={
         "params": st.dictionaries(st.sampled_from("xyz"), _values | st.lists(st.integers(0, 9), max_size=3)),
@@ -186,6 +193,7 @@ rightly_shaped = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}
         ),
+        "initial": st.just([{"a": 1, "b": 2.5}, {"c": "x"}]),
         "early_stopping": st.none()
         | st.fixed_dictionaries({"pruner": st.sampled_from(["asha", "median", "hyperband"]), "min_steps": st.just(9)}),
         "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),

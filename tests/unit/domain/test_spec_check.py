@@ -309,6 +309,55 @@ def test_min_steps_is_measured_by_the_default_where_params_say_no_steps() -> Non
     assert check_spec(document, CATALOG).early_stopping is None
 
 
+@pytest.mark.parametrize(
+    ("initial", "pointer", "code"),
+    [
+        ([{"alpha": 1.5}, {"alpha": 3.5}], "/1/alpha", "invalid_value"),
+        ([{"alpha": "much"}], "/0/alpha", "invalid_value"),
+        ([{"alpha": True}], "/0/alpha", "invalid_value"),
+        ([{"alpha": None}], "/0/alpha", "invalid_value"),
+        ([{"seed": 4}], "/0/seed", "invalid_value"),
+        ([{"aplha": 1.5}], "/0/aplha", "not_searched"),
+        ([{"lr": 0.001}], "/0/lr", "not_searched"),
+        ([{}], "/0", "too_short"),
+        ([{"alpha": 1, "weight_lr": 0.01, "seed": 1}] * 2, "/1", "duplicate"),
+        ([{"alpha": index / 100} for index in range(33)], "", "too_many"),
+        ({"alpha": 1.5}, "", "not_a_list"),
+        ([3], "/0", "not_an_object"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_initial_point_that_does_not_fit_the_space_is_told_at_its_value(
+    initial: Any, pointer: str, code: str
+) -> None:
+    finding = only_finding_of(changed(("/initial", initial)))
+    assert (finding.pointer, finding.code) == ("/initial" + pointer, code)
+
+
+def test_an_initial_value_lies_on_the_steps_of_its_range() -> None:
+    space = {"alpha": {"type": "float", "low": 0.1, "high": 3.0, "step": 0.2}}
+    assert check_spec(changed(("/space", space), ("/initial", [{"alpha": 0.7}, {"alpha": 0.7000000001}])), CATALOG)
+    finding = only_finding_of(changed(("/space", space), ("/initial", [{"alpha": 0.8}])))
+    assert (finding.pointer, "0.1 plus a multiple of the step 0.2" in finding.detail) == ("/initial/0/alpha", True)
+
+
+def test_partial_initial_points_may_be_alike() -> None:
+    assert len(check_spec(changed(("/initial", [{"alpha": 1}, {"alpha": 1}])), CATALOG).initial) == 2
+
+
+@pytest.mark.parametrize("wall_time", ["30", "30 m", "0m", "1.5h", "1h30m", "-2h", "m", "2H", 30])
+def test_a_wall_time_is_a_whole_number_and_a_unit(wall_time: Any) -> None:
+    finding = only_finding_of(changed(("/budget/wall_time", wall_time)))
+    assert finding.pointer == "/budget/wall_time"
+
+
+@pytest.mark.parametrize(("wall_time", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)])
+def test_a_wall_time_is_read_in_its_unit(wall_time: str, seconds: int) -> None:
+    time = check_spec(changed(("/budget/wall_time", wall_time)), CATALOG).budget.time
+    assert time is not None
+    assert time.total_seconds() == seconds
+
+
 def test_a_grid_needs_finitely_many_values_of_every_parameter() -> None:
     found = findings_of(changed(("/search/sampler", "grid")))
     assert [(f.pointer, f.code) for f in found] == [

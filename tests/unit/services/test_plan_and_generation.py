@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,140 @@ def test_a_grid_that_is_smaller_than_the_budget_ends_the_search_when_it_is_exhau
     outcome = rig.generation.outcome()
     assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.BUDGET_TRIALS)
     assert outcome.message == "Every point of the grid has been tried."
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
+def test_initial_points_are_tried_first_in_their_order_and_what_they_leave_out_is_drawn(sampler: str) -> None:
+    initial = [{"alpha": 1, "lr": 0.002}, {"alpha": 2.5}, {"lr": 0.003}]
+    spec = small_spec(initial=initial, search={"sampler": sampler}, budget={"trials": 8})
+    uncut, cut = Rig(spec), Rig(spec)
+    uncut.run_to_end()
+    for _ in range(8):
+        cut.train(*started(cut))
+        cut.next_generation()
+    cut.run_to_end()
+    points = [trial.searched for trial in uncut.trials]
+    assert [trial.searched for trial in cut.trials] == points
+    assert len(points) == len({tuple(point.values()) for point in points}) == 8
+    assert points[0] == {"alpha": 1.0, "lr": 0.002}
+    assert (points[1]["alpha"], points[2]["lr"]) == (2.5, 0.003)
+    assert all(1e-4 <= point["lr"] <= 1e-2 and 0 <= point["alpha"] <= 3 for point in points)
+    assert uncut.trials[0].params["alpha"] == 1.0
+
+
+def test_a_baseline_begins_with_what_it_reads_of_the_initial_points() -> None:
+    initial = [{"alpha": 1.0, "lr": 0.002}, {"alpha": 2.0, "lr": 0.002}, {"alpha": 0.5}, {"lr": 0.003}]
+    rig = Rig(small_spec(initial=initial, baselines=["equal"]))
+    rig.run_to_end()
+    equal = [trial.searched["lr"] for trial in rig.trials if trial.role is Role.BASELINE]
+    assert equal[:2] == [0.002, 0.003]
+    assert len(set(equal)) == 6
+
+
+def test_a_grid_goes_around_the_initial_points() -> None:
+    space = {
+        "alpha": {"type": "float", "low": 0.0, "high": 0.6, "step": 0.2},
+        "lr": {"type": "categorical", "choices": [0.001, 0.01]},
+    }
+    initial = [{"alpha": 0.6000000001, "lr": 0.01}, {"lr": 0.01}]
+    rig = Rig(small_spec(space=space, initial=initial, search={"sampler": "grid"}, budget={"trials": 100}))
+    rig.run_to_end()
+    points = [tuple(trial.searched.values()) for trial in rig.trials]
+    assert points[0] == (0.6, 0.01)
+    assert points[1][1] == 0.01
+    assert len(set(points)) == len(points) == 8
+
+
+def test_a_trial_that_reaches_the_target_ends_the_search_and_the_comparison_is_made() -> None:
+    spec = small_spec(budget={"trials": 50, "target": 0.5}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec, objective=lambda trial: 0.5 if trial.number == 53 else 1.0)
+    rig.run_to_end()
+    counts = Counter(trial.role for trial in rig.trials)
+    assert counts == {Role.BASELINE: 50, Role.SEARCH: 4, Role.CONFIRM: 4}
+    outcome = rig.generation.outcome()
+    assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.TARGET_REACHED)
+    assert outcome.message == "A trial has reached the target of 0.5."
+
+
+def test_a_target_of_a_maximised_objective_is_reached_from_below_and_what_runs_then_is_finished() -> None:
+    spec = small_spec(
+        objective={"metric": "val/normalized_loss", "direction": "maximize"}, budget={"trials": 9, "target": 0.5}
+    )
+    rig = Rig(spec, objective=lambda trial: [0.4, 0.6, 0.7][trial.number])
+    rig.train(*started(rig))
+    reaches, runs = started(rig), started(rig)
+    rig.train(*reaches)
+    rig.next_generation()
+    again = started(rig)
+    assert again[1].lanes[0].trial_id == runs[1].lanes[0].trial_id
+    rig.train(*again)
+    assert rig.start_pack() is Pause.DONE
+    assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED] * 3
+    assert rig.generation.outcome().reason is SweepReason.TARGET_REACHED
+
+
+def test_a_search_that_gets_no_better_for_so_many_trials_is_over() -> None:
+    values = [3.0, 2.0, 2.5, 2.5, 1.0, 1.0, 1.5, 9.0]
+    rig = Rig(small_spec(budget={"trials": 50, "no_improvement": 3}), objective=lambda trial: values[trial.number])
+    for _ in range(5):
+        rig.train(*started(rig))
+        rig.next_generation()
+    rig.run_to_end()
+    assert [trial.objective for trial in rig.trials] == values
+    outcome = rig.generation.outcome()
+    assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.NO_IMPROVEMENT)
+    assert "None of the last 3 trials" in outcome.message
+
+
+def test_failed_trials_are_no_improvement_and_cancelled_ones_do_not_count() -> None:
+    rig = Rig(small_spec(budget={"trials": 50, "no_improvement": 3}))
+    rig.train(*started(rig))
+    for ending in (TrialEnding.ERROR, TrialEnding.CANCELLED, TrialEnding.NON_FINITE, TrialEnding.ERROR):
+        rig.train(*started(rig), ending=ending, metrics={}, checkpoint=None)
+    assert rig.start_pack() is Pause.DONE
+
+
+def test_when_the_wall_time_is_over_nothing_new_starts_and_what_runs_is_finished() -> None:
+    spec = small_spec(budget={"trials": 50, "wall_time": "23m"}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec)
+    for _ in range(4):
+        rig.train(*started(rig))
+        rig.next_generation()  # five minutes later: what a dead conductor costs is a part of the time
+    running = started(rig)
+    rig.clock.advance(timedelta(minutes=4))
+    assert rig.start_pack() is Pause.WAIT
+    rig.train(*running)
+    assert rig.start_pack() is Pause.DONE
+    assert Counter(trial.role for trial in rig.trials) == {Role.BASELINE: 3, Role.SEARCH: 2}, "they take turns"
+    outcome = rig.generation.outcome()
+    assert (outcome.state, outcome.reason) == (SweepState.COMPLETED, SweepReason.BUDGET_TIME)
+    assert outcome.message == "The wall time of 23m is over."
+
+
+def test_a_sweep_that_is_through_in_time_has_its_comparison_and_says_nothing_of_time() -> None:
+    spec = small_spec(budget={"trials": 3, "wall_time": "1d"}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec)
+    rig.run_to_end()
+    assert Counter(trial.role for trial in rig.trials) == {Role.BASELINE: 3, Role.SEARCH: 3, Role.CONFIRM: 4}
+    assert rig.generation.outcome().reason is SweepReason.BUDGET_TRIALS
+
+
+def test_time_that_is_over_before_the_comparison_is_said_to_be() -> None:
+    spec = small_spec(budget={"trials": 1, "wall_time": "60s"}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec)
+    both = started(rig), started(rig)
+    rig.clock.advance(timedelta(minutes=1))
+    for pack in both:
+        rig.train(*pack)
+    assert rig.start_pack() is Pause.DONE
+    assert rig.generation.outcome().reason is SweepReason.BUDGET_TIME
+
+
+def test_time_that_is_over_before_a_search_trial_starts_is_why_the_sweep_failed() -> None:
+    rig = Rig(small_spec(budget={"trials": 1, "wall_time": "60s"}, baselines=["equal"]))
+    baseline = started(rig)
+    rig.clock.advance(timedelta(minutes=1))
+    rig.train(*baseline)
+    assert rig.start_pack() is Pause.DONE
+    outcome = rig.generation.outcome()
+    assert (outcome.state, outcome.reason) == (SweepState.FAILED, SweepReason.BUDGET_TIME)
