@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from store_values import SPEC, claimed, new_attempt, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
+from sweep_service.ports import SubmissionKey
 from sweep_service.storage import schema
 from sweep_service.storage.database import open_engine
 from sweep_service.storage.schema import check_schema, migrate
@@ -158,6 +159,22 @@ def test_a_migration_that_alters_a_table_keeps_the_rows_that_refer_to_it(empty_u
     assert min(before.values()) > 0
     migrate(empty_url, scripts=_with_another_migration(tmp_path, _ALTERED))
     assert _num_rows(empty_url) == before
+
+
+def test_a_store_of_the_first_version_is_brought_up_with_its_rows(empty_url: str, tmp_path: Path) -> None:
+    scripts = shutil.copytree(Path(schema.__file__).parent / "migrations", tmp_path / "migrations")
+    for later in scripts.glob("versions/*.py"):
+        if not later.name.startswith("0001"):
+            later.unlink()
+    migrate(empty_url, scripts=scripts)
+    before = _filled(empty_url)
+    migrate(empty_url)
+    assert _num_rows(empty_url) == before
+    store = open_sql_store(empty_url)
+    store.check_ready()
+    key = SubmissionKey(key="mine", digest="d" * 64)
+    assert store.add_sweep(new_sweep(1), key=key) == store.add_sweep(new_sweep(2), key=key)
+    store.close()
 
 
 def test_references_are_enforced_again_after_a_migration(empty_url: str, empty_engine: Engine, tmp_path: Path) -> None:
