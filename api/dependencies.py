@@ -16,7 +16,7 @@ from api.json_document import MAX_FINDINGS, parse_document
 from api.middleware import IS_HEAD
 from api.paging import MAX_KEY
 from sweep_service.domain.errors import Finding
-from sweep_service.domain.spec_check import json_pointer
+from sweep_service.domain.spec_shape import json_pointer
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
 

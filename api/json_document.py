@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from sweep_service.domain.errors import Finding
-from sweep_service.domain.spec_check import json_pointer
+from sweep_service.domain.spec_shape import json_pointer
 
 MAX_DEPTH = 50
 MAX_FINDINGS = 100

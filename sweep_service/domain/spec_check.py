@@ -1,29 +1,35 @@
 """From a document to a spec that can be run, or to everything that is wrong with it.
 
-Two steps: the shape (:mod:`sweep_service.domain.spec`), then what only the catalogue knows, also of those parts of a
-document whose shape is right while that of others is not. Each wrong field gives one :class:`Finding` with a JSON
+Two steps: the shape (:mod:`sweep_service.domain.spec_shape`), then what only the catalogue knows, also of those parts
+of a document whose shape is right while that of others is not. Each wrong field gives one :class:`Finding` with a JSON
 pointer and a way out.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size, value_misfit
-from sweep_service.domain.spec import PATTERN_RULES, Objective, SweepSpec, is_loss
+from sweep_service.domain.spec import Objective, SweepSpec, is_loss
+from sweep_service.domain.spec_shape import (
+    MAX_FINDINGS,
+    Location,
+    json_pointer,
+    places_around,
+    read_shape,
+    shape_findings,
+    suggest,
+)
 from sweep_service.domain.task_params import MAX_TEXT, is_text, tasks_faults
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_GRID = 100_000  # points: as many trials as a budget can have
-MAX_FINDINGS = 100  # a document with more faults than this is not read to its end by anybody
 
-_Location: TypeAlias = tuple[str | int, ...]  # pydantic's: keys and indices, and the names of a union's branches
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 
 
@@ -35,8 +41,8 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     """
     if not isinstance(document, Mapping):
         raise InvalidSpecError([Finding(pointer="", code="not_an_object", detail="A sweep spec is a JSON object.")])
-    spec, faults = _read_shape(document)
-    findings = _shape_findings(faults, document)
+    spec, faults = read_shape(document)
+    findings = shape_findings(faults, document)
     parts = _SoundParts(document, [fault["loc"] for fault in faults])
     findings += islice(_catalog_findings(parts, catalog), MAX_FINDINGS - len(findings))
     if findings or spec is None:
@@ -44,114 +50,13 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     return spec
 
 
-def json_pointer(parts: Iterable[str | int]) -> str:
-    """RFC 6901."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-_WORDS: Mapping[str, tuple[str, str]] = {  # pydantic's kinds of fault whose own words speak of Python
-    "model_type": ("not_an_object", "Must be an object with named fields."),
-    "dict_type": ("not_an_object", "Must be an object with named fields."),
-    "model_attributes_type": ("not_an_object", "Must be an object such as {type: float, low: 0.0, high: 1.0}."),
-    "int_type": ("int_type", "Must be a whole number."),
-    "string_type": ("string_type", "Must be a text."),
-    "tuple_type": ("not_a_list", "Must be a list."),
-    "string_unicode": ("invalid_text", "Must be a text of valid Unicode."),
-    "missing": ("missing", "This field is required."),
-    "union_tag_not_found": ("missing", "This field is required: float, int or categorical."),
-}
-_TAGS = ("float", "int", "categorical")
-
-
-def _read_shape(document: Mapping[str, Any]) -> tuple[SweepSpec | None, Sequence[Any]]:
-    """The spec, or all that is wrong with the document's shape, as pydantic tells it."""
-    try:
-        return SweepSpec.model_validate(document), ()
-    except ValidationError as error:
-        return None, error.errors(include_url=False, include_context=True, include_input=False)
-
-
-def _shape_findings(items: Sequence[Any], document: Mapping[str, Any]) -> list[Finding]:
-    findings: dict[tuple[str, str], Finding] = {}
-    around = _places_around(item["loc"] for item in items)
-    for item in items:
-        if len(findings) == MAX_FINDINGS:
-            break
-        if item["type"] == "too_short" and item["loc"] in around:
-            continue  # pydantic counts the right elements only; the wrong ones have findings of their own
-        pointer = json_pointer(_document_path(item["loc"], document, missing=item["type"] == "missing"))
-        if item["type"].startswith("union_tag"):
-            pointer += "/type"
-        code, detail = _explain(item, document)
-        findings.setdefault((pointer, code), Finding(pointer=pointer, code=code, detail=detail))
-    return list(findings.values())
-
-
-def _places_around(locations: Iterable[_Location]) -> set[_Location]:
-    """Everything that one of the locations lies in."""
-    return {loc[:depth] for loc in locations for depth in range(len(loc))}
-
-
-def _document_path(loc: _Location, document: Any, *, missing: bool) -> Iterator[str | int]:
-    """Pydantic's location without the parts that name a branch of a union and not a place in the document."""
-    here = document
-    for index, part in enumerate(loc):
-        if _holds(here, part):
-            here = here[part]
-        elif not (missing and index == len(loc) - 1):
-            continue
-        yield part
-
-
-def _holds(container: Any, part: str | int) -> bool:
-    if isinstance(container, Mapping):
-        return part in container
-    return isinstance(container, list) and isinstance(part, int) and part < len(container)
-
-
-def _explain(item: Any, document: Mapping[str, Any]) -> tuple[str, str]:
-    kind, message = str(item["type"]), str(item["msg"]).removeprefix("Value error, ")
-    if kind in _WORDS:
-        return _WORDS[kind]
-    if kind == "extra_forbidden":
-        return "unknown_key", f"Unknown key {str(item['loc'][-1])!r}.{_closest(str(item['loc'][-1]), item['loc'])}"
-    if kind == "union_tag_invalid":
-        tag = str(item["ctx"]["tag"])
-        return "unknown_type", f"There is no range of type {tag!r}.{_suggest(tag, _TAGS)}"
-    if kind == "string_pattern_mismatch":
-        return kind, PATTERN_RULES.get(item["ctx"]["pattern"], message + ".")
-    if kind == "too_short":
-        return kind, f"Must have at least {_entries(item['ctx']['min_length'])}."
-    if kind == "too_long":
-        return kind, f"May have at most {_entries(item['ctx']['max_length'])}."
-    if kind == "value_error":
-        return "invalid_value", message[:1].upper() + message[1:] + "."
-    message = message.replace("Input should", "Must").replace("String should", "Must").replace("be a valid", "be a")
-    return kind, message if message.endswith(".") else message + "."
-
-
-def _entries(number: int) -> str:
-    return "1 entry" if number == 1 else f"{number} entries"
-
-
-def _closest(key: str, loc: _Location) -> str:
-    return _suggest(key, SweepSpec.model_fields) if len(loc) == 1 else " Remove it or correct its name."
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean …?", or the known words."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(names)}."
-
-
 class _SoundParts:
     """The parts of a document whose shape is right: the catalogue can judge them, whatever is wrong with the rest."""
 
-    def __init__(self, document: Mapping[str, Any], faults: Sequence[_Location]) -> None:
+    def __init__(self, document: Mapping[str, Any], faults: Sequence[Location]) -> None:
         self._document = document
         self._faults = frozenset(faults)
-        self._not_whole = self._faults | _places_around(faults)
+        self._not_whole = self._faults | places_around(faults)
         self.params = self._entries("params")
         self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
         initial = enumerate(document.get("initial", ())) if self._is_readable("initial") else ()
@@ -240,7 +145,7 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
         yield from _objective_findings(parts, trainable)
         yield from _early_stopping_findings(parts, trainable)
     elif parts.trainable is not None:
-        detail = f"There is no trainable {parts.trainable!r}.{_suggest(parts.trainable, catalog)}"
+        detail = f"There is no trainable {parts.trainable!r}.{suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
     yield from _sampler_findings(parts)
     yield from _initial_findings(parts)
@@ -253,7 +158,7 @@ def _params_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findi
         parameter = trainable.parameter(name)
         if parameter is None:
             known = (p.name for p in trainable.parameters)
-            detail = f"{trainable.name} has no parameter {name!r}.{_suggest(name, known)}"
+            detail = f"{trainable.name} has no parameter {name!r}.{suggest(name, known)}"
             yield Finding(pointer=pointer, code="unknown_parameter", detail=detail)
         else:
             yield from _value_findings(pointer, parameter, value)
@@ -279,7 +184,7 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
         if parameter is None or not parameter.searchable:
             known = (p.name for p in trainable.parameters if p.searchable)
             fact = "cannot be searched" if parameter else f"is no parameter of {trainable.name}"
-            detail = f"{name!r} {fact}.{_suggest(name, known)}"
+            detail = f"{name!r} {fact}.{suggest(name, known)}"
             yield Finding(pointer=pointer, code="not_searchable" if parameter else "unknown_parameter", detail=detail)
             continue
         if parts.is_fixed(name):
@@ -294,7 +199,7 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
 def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
     metrics = _metrics(parts, trainable)
     if parts.metric is not None and metrics is not None and parts.metric not in metrics:
-        detail = f"{trainable.name} does not report it.{_suggest(parts.metric, metrics)}"
+        detail = f"{trainable.name} does not report it.{suggest(parts.metric, metrics)}"
         yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
     elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
         detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
@@ -341,7 +246,7 @@ def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
         for name, value in point.items():
             pointer = json_pointer(("initial", index, name))
             if not parts.is_searched(name):
-                detail = f"{name!r} is not searched.{_suggest(name, parts.space)}"
+                detail = f"{name!r} is not searched.{suggest(name, parts.space)}"
                 yield Finding(pointer=pointer, code="not_searched", detail=detail)
             elif name in parts.space and (fault := value_misfit(parts.space[name], value)):
                 yield Finding(pointer=pointer, code="invalid_value", detail=fault)

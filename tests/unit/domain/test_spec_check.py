@@ -10,7 +10,8 @@ from spec_documents import CATALOG, VALID, changed, without
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.spec_check import MAX_FINDINGS, check_spec, json_pointer
+from sweep_service.domain.spec_check import check_spec
+from sweep_service.domain.spec_shape import MAX_FINDINGS, json_pointer
 
 
 def findings_of(document: Any) -> tuple[Finding, ...]:

@@ -13,7 +13,8 @@ from spec_documents import CATALOG, VALID, changed, json_values, nearly_valid, r
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import draw_uniform
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.spec_check import MAX_FINDINGS, check_spec, value_fault
+from sweep_service.domain.spec_check import check_spec, value_fault
+from sweep_service.domain.spec_shape import MAX_FINDINGS
 
 FUZZ = settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
