@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# The end-to-end tests share one stack, so one process runs all of them, while the other runs the rest.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: help install demo up test test-fast check format docs openapi lock clean
 
@@ -26,11 +28,11 @@ up: $(INSTALLED) ## Run the service on this machine until Ctrl-C
 
 test: $(INSTALLED) ## Run all tests, on real Ray, SQLite, PostgreSQL and MLflow
 	@sh tests/ensure_tools.sh
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	@sh tests/ensure_tools.sh
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED) ## Lint, check types and the rule of imports
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import ray.tune
@@ -48,11 +48,21 @@ def run_pack(config: Mapping[str, Any]) -> None:
     try:
         order = link.begin()
         if order.lanes:
-            _train(order, link)
+            train_pack(order, link)
     except Exception as error:
         link.explain(error)
         raise
     ray.tune.report({"lanes": len(order.lanes)})
+
+
+class PackLink(Protocol):
+    """What a pack has to say while it trains, and the answer."""
+
+    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        """The answer names the trials that are to stop."""
+        ...
+
+    def note(self, trial_id: str, message: str) -> None: ...
 
 
 class _ConductorLink:
@@ -79,7 +89,8 @@ class _ConductorLink:
             ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
 
 
-def _train(order: PackOrder, link: _ConductorLink) -> None:
+def train_pack(order: PackOrder, link: PackLink) -> None:
+    """Train the trials of that order in this process, to the end of each."""
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
@@ -105,7 +116,7 @@ def _load_problem(order: PackOrder) -> Problem:
     return load_problem(order.trainable, order.lanes[0].params)
 
 
-def _lane(order: LaneOrder, link: _ConductorLink) -> Lane:
+def _lane(order: LaneOrder, link: PackLink) -> Lane:
     from trainables.protocol import Lane
 
     return Lane(
@@ -135,7 +146,7 @@ def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> C
 class _LaneReporter:
     """Writes the checkpoints of reports and passes the rest on."""
 
-    def __init__(self, order: PackOrder, link: _ConductorLink) -> None:
+    def __init__(self, order: PackOrder, link: PackLink) -> None:
         self._orders = {lane.trial_id: lane for lane in order.lanes}
         self._link = link
         self._last_checkpoint: dict[str, Path] = {}

@@ -143,6 +143,7 @@ class Conductor:
             # From here on the lease is short, and this process keeps it alive.
             self._renew()
             sweep = self._store.get_sweep(self._lease.sweep_id)
+            logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
             for work in (self._guard, self._watch):
                 threading.Thread(target=work, name=work.__name__, daemon=True).start()
             self._conduct(sweep)

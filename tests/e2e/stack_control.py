@@ -60,7 +60,7 @@ def start_command(home: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROBLEMS),
-        "SWEEP_LEASE_TTL": "PT4S",
+        "SWEEP_LEASE_TTL": "PT8S",
         "SWEEP_UNSCHEDULABLE_AFTER": "PT3S",
         "COLUMNS": "200",
     }
