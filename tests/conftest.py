@@ -8,6 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before torch is loaded: with a thread a core, the two processes of a test run get in each other's way. A search by a
+# Gaussian process took three times the CPU time, and more than that in time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from postgres_server import new_database, running_server
 from sqlalchemy.engine import URL, make_url
