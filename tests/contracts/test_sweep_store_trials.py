@@ -155,7 +155,7 @@ def test_trials_are_listed_by_number_in_pages(store: SweepStore, lease: Lease) -
         ({"id": new_trial(new_sweep().id).id}, "stored already"),
         ({"number": 0}, "stored already"),
         ({"params": {"alpha": math.nan}}, "params"),
-        ({"search_state": {"sampler": object()}}, "search_state"),
+        ({"search_state": {"sampler": object}}, "search_state"),
         ({"created_at": START.replace(tzinfo=None)}, "created_at"),
     ],
     ids=str,
