@@ -154,7 +154,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # Python's own way of writing 1_000
 
 
 def _numbers(name: str, column: pd.Series) -> Tensor:

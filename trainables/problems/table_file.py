@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -90,12 +91,12 @@ def parse_table(file: BinaryIO, form: str, **csv_options: Any) -> pd.DataFrame:
             table = pd.read_parquet(file, engine="pyarrow")
         else:
             compression = "gzip" if form.endswith(".gz") else None
-            options: dict[str, Any] = {"skipinitialspace": True, "low_memory": False, **csv_options}
-            table = pd.read_csv(file, compression=compression, **options)
-            if not isinstance(table.index, pd.RangeIndex):
-                raise DataError("its rows have more fields than its first line has names")
-    except DataError:
-        raise
+            # By itself pandas would take the first field of rows that are longer than the header for their names.
+            options: dict[str, Any] = {"skipinitialspace": True, "low_memory": False, "index_col": False, **csv_options}
+            with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+                table = pd.read_csv(file, compression=compression, **options)
+    except Warning as warning:
+        raise DataError("its rows have more fields than its first line has names") from warning
     except Exception as error:
         raise DataError(str(error).strip()) from error
     names = [str(column) for column in table.columns]
