@@ -5,6 +5,7 @@ Shapes: B rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,14 @@ class Predictor:
 def codec_of(problem: Problem) -> TableCodec | None:
     """The codec of a problem that has one; a problem need not know of them."""
     return getattr(problem, "codec", None)
+
+
+def encoding_hash(problem: Problem) -> str | None:
+    """Of what was learnt of the data, which the hash of the data does not tell: it is over standardised numbers."""
+    codec = codec_of(problem)
+    if codec is None:
+        return None
+    return hashlib.sha256(json.dumps(codec.document(), sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

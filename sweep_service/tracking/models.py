@@ -58,12 +58,13 @@ def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path
 
 def _save_encoding(folder: Path, problem: Problem, trial: Trial) -> Mapping[str, Any]:
     """Write what leads from a raw table to the network and back; returns what model.json says where there is none."""
-    from trainables.prediction import ENCODING_FILE, codec_of
+    from trainables.prediction import ENCODING_FILE, codec_of, encoding_hash
 
     codec = codec_of(problem)
     if codec is None:
         return {}
-    if trial.provenance.get("data_hash", problem.data_hash) != problem.data_hash:
+    now = encoding_hash(problem)
+    if trial.provenance.get("encoding_hash", now) != now:
         # The means and categories of today's file are not those that this network was trained on.
         return {"no_encoding": "the data had changed between its training and the end of its sweep"}
     text = json.dumps(codec.document(), indent=1, ensure_ascii=False, allow_nan=False)
