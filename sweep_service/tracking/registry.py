@@ -11,8 +11,6 @@ from mlflow.protos.databricks_pb2 import INVALID_STATE
 CHAMPION = "champion"  # the alias of the version that a sweep made last
 MODEL_FOLDER = "model"  # in the artifacts of a sweep's run
 
-_IS_PROMPT = "mlflow.prompt.is_prompt"  # prompts are kept among the models
-
 
 def register_version(client: MlflowClient, name: str, *, source: str, run_id: str, tags: Mapping[str, str]) -> str:
     """The version of that name that has those tags, found or made, and now the champion.
@@ -36,5 +34,5 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        if _IS_PROMPT in client.get_registered_model(name).tags:
-            raise MlflowException(f"{name!r} is the name of a prompt", INVALID_STATE) from error
+        if not client.search_registered_models(f"name='{name}'"):  # prompts are kept there too, and not found by this
+            raise MlflowException(str(error), INVALID_STATE) from error

@@ -672,7 +672,7 @@ def test_a_registered_model_that_somebody_deleted_is_made_anew(place: Place, swe
 
 def test_the_name_of_a_prompt_is_refused_and_so_is_one_that_mlflow_does_not_take(place: Place, sweep: Sweep, logged):
     tracker, ref, trial = logged
-    name = f"prompt of {sweep.id}"
+    name = f"prompt-of-{sweep.id}"
     place.client.register_prompt(name, template="Dear {{name}}")
     for refused in (name, "a/b"):
         with pytest.raises(TrackingRefusedError):
