@@ -161,7 +161,9 @@ def init(
         _fail(f"{output} is there already; remove it, or choose another --output.", USAGE)
     except OSError as error:
         _fail(f"{output} cannot be written: {error.strerror}.", USAGE)
-    typer.echo(f"Written. Queue it with: sweep submit {output} --watch", err=True)
+    to_fill_in = [parameter["name"] for parameter in known[trainable]["parameters"] if parameter["default"] is None]
+    first = f"Fill in {' and '.join(to_fill_in)}, then queue" if to_fill_in else "Queue"
+    typer.echo(f"Written. {first} it with: sweep submit {output} --watch", err=True)
 
 
 @app.command()
