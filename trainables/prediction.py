@@ -123,6 +123,8 @@ def encoding_hash(problem: Problem) -> str | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PredictionError(f"it has no {path.name}, which is there where a sweep has stored a model") from error
     except (OSError, ValueError) as error:
         raise PredictionError(f"its {path.name} cannot be read: {error}") from error
     if not isinstance(document, dict):

@@ -309,6 +309,8 @@ def test_a_problem_without_a_codec_says_that_it_cannot_be_asked(tmp_path):
     ],
 )
 def test_a_folder_that_cannot_be_used_says_why(tmp_path, described, message):
+    with pytest.raises(PredictionError, match=r"it has no model\.json"):
+        Predictor.load(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(described))
     with pytest.raises(PredictionError, match=message):
         Predictor.load(tmp_path)
