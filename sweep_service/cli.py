@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from sweep_service.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE
+from sweep_service.exits import fail as _fail
+from sweep_service.predict_command import predict
+
 if TYPE_CHECKING:
     from sweep_service.client import ApiError, SweepClient
     from sweep_service.spec_file import SpecFile
 
-FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 _POLL_SECONDS = 0.5
 _SURE_LENGTH = 4  # of an id's beginning, for what cannot be undone: a slip of the keyboard must not name a sweep
 
@@ -158,7 +161,9 @@ def init(
         _fail(f"{output} is there already; remove it, or choose another --output.", USAGE)
     except OSError as error:
         _fail(f"{output} cannot be written: {error.strerror}.", USAGE)
-    typer.echo(f"Written. Queue it with: sweep submit {output} --watch", err=True)
+    to_fill_in = [parameter["name"] for parameter in known[trainable]["parameters"] if parameter["default"] is None]
+    first = f"Fill in {' and '.join(to_fill_in)}, then queue" if to_fill_in else "Queue"
+    typer.echo(f"Written. {first} it with: sweep submit {output} --watch", err=True)
 
 
 @app.command()
@@ -250,6 +255,9 @@ def delete(
     typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
 
 
+app.command()(predict)
+
+
 def main() -> None:
     """The entry point."""
     app()
@@ -280,11 +288,6 @@ def _client(url: str) -> Iterator[SweepClient]:
         _fail(str(error), USAGE)
     except ApiError as error:
         _fail(str(error), FAILED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def _read_spec(file: str) -> SpecFile:

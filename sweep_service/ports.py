@@ -357,6 +357,12 @@ class Tracker(Protocol):
         """
         ...
 
+    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str | None:
+        """Make the model that ``log_model`` has stored the newest version of the registered model of that name, and its
+        champion; the version. None: models are not registered here.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndedConductor:

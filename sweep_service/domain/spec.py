@@ -19,6 +19,8 @@ _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+# What MLflow takes, without what its URIs (models:/name@alias, models:/name/3) and its filters would stumble over.
+_MODEL_NAME = r"""^[^\x00-\x1f\x7f\s./:@?'"`\\][^\x00-\x1f\x7f/:@?'"`\\]*$"""
 _DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
 _UNITS: Mapping[str, timedelta] = {
     "s": timedelta(seconds=1),
@@ -30,6 +32,7 @@ _UNITS: Mapping[str, timedelta] = {
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
+    _MODEL_NAME: "Must be one line of text without / : @ ? \\ and quotes, and not begin with a '.' or a space.",
     _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
@@ -229,6 +232,12 @@ class Tracking(Strict):
     """Where the results are kept."""
 
     experiment: Name | None = Field(default=None, description="MLflow experiment; the trainable's name if not given.")
+    register_as: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_MODEL_NAME)] | None = Field(
+        default=None,
+        examples=["census-mtl"],
+        description="Name in MLflow's model registry. The best trial's model becomes its newest version, with the "
+        "alias champion, when the sweep ends completed or stopped: of several sweeps, the one that ends last has it.",
+    )
 
 
 _PARTS: Mapping[str, type[Strict]] = {

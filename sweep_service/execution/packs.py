@@ -94,6 +94,7 @@ def train_pack(order: PackOrder, link: PackLink) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
+    from trainables.prediction import encoding_hash
     from trainables.training import train
 
     torch.set_num_threads(order.num_threads)
@@ -104,7 +105,7 @@ def train_pack(order: PackOrder, link: PackLink) -> None:
         reporter.fail_all(error)
         return
     lanes = [_lane(lane_order, link) for lane_order in order.lanes]
-    reporter.data_hash = problem.data_hash
+    reporter.provenance = _provenance(problem.data_hash, encoding_hash(problem))
     # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
     device = torch.device("cpu") if order.gpus == 0 else None
     train(problem, lanes, reporter, device=device)
@@ -150,7 +151,7 @@ class _LaneReporter:
         self._orders = {lane.trial_id: lane for lane in order.lanes}
         self._link = link
         self._last_checkpoint: dict[str, Path] = {}
-        self.data_hash = ""
+        self.provenance: dict[str, str] = {}
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
@@ -196,15 +197,16 @@ class _LaneReporter:
             ending=ending,
             message=report.message,
             traceback=report.traceback,
-            provenance=_provenance(self.data_hash) if ending is not None else {},
+            provenance=self.provenance if ending is not None else {},
         )
 
 
-def _provenance(data_hash: str) -> dict[str, str]:
+def _provenance(data_hash: str, encoding_hash: str | None) -> dict[str, str]:
     """What a result depends on beside its parameters."""
     packages = {"code_version": "gradnorm-sweeps", "torch": "torch", "numpy": "numpy", "ray": "ray"}
     return {
         "data_hash": data_hash,
+        **({"encoding_hash": encoding_hash} if encoding_hash is not None else {}),
         "python": platform.python_version(),
         **{key: _version(package) for key, package in packages.items()},
     }

@@ -591,6 +591,7 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             "close_trial": lambda: tracker.close_trial("ref", trials[0]),
             "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, []),
             "log_model": lambda: tracker.log_model("ref", ended, trials[0], checkpoint),
+            "register_model": lambda: tracker.register_model("ref", ended, trials[0], "a name"),
         }
         for name, call in calls.items():
             start = time.monotonic()
@@ -599,6 +600,83 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             assert time.monotonic() - start < 10, name
             assert "MLflow at http://" in str(raised.value)
             assert "secret" not in str(raised.value)
+
+
+# --- MLflow: the registry ---------------------------------------------------------------------------------------------
+
+
+def versions_of(place: Place, name: str) -> dict[str, dict[str, str]]:
+    """Tags of the versions of a registered model."""
+    return {str(each.version): dict(each.tags) for each in place.client.search_model_versions(f"name='{name}'")}
+
+
+@pytest.fixture
+def logged(place: Place, sweep: Sweep, checkpoint: Path) -> tuple[MlflowTracker, str, Trial]:
+    """The run of a sweep with the model of that trial."""
+    tracker, trial = place.tracker(), completed(make_trial(sweep, 1, params=MODEL_PARAMS), 0.5)
+    ref = tracker.open_sweep(sweep)
+    tracker.log_model(ref, sweep, trial, checkpoint)
+    return tracker, ref, trial
+
+
+def test_a_registered_model_is_a_version_that_loads_by_its_alias(place: Place, sweep: Sweep, logged, tmp_path: Path):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    assert tracker.register_model(ref, sweep, trial, name) == "1"
+    version = place.client.get_model_version_by_alias(name, "champion")
+    assert (str(version.version), version.run_id) == ("1", ref)
+    assert version.tags == {"sweep_id": sweep.id, "trial_id": trial.id}
+    tags = place.client.get_run(ref).data.tags
+    assert (tags["registered_model"], tags["registered_version"]) == (name, "1")
+    script = (
+        "import sys, mlflow, mlflow.pytorch\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "print(type(mlflow.pytorch.load_model(f'models:/{sys.argv[2]}@champion')).__name__)\n"
+    )
+    command = [sys.executable, "-c", script, place.uri, name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "MultiTaskModel", done.stderr
+
+
+def test_registering_again_makes_no_second_version(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    first = tracker.register_model(ref, sweep, trial, name)
+    place.client.delete_registered_model_alias(name, "champion")  # as if a conductor had died before giving it
+    assert place.tracker().register_model(ref, sweep, trial, name) == first
+    assert set(versions_of(place, name)) == {first}
+    assert str(place.client.get_model_version_by_alias(name, "champion").version) == first
+
+
+def test_another_sweep_of_the_name_makes_the_next_version_and_takes_the_alias(place: Place, sweep, logged, checkpoint):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    tracker.register_model(ref, sweep, trial, name)
+    second = replace(sweep, id=new_id(IdPrefix.SWEEP, now=NOW))
+    other = completed(make_trial(second, 0, params=MODEL_PARAMS), 0.4)
+    second_ref = tracker.open_sweep(second)
+    tracker.log_model(second_ref, second, other, checkpoint)
+    assert tracker.register_model(second_ref, second, other, name) == "2"
+    assert place.client.get_model_version_by_alias(name, "champion").run_id == second_ref
+    sweeps = {version: tags["sweep_id"] for version, tags in versions_of(place, name).items()}
+    assert sweeps == {"1": sweep.id, "2": second.id}
+
+
+def test_a_registered_model_that_somebody_deleted_is_made_anew(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    tracker.register_model(ref, sweep, trial, name)
+    place.client.delete_registered_model(name)
+    assert tracker.register_model(ref, sweep, trial, name) == "1"
+
+
+def test_the_name_of_a_prompt_is_refused_and_so_is_one_that_mlflow_does_not_take(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"prompt-of-{sweep.id}"
+    place.client.register_prompt(name, template="Dear {{name}}")
+    for refused in (name, "a/b"):
+        with pytest.raises(TrackingRefusedError):
+            tracker.register_model(ref, sweep, trial, refused)
 
 
 # --- MLflow: the model ------------------------------------------------------------------------------------------------

@@ -199,7 +199,9 @@ rightly_shaped = st.fixed_dictionaries(
         "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),
         "confirm": st.none() | st.fixed_dictionaries({}, optional={"seeds": st.integers(2, 9), "margin": st.just(0.5)}),
         "retries": st.integers(0, 100),
-        "tracking": st.fixed_dictionaries({}, optional={"experiment": st.none() | st.just("e")}),
+        "tracking": st.fixed_dictionaries(
+            {}, optional={"experiment": st.none() | st.just("e"), "register_as": st.none() | st.just("mtl 2.0")}
+        ),
         "labels": st.dictionaries(st.sampled_from("ab"), st.just("c")),
     },
 )

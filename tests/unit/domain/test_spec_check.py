@@ -128,6 +128,11 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/name", "two\nlines", "string_pattern_mismatch", "one line"),
         ("/name", "  ", "string_pattern_mismatch", "spaces alone"),
         ("/tracking/experiment", "\u3000", "string_pattern_mismatch", "spaces alone"),
+        *(
+            ("/tracking/register_as", name, "string_pattern_mismatch", "without / : @ ?")
+            for name in ("a/b", "a:b", "a@b", "it's", "..", ".", " a", "a?", "a\nb")
+        ),
+        ("/tracking/register_as", "", "string_too_short", "at least 1"),
         ("/name", "\ud800", "invalid_text", "Unicode"),
         ("/budget/trials", 0, "greater_than_equal", "1"),
         ("/budget/trials", 100_001, "less_than_equal", "100000"),

@@ -173,6 +173,7 @@ class RecordingTracker:
         self.on_close_sweep: Callable[[], None] = lambda: None
         self.lost_checkpoints: set[Path] = set()  # no model comes out of these
         self.models: list[str] = []  # trials whose model is stored
+        self.registered: list[tuple[str, str]] = []  # name, trial
         self.opened: list[str] = []
         self.points: list[tuple[str, int, str]] = []  # (run, step, metric), in the order of delivery
         self.closed: dict[str, str] = {}
@@ -207,6 +208,13 @@ class RecordingTracker:
         if checkpoint in self.lost_checkpoints:
             raise ModelUnusableError(f"no file {checkpoint}")
         self.models.append(trial.id)
+
+    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str:
+        self._answer()
+        self._take(name, self.cannot_close)
+        assert trial.id in self.models
+        self.registered.append((name, trial.id))
+        return "7"
 
     def _open(self, ref: str) -> str:
         self._answer()
