@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The end-to-end tests share one stack, so one process runs all of them, while the other runs the rest.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes: one has the end-to-end tests, which share a stack, the other the rest (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help install demo up test test-fast check format docs openapi lock clean
 
