@@ -35,13 +35,14 @@ class Links(BaseModel):
     trials: str
     best: str
     events: str
+    logs: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "stop", "cancel")}
+        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "logs", "stop", "cancel")}
         return cls(self=here, **parts)
 
 

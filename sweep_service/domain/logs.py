@@ -56,9 +56,9 @@ class KeptLine:
     line: LogLine
 
 
-def clipped(text: str) -> str:
-    """The text, with its end replaced by a word on it where it is too long."""
-    if len(text) <= MAX_LINE_CHARS:
+def clipped(text: str, *, more: int = 0) -> str:
+    """The text, with its end replaced by a word on it where it is too long. ``more``: characters that came after it."""
+    if len(text) + more <= MAX_LINE_CHARS:
         return text
     kept = MAX_LINE_CHARS - 50  # with the word on the rest it is not too long any more
-    return f"{text[:kept]} … and {len(text) - kept} more characters"
+    return f"{text[:kept]} … and {len(text) + more - kept} more characters"

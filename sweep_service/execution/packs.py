@@ -19,8 +19,12 @@ import ray
 import ray.tune
 from ray.exceptions import RayError
 
+from sweep_service.clock import SystemClock
+from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
-from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+from sweep_service.execution.capture import Capture
+from sweep_service.execution.log_sender import LogSender
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
     from trainables.checkpoint import Checkpoint
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "sweeps"
+_LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
     "non_finite": TrialEnding.NON_FINITE,
@@ -48,7 +53,9 @@ def run_pack(config: Mapping[str, Any]) -> None:
     try:
         order = link.begin()
         if order.lanes:
-            _train(order, link)
+            capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
+            with LogSender(capture, link.log) as sender, capture:
+                _train(order, _LaneReporter(order, link, capture, sender), link)
     except Exception as error:
         link.explain(error)
         raise
@@ -70,6 +77,13 @@ class _ConductorLink:
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
 
+    def log(self, said: Sequence[LaneLines]) -> bool:
+        """Whether they have arrived. What becomes of lines must not touch the training."""
+        try:
+            return ray.get(self._actor.log.remote(self._pack, list(said)), timeout=_LOG_TIMEOUT_S)
+        except RayError:
+            return False
+
     def note(self, trial_id: str, message: str) -> None:
         ray.get(self._actor.note.remote(trial_id, message))
 
@@ -79,14 +93,13 @@ class _ConductorLink:
             ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
 
 
-def _train(order: PackOrder, link: _ConductorLink) -> None:
+def _train(order: PackOrder, reporter: _LaneReporter, link: _ConductorLink) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
     from trainables.training import train
 
     torch.set_num_threads(order.num_threads)
-    reporter = _LaneReporter(order, link)
     try:
         problem = _load_problem(order)
     except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
@@ -133,18 +146,20 @@ def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> C
 
 
 class _LaneReporter:
-    """Writes the checkpoints of reports and passes the rest on."""
+    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log."""
 
-    def __init__(self, order: PackOrder, link: _ConductorLink) -> None:
+    def __init__(self, order: PackOrder, link: _ConductorLink, capture: Capture, sender: LogSender) -> None:
         self._orders = {lane.trial_id: lane for lane in order.lanes}
         self._link = link
+        self._capture = capture
+        self._sender = sender
         self._last_checkpoint: dict[str, Path] = {}
         self.data_hash = ""
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
-        stopped = self._link.report(messages)
+        stopped = self._send(messages)
         # Only now that the store names the new ones may their predecessors go.
         for trial_id, path in written.items():
             predecessor = self._last_checkpoint.get(trial_id)
@@ -159,7 +174,7 @@ class _LaneReporter:
 
         text = "".join(traceback.format_exception(error))
         message = f"{type(error).__name__}: {error}"
-        self._link.report(
+        self._send(
             [
                 LaneMessage(
                     trial_id=trial_id, step=0, metrics={}, ending=TrialEnding.ERROR, message=message, traceback=text
@@ -167,6 +182,14 @@ class _LaneReporter:
                 for trial_id in self._orders
             ]
         )
+
+    def _send(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        for message in messages:
+            if text := message.traceback or message.message:
+                self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
+        if any(message.ending is not None for message in messages):
+            self._sender.flush()  # who sees that a trial has ended finds all that it had to say
+        return self._link.report(messages)
 
     def _write_checkpoint(self, report: LaneReport) -> Path | None:
         if report.checkpoint is None:
