@@ -72,6 +72,15 @@ class Connection:
                 return
             left = None if left is None else left - len(page[key])
 
+    def _read_on(self, path: str, key: str, after: int, wish: Mapping[str, Any] | None = None) -> Iterator[Document]:
+        """Of what grows while it is read, all that is there now above the seq ``after``."""
+        shape: Shape = {key: list, "next_after": int, "has_more": bool}
+        more = True
+        while more:
+            page = self._call("GET", path, shape, params={**(wish or {}), "after": after, "page_size": PAGE_SIZE})
+            yield from page[key]
+            after, more = page["next_after"], page["has_more"]
+
     def _call(self, method: str, path: str, shape: Shape, **options: Any) -> Document:
         return self._document(self._send(method, f"/api/v1{path}", **options), shape)
 

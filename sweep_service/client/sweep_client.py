@@ -11,17 +11,16 @@ from urllib.parse import quote
 
 import httpx
 
-from sweep_service.client.connection import ATTEMPTS, BACKOFF_SECONDS, KEY_HEADER, PAGE_SIZE, Connection, Shape
+from sweep_service.client.connection import ATTEMPTS, BACKOFF_SECONDS, KEY_HEADER, Connection, Shape
 from sweep_service.client.errors import ApiError, Document, UnreachableError, WaitTimeoutError
 
 _SWEEP: Shape = {"id": str, "state": str}
 _BEST: Shape = {"best": dict | None, "reason": str | None}
-_EVENTS: Shape = {"events": list, "next_after": int, "has_more": bool}
-_PREVIEW: Shape = {"spec": dict, "fusion": dict, "samples": list}
-_POINTS: Shape = {"points": list, "next_after": int, "has_more": bool}
+_PREVIEW: Shape = {"spec": dict, "trials": dict, "fusion": dict, "samples": list}
 _PROBLEM: Shape = {"type": str, "status": int}
 _TRAINABLES: Shape = {"trainables": list}
 
+_FOLLOW_SECONDS = 1.0  # a worker sends lines as often
 ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
 
 
@@ -74,14 +73,7 @@ class SweepClient(Connection):
 
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
         """All that has happened to the sweep, by seq, above ``after``."""
-        events: list[Document] = []
-        more = True
-        while more:
-            params = {"after": after, "page_size": PAGE_SIZE}
-            page = self._call("GET", f"{_sweep_path(sweep_id)}/events", _EVENTS, params=params)
-            events += page["events"]
-            after, more = page["next_after"], page["has_more"]
-        return events
+        return list(self._read_on(f"{_sweep_path(sweep_id)}/events", "events", after))
 
     def follow(self, sweep_id: str, *, after: int = 0) -> Iterator[Document]:
         """The sweep's events as they happen, by seq, above ``after``; ends with the sweep. A connection that breaks is
@@ -118,14 +110,28 @@ class SweepClient(Connection):
         """What the trial has reported so far, in order, above the seq ``after``: of each report its ``seq``, ``step``
         and ``metrics``, only those of the keys where such are given.
         """
-        points: list[Document] = []
-        wanted, more = [*keys], True
-        while more:
-            params = {"after": after, "page_size": PAGE_SIZE, "key": wanted}
-            page = self._call("GET", f"{_trial_path(trial_id)}/metrics", _POINTS, params=params)
-            points += page["points"]
-            after, more = page["next_after"], page["has_more"]
-        return points
+        return list(self._read_on(f"{_trial_path(trial_id)}/metrics", "points", after, {"key": [*keys]}))
+
+    def trial_logs(self, trial_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Document]:
+        """The lines that the trial's code has printed and logged, in every attempt, by seq, above ``after``: each with
+        its ``attempt``, ``at``, ``stream``, ``level`` and ``text``. With ``follow``, until the trial has ended.
+        """
+        return self._logs(_trial_path(trial_id), after, follow=follow)
+
+    def sweep_logs(self, sweep_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Document]:
+        """The same of all trials of the sweep, as the lines came in."""
+        return self._logs(_sweep_path(sweep_id), after, follow=follow)
+
+    def _logs(self, path: str, after: int, *, follow: bool) -> Iterator[Document]:
+        while True:
+            # First: all that was said until the end is then among the lines.
+            is_over = not follow or self._call("GET", path, _SWEEP).get("ended_at") is not None
+            for line in self._read_on(f"{path}/logs", "lines", after):
+                after = line["seq"]
+                yield line
+            if is_over:
+                return
+            self._sleep(_FOLLOW_SECONDS)
 
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""

@@ -19,6 +19,7 @@ from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
 from sweep_service.services.pages import Page, page_of
+from sweep_service.services.plan import Plan
 from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
 
@@ -79,6 +80,7 @@ class Preview:
     lanes: int  # trials that one pack would train
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
+    most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
 
 
 class SweepService:
@@ -112,16 +114,7 @@ class SweepService:
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
         spec = check_spec(document, self._store.read_catalog())
-        now = self._clock.now()
-        sweep = Sweep(
-            id=new_id(IdPrefix.SWEEP, now=now),
-            project=self._project,
-            created_by=created_by,
-            spec=spec,
-            state=SweepState.QUEUED,
-            created_at=now,
-            updated_at=now,
-        )
+        sweep = self._new_sweep(spec, created_by)
         stored = self._store.add_sweep(sweep, key=submission)
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
@@ -137,12 +130,16 @@ class SweepService:
         catalog = self._store.read_catalog()
         spec = check_spec(document, catalog)
         fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
+        plan = Plan(
+            sweep=self._new_sweep(spec, ""), trainable=catalog[spec.trainable], trials=(), open_search=lambda *_: None
+        )
         draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
         return Preview(
             spec=spec,
             lanes=spec.resources.lanes,
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+            most_trials=plan.most_trials,
         )
 
     def get(self, sweep_id: str) -> SweepOverview:
@@ -233,6 +230,18 @@ class SweepService:
     def check_ready(self) -> None:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
         self._store.check_ready()
+
+    def _new_sweep(self, spec: SweepSpec, created_by: str) -> Sweep:
+        now = self._clock.now()
+        return Sweep(
+            id=new_id(IdPrefix.SWEEP, now=now),
+            project=self._project,
+            created_by=created_by,
+            spec=spec,
+            state=SweepState.QUEUED,
+            created_at=now,
+            updated_at=now,
+        )
 
     def _sweep(self, sweep_id: str) -> Sweep:
         _check_id(sweep_id)

@@ -220,6 +220,10 @@ class Conductor:
         said = LogLines(trial_id=attempt.trial_id, attempt_id=attempt.id, first=first, lines=lines)
         self._store.append_logs(self._lease, [said])
 
+    def end(self, attempt: Attempt, ending: TrialEnding = TrialEnding.ERROR, *, message: str = "") -> None:
+        """The attempt's trial ends without a result."""
+        self._store.record(self._lease, ends=[TrialEnd(trial_id=attempt.trial_id, ending=ending, message=message)])
+
     def lose(self, attempt: Attempt) -> None:
         """The attempt's worker has died."""
         self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message="its worker died")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from harness import Conductor, Service, problem
 
+from sweep_service.client import MissingError, SweepClient
 from sweep_service.domain.logs import LogStream
 
 
@@ -120,3 +121,33 @@ def test_a_wrong_query_of_lines_is_refused_by_name(
     for path in (f"trials/{conductor.add_trial().id}", f"sweeps/{conductor.sweep_id}"):
         answer = problem(service.http.get(f"/api/v1/{path}/logs?{query}"), 422)
         assert [item["parameter"] for item in answer["errors"]] == [parameter]
+
+
+def test_the_client_reads_the_lines_of_a_trial_and_of_a_sweep(service: Service, conductor: Conductor) -> None:
+    one, two = (conductor.start(conductor.add_trial()) for _ in range(2))
+    for number in range(700):
+        conductor.say(one, f"one {number}")
+    conductor.say(two, "two")
+    with SweepClient(service.url) as client:
+        lines = list(client.trial_logs(one.trial_id))
+        assert [line["text"] for line in lines] == [f"one {number}" for number in range(700)]
+        assert list(client.trial_logs(one.trial_id, after=lines[-2]["seq"])) == lines[-1:]
+        assert [line["text"] for line in client.sweep_logs(conductor.sweep_id)][-1] == "two"
+        with pytest.raises(MissingError):
+            list(client.trial_logs("trl_01ARZ3NDEKTSV4RRFFQ69G5FAV"))
+
+
+def test_the_client_follows_lines_to_the_end_of_their_trial(service: Service, conductor: Conductor) -> None:
+    attempt = conductor.start(conductor.add_trial())
+    steps = iter(range(5))
+
+    def go_on(_: float) -> None:
+        """In place of the pause between two looks."""
+        step = next(steps)
+        conductor.say(attempt, f"step {step}")
+        if step == 3:
+            conductor.end(attempt)
+
+    with SweepClient(service.url, sleep=go_on) as client:
+        lines = list(client.trial_logs(attempt.trial_id, follow=True))
+    assert [line["text"] for line in lines] == [f"step {step}" for step in range(4)]
