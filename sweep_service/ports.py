@@ -15,6 +15,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.log_port import LogStore
 from trainables.catalog import Trainable
 
 
@@ -70,8 +71,8 @@ class SweepFilter:
 ALL_SWEEPS = SweepFilter()
 
 
-class SweepStore(Protocol):
-    """The only truth: sweeps, trials, attempts, reports, events, leases.
+class SweepStore(LogStore, Protocol):
+    """The only truth: sweeps, trials, attempts, reports, events, lines, leases.
 
     Laws, for every implementation:
 
@@ -137,7 +138,7 @@ class SweepStore(Protocol):
         ...
 
     def delete_sweep(self, sweep_id: str) -> None:
-        """Forget an ended sweep, with its trials, attempts, reports, events and key.
+        """Forget an ended sweep, with its trials, attempts, reports, lines, events and key.
 
         Raises:
             SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that make sense instead.

@@ -21,8 +21,19 @@ from api.dependencies import (
     no_repeated_query,
 )
 from api.json_document import parse_document
-from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.paging import (
+    EventQuery,
+    LogQuery,
+    PageQuery,
+    SubmitQuery,
+    SweepQuery,
+    sweep_key,
+    sweep_token,
+    trial_key,
+    trial_token,
+)
 from api.schemas.events import EventPage, EventView
+from api.schemas.logs import LogPage
 from api.schemas.problems import problem_responses
 from api.schemas.sweeps import EXAMPLE_SPEC, PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
@@ -185,6 +196,18 @@ def list_events(
         next_after=page.items[-1].seq if page.items else after,
         has_more=page.has_more,
     )
+
+
+@router.get(
+    "/{sweep_id}/logs",
+    operation_id="list_sweep_logs",
+    response_model=LogPage,
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_repeated_query())],
+)
+def list_sweep_logs(sweep_id: SweepId, query: Annotated[LogQuery, Query()], service: Service) -> LogPage:
+    """What the code of all its trials has printed and logged. Read on as for one trial."""
+    return LogPage.of(service.list_logs(sweep_id, after=query.after, limit=query.page_size), after=query.after)
 
 
 @router.post(

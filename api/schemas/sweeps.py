@@ -35,13 +35,14 @@ class Links(BaseModel):
     trials: str
     best: str
     events: str
+    logs: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "stop", "cancel")}
+        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "logs", "stop", "cancel")}
         return cls(self=here, **parts)
 
 
@@ -172,6 +173,7 @@ class PreviewView(BaseModel):
     """What a spec would become. Nothing of it is stored."""
 
     spec: dict[str, Any] = Field(description="What was sent, with every default filled in.")
+    trials: dict[Role, int] = Field(description="How many there would be of each role, at the most.")
     fusion: FusionView
     samples: list[SampleView]
     samples_from: Literal["uniform_draws"] = Field(
@@ -183,6 +185,7 @@ class PreviewView(BaseModel):
         reason = preview.not_fused_because
         return cls(
             spec=preview.spec.canonical(),
+            trials=dict(preview.most_trials),
             fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
             samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
         )

@@ -101,6 +101,7 @@ class TrialLinks(BaseModel):
     self: str
     sweep: str
     metrics: str
+    logs: str
 
 
 class TrialDetail(TrialView):
@@ -116,7 +117,12 @@ class TrialDetail(TrialView):
         return cls(
             **dict(TrialView.of(trial)),
             attempts=[AttemptView.of(attempt) for attempt in history.attempts],
-            links=TrialLinks(self=here, sweep=f"{PREFIX}/sweeps/{trial.sweep_id}", metrics=f"{here}/metrics"),
+            links=TrialLinks(
+                self=here,
+                sweep=f"{PREFIX}/sweeps/{trial.sweep_id}",
+                metrics=f"{here}/metrics",
+                logs=f"{here}/logs",
+            ),
         )
 
 

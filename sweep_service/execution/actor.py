@@ -19,7 +19,7 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.space import Space
 from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import Search
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
@@ -32,7 +32,7 @@ FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
 class ConductorActor:
-    """A conductor in a process of its own. ``begin``, ``report``, ``note`` and ``explain`` are those of
+    """A conductor in a process of its own. ``begin``, ``report``, ``log``, ``note`` and ``explain`` are those of
     :class:`~sweep_service.services.conductor.Conductor`; packs know of the actor only once it runs.
     """
 
@@ -64,6 +64,9 @@ class ConductorActor:
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         return self._conductor.report(pack, messages)
+
+    def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
+        return self._conductor.log(pack, said)
 
     def note(self, trial_id: str, message: str) -> None:
         self._conductor.note(trial_id, message)

@@ -30,7 +30,7 @@ from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackSupply
@@ -65,7 +65,7 @@ class PackRunner(Protocol):
 
 
 class Conductor:
-    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``note`` and ``explain``, from any thread."""
+    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``log``, ``note`` and ``explain``."""
 
     def __init__(
         self,
@@ -114,6 +114,15 @@ class Conductor:
         generation = self._generation
         assert generation is not None
         return self._patiently(lambda: generation.report(pack, messages))
+
+    def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
+        """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""
+        try:
+            if self._generation is not None:
+                self._generation.log(pack, said)
+        except StoreUnavailableError:
+            return False
+        return True
 
     def note(self, trial_id: str, message: str) -> None:
         """What a worker has to say of a trial beside its results."""

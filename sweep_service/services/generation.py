@@ -18,6 +18,7 @@ from enum import Enum
 
 from sweep_service.domain.errors import IllegalMoveError, PackOverError, StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
@@ -25,7 +26,7 @@ from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
-from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.results import best_trial
 
@@ -142,6 +143,18 @@ class Generation:
             done = {end.trial_id for end in ends}
             self._record(reports, [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)])
             return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
+
+    def log(self, key: str, said: Sequence[LaneLines]) -> None:
+        """Store what the lanes' code has said; of a pack that has been given up, nothing."""
+        with self._lock:
+            attempts = dict(self._packs[key].attempts) if key in self._packs else {}
+        batches = [
+            LogLines(trial_id=s.trial_id, attempt_id=attempts[s.trial_id], first=s.first, lines=s.lines)
+            for s in said
+            if s.trial_id in attempts
+        ]
+        if batches:
+            self._store.append_logs(self._lease, batches)
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
         """The pack's worker has ended, or died. Trials of it that have not ended get another attempt, or end for

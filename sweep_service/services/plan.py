@@ -26,7 +26,7 @@ from trainables.catalog import Trainable
 HOPELESS_AFTER = 5
 
 # (space, seed, budget, history) -> a sampler that knows the history
-OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search]
+OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search | None]
 
 
 class _Line:
@@ -46,7 +46,7 @@ class _Line:
         self.role = role
         self.balancer = balancer
         self.space = space
-        self._quota = quota
+        self.quota = quota
         self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
@@ -59,7 +59,7 @@ class _Line:
     @property
     def share(self) -> float:
         """How much of its quota it has been given, from 0 to 1."""
-        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self._quota
+        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self.quota
 
     @property
     def wants_more(self) -> bool:
@@ -70,7 +70,7 @@ class _Line:
         states = [t.state for t in self._trials.values() if t.state.is_ended and t.state.counts_in_budget]
         # One that was stopped early trained well, if not well enough: its problem works.
         works = {TrialState.COMPLETED, TrialState.EARLY_STOPPED}.intersection(states)
-        return len(states) >= min(HOPELESS_AFTER, self._quota) and not works
+        return len(states) >= min(HOPELESS_AFTER, self.quota) and not works
 
     def ask(self, number: int) -> Draw:
         """The draw for the trial of that number. Asked again for it (its trial could not be stored), the same one."""
@@ -109,6 +109,13 @@ class Plan:
     def is_hopeless(self) -> bool:
         """Whether the search has failed so often, and only failed, that going on is a waste."""
         return self._search_line.is_hopeless
+
+    @property
+    def most_trials(self) -> Mapping[Role, int]:
+        """How many trials of each role there are to be, if nothing ends the sweep earlier and every line completes."""
+        search, *baselines = (line.quota for line in self._lines)
+        comparison = len(confirm_seeds(self._spec)) * len(self._lines)
+        return {Role.SEARCH: search, Role.BASELINE: sum(baselines), Role.CONFIRM: comparison}
 
     def take(self, trial: Trial) -> None:
         """Note what has become of a trial."""

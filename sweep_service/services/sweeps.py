@@ -6,17 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.space import Scalar, draw_uniform
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
+from sweep_service.services.pages import Page, page_of
+from sweep_service.services.plan import Plan
 from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
 
@@ -25,16 +28,6 @@ _NOT_FUSED = (
     "A pack trains one trial: resources.lanes can only be 1 so far. Trials cannot be trained together yet, whatever "
     "the trainable and the space are."
 )
-
-_ItemT = TypeVar("_ItemT")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page(Generic[_ItemT]):
-    """A part of a list, in the list's order."""
-
-    items: tuple[_ItemT, ...]
-    has_more: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +80,7 @@ class Preview:
     lanes: int  # trials that one pack would train
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
+    most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
 
 
 class SweepService:
@@ -120,16 +114,7 @@ class SweepService:
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
         spec = check_spec(document, self._store.read_catalog())
-        now = self._clock.now()
-        sweep = Sweep(
-            id=new_id(IdPrefix.SWEEP, now=now),
-            project=self._project,
-            created_by=created_by,
-            spec=spec,
-            state=SweepState.QUEUED,
-            created_at=now,
-            updated_at=now,
-        )
+        sweep = self._new_sweep(spec, created_by)
         stored = self._store.add_sweep(sweep, key=submission)
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
@@ -145,12 +130,16 @@ class SweepService:
         catalog = self._store.read_catalog()
         spec = check_spec(document, catalog)
         fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
+        plan = Plan(
+            sweep=self._new_sweep(spec, ""), trainable=catalog[spec.trainable], trials=(), open_search=lambda *_: None
+        )
         draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
         return Preview(
             spec=spec,
             lanes=spec.resources.lanes,
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+            most_trials=plan.most_trials,
         )
 
     def get(self, sweep_id: str) -> SweepOverview:
@@ -174,17 +163,22 @@ class SweepService:
         """Newest first or oldest first, only those that come after the sweep ``beyond`` in that order."""
         bound = {"after" if oldest_first else "before": beyond}
         found = self._store.list_sweeps(**bound, only=only, oldest_first=oldest_first, limit=limit + 1)
-        return _page(found, limit)
+        return page_of(found, limit)
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
         """By number, only those above ``after``."""
         _check_id(sweep_id)
-        return _page(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
+        return page_of(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[Event]:
         """By seq, only those above ``after``."""
         _check_id(sweep_id)
-        return _page(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
+        return page_of(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
+
+    def list_logs(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[KeptLine]:
+        """What its trials have said, by seq, only lines above ``after``."""
+        _check_id(sweep_id)
+        return page_of(self._store.list_sweep_logs(sweep_id, after=after, limit=limit + 1), limit)
 
     def best(self, sweep_id: str) -> BestTrial:
         """The best completed search trial so far."""
@@ -237,6 +231,18 @@ class SweepService:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
         self._store.check_ready()
 
+    def _new_sweep(self, spec: SweepSpec, created_by: str) -> Sweep:
+        now = self._clock.now()
+        return Sweep(
+            id=new_id(IdPrefix.SWEEP, now=now),
+            project=self._project,
+            created_by=created_by,
+            spec=spec,
+            state=SweepState.QUEUED,
+            created_at=now,
+            updated_at=now,
+        )
+
     def _sweep(self, sweep_id: str) -> Sweep:
         _check_id(sweep_id)
         return self._store.get_sweep(sweep_id)
@@ -262,11 +268,6 @@ def _check_id(sweep_id: str) -> None:
 def _digest(document: Any) -> str:
     """The same for documents that differ in the order of keys alone."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:
-    """Of ``limit + 1`` items asked for: the first ``limit``, and whether there was another."""
-    return Page(items=tuple(items[:limit]), has_more=len(items) > limit)
 
 
 def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int]) -> Progress:

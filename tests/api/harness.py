@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from api.server import Server
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.logs import LogLine, LogLines, LogStream
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, AttemptState, Lease, Report, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd
@@ -143,6 +145,7 @@ class Conductor:
         self.sweep_id = sweep_id
         self._lease = self._claim(sweep_id)
         self._num_trials = 0
+        self._num_lines: Counter[str] = Counter()  # by attempt
 
     def _claim(self, sweep_id: str) -> Lease:
         """Claims go to the oldest sweep first, so those of other tests are claimed, and left alone, on the way."""
@@ -208,6 +211,18 @@ class Conductor:
         )
         self._store.record(self._lease, reports=[report])
         return report
+
+    def say(self, attempt: Attempt, *texts: str, stream: LogStream = LogStream.STDOUT, level: str = "") -> None:
+        """The attempt's code says that, after all that it has said before."""
+        first = self._num_lines[attempt.id]
+        self._num_lines[attempt.id] += len(texts)
+        lines = tuple(LogLine(at=datetime.now(UTC), stream=stream, level=level, text=text) for text in texts)
+        said = LogLines(trial_id=attempt.trial_id, attempt_id=attempt.id, first=first, lines=lines)
+        self._store.append_logs(self._lease, [said])
+
+    def end(self, attempt: Attempt, ending: TrialEnding = TrialEnding.ERROR, *, message: str = "") -> None:
+        """The attempt's trial ends without a result."""
+        self._store.record(self._lease, ends=[TrialEnd(trial_id=attempt.trial_id, ending=ending, message=message)])
 
     def lose(self, attempt: Attempt) -> None:
         """The attempt's worker has died."""

@@ -18,7 +18,8 @@ from click.testing import Result
 from harness import SPEC, Conductor, Service, finish_sweep
 from typer.testing import CliRunner
 
-from sweep_service.cli import _client, app
+from sweep_service.cli import app
+from sweep_service.cli.service import connected
 from sweep_service.domain.states import SweepState
 
 Sweep = Callable[..., Result]
@@ -295,7 +296,7 @@ def test_a_wrong_address_is_a_wrong_usage() -> None:
 
 def test_a_fault_of_the_program_is_not_told_as_one_of_its_user(service: Service) -> None:
     def fail() -> None:
-        with _client(service.url):
+        with connected(service.url):
             raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):

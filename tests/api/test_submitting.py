@@ -375,3 +375,27 @@ def test_before_anybody_has_published_the_catalogue_the_schema_leaves_it_out() -
     schema = Draft202012Validator(document)
     assert schema.is_valid({**SPEC, "trainable": "anything"})
     assert not schema.is_valid({**SPEC, "budgett": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials"),
+    [
+        # A baseline that reads nothing of the space runs once, and a grid has no more trials than points.
+        ({}, {"search": 4, "baseline": 1, "confirm": 6}),
+        ({"baselines": [], "confirm": None}, {"search": 4, "baseline": 0, "confirm": 0}),
+        (
+            {"space": {"width": {"type": "int", "low": 1, "high": 99}}, "baselines": ["equal", "single_task"]},
+            {"search": 4, "baseline": 8, "confirm": 9},
+        ),
+        (
+            {"space": {"width": {"type": "int", "low": 1, "high": 3}}, "search": {"sampler": "grid"}},
+            {"search": 3, "baseline": 3, "confirm": 6},
+        ),
+    ],
+    ids=str,
+)
+def test_a_preview_says_how_many_trials_there_would_be(
+    service: Service, changes: dict[str, Any], trials: dict[str, int]
+) -> None:
+    document = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
+    assert service.http.post("/api/v1/sweeps?validate_only=true", json=document).json()["trials"] == trials

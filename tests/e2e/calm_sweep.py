@@ -16,7 +16,7 @@ from sweep_service.execution.actor import open_optuna_search
 from sweep_service.execution.packs import train_pack
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.services.sweeps import SweepService
 from sweep_service.settings import Settings
@@ -60,6 +60,9 @@ class _DirectLink:
 
     def note(self, trial_id: str, message: str) -> None:
         self._conductor.note(trial_id, message)
+
+    def log(self, said: Sequence[LaneLines]) -> bool:
+        return self._conductor.log(self._pack, said)
 
 
 def calm_trials(spec: Mapping[str, Any], home: Path) -> Sequence[Trial]:

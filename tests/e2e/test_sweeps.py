@@ -161,12 +161,25 @@ def test_a_nan_trial_is_infeasible_and_a_crashing_one_failed_and_the_sweep_goes_
             assert "ValueError: the trunk was told to raise" in trial["message"]
             assert "faulty_problems.py" in trial["traceback"]
             assert trial["num_attempts"] == 1, "an error of the user's code is not tried again"
+            check_logs_of_failure(list(stack.client.trial_logs(trial["id"])), trial)
         if trial["params"]["fault"] == "nan":
             assert "near" in trial["message"] or "far" in trial["message"]
     _, children = runs_of(mlflow_client, "faults", sweep["id"])
     statuses = {run.data.tags["trial_id"]: run.info.status for run in children}
     by_state = {"completed": "FINISHED", "infeasible": "FAILED", "failed": "FAILED"}
     assert statuses == {trial["id"]: by_state[trial["state"]] for trial in trials}
+
+
+def check_logs_of_failure(lines: list[dict[str, Any]], trial: dict[str, Any]) -> None:
+    """Prints, logging, warnings and the traceback of a trial that raised."""
+    assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+    assert {(line["trial_id"], line["attempt"], line["left_out"]) for line in lines} == {(trial["id"], 0, 0)}
+    said = [(line["stream"], line["level"], line["text"]) for line in lines]
+    assert ("stdout", "", "what will go wrong: raise") in said
+    assert ("log", "INFO", "faulty: 400 rows") in said
+    assert any(text.startswith("trainables.engine.lane: gradnorm on cpu") for _, _, text in said)
+    failure = "\n".join(text for stream, level, text in said if (stream, level) == ("log", "ERROR"))
+    assert failure == trial["traceback"].rstrip()
 
 
 def test_a_sweep_of_which_nothing_completes_fails_early_and_says_why(stack: RunningStack) -> None:
@@ -183,6 +196,9 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_in_another_a
     assert sweep["state"] == "completed"
     trials = stack.client.trials(sweep["id"])
     assert [(trial["state"], trial["num_attempts"]) for trial in trials] == [("completed", 2)] * 2
+    said = [(line["attempt"], line["text"]) for line in stack.client.trial_logs(trials[0]["id"])]
+    assert (1, "what will go wrong: kill") in said
+    assert any(attempt == 1 and "step 25 to 50 (resumed)" in text for attempt, text in said)
 
 
 def test_a_trial_that_kills_its_worker_every_time_fails_after_its_retries(stack: RunningStack) -> None:
@@ -216,6 +232,7 @@ def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_clien
     spec = faulty_spec("cancelled", params={"delay_ms": 10_000, "steps": 1000}, budget={"trials": 8})
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: running(stack, sweep_id) == 2, what="two running trials")
+    await_that(lambda: list(stack.client.sweep_logs(sweep_id)), within_s=20, what="lines of trials that hang")
     assert stack.client.cancel(sweep_id)["state"] == "cancelling"
     sweep = stack.client.wait(sweep_id, timeout=20)
     assert (sweep["state"], sweep["reason"]) == ("cancelled", "user")

@@ -16,13 +16,14 @@ from store_values import START, new_attempt, new_sweep, new_trial
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError
 from sweep_service.domain.events import EventKind
+from sweep_service.domain.logs import LogLine, LogStream
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.settings import Settings
 
@@ -99,6 +100,11 @@ class WorkerDiedError(Exception):
 def last_message(trial_id: str) -> LaneMessage:
     metrics = {"val/normalized_loss": 1.0, "test/normalized_loss": 1.0}
     return LaneMessage(trial_id=trial_id, step=20, metrics=metrics, ending=TrialEnding.COMPLETED)
+
+
+def said(trial_id: str, first: int, *texts: str) -> LaneLines:
+    lines = tuple(LogLine(at=START, stream=LogStream.STDOUT, text=text) for text in texts)
+    return LaneLines(trial_id=trial_id, first=first, lines=lines)
 
 
 class House:
@@ -339,6 +345,37 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
     house.run()
     told = [e for e in house.store.list_events(house.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
     assert [(e.trial_id, e.message) for e in told] == [(house.trials[0].id, "its checkpoint cannot be read")]
+
+
+def test_what_a_pack_says_is_kept_with_its_attempt_and_once(house: House) -> None:
+    def talk(key: str, order: PackOrder) -> None:
+        conductor = house.packs.conductor
+        assert conductor is not None
+        (lane,) = order.lanes
+        assert conductor.log(key, [said(lane.trial_id, 0, "one", "two")])
+        for fail, sent in (("before", ("two", "three")), ("after", ("two", "three")), (None, ("two", "three", "four"))):
+            house.store.fails.append(fail)
+            assert conductor.log(key, [said(lane.trial_id, 1, *sent)]) is (fail is None)
+        conductor.log(key, [said("trl_of_another_pack", 0, "lost")])
+        conductor.log("pack that was given up", [said(lane.trial_id, 9, "too late")])
+
+    house.packs.during = talk
+    assert house.run().state is SweepState.COMPLETED
+    for trial in house.trials:
+        kept = [(line.attempt, line.line.text) for line in house.store.list_trial_logs(trial.id)]
+        assert kept == [(0, "one"), (0, "two"), (0, "three"), (0, "four")]
+    assert len(house.store.list_sweep_logs(house.lease.sweep_id)) == 12
+
+
+def test_lines_that_a_store_does_not_take_hold_up_nothing(house: House) -> None:
+    def talk(key: str, order: PackOrder) -> None:
+        house.store.fails.append("before")
+        assert house.packs.conductor is not None
+        assert house.packs.conductor.log(key, [said(order.lanes[0].trial_id, 0, "a word")]) is False
+
+    house.packs.during = talk
+    assert house.run().state is SweepState.COMPLETED
+    assert house.store.list_sweep_logs(house.lease.sweep_id) == []
 
 
 def test_a_report_waits_for_a_store_that_is_away(house: House) -> None:

@@ -1,4 +1,4 @@
-"""The command ``sweep predict``. What is heavy is imported when it runs."""
+"""``sweep predict``: ask a stored model, without a service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweep_service.exits import UNREACHABLE, USAGE, fail
+from sweep_service.cli.service import UNREACHABLE, USAGE, fail
 
 Model = Annotated[
     str,
@@ -19,7 +19,10 @@ Table = Annotated[
     str, typer.Argument(metavar="FILE", help="Rows: .csv, .csv.gz or .parquet; - reads CSV from standard input.")
 ]
 
+commands = typer.Typer()
 
+
+@commands.command()
 def predict(
     model: Model,
     file: Table,
