@@ -204,10 +204,10 @@ def _check_gpus(value: float) -> float:
 class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
-    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = Field(
+    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024), AfterValidator(_check_share)] = Field(
         default=1.0, description="Of one trial; the whole part is its number of threads."
     )
-    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_gpus)] = Field(
+    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_share), AfterValidator(_check_gpus)] = Field(
         default=0.0, description="Of one trial; a fraction shares one GPU, 0 trains on the CPU."
     )
     parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Trials that may run at once.")
@@ -229,6 +229,15 @@ class Tracking(Strict):
     """Where the results are kept."""
 
     experiment: Name | None = Field(default=None, description="MLflow experiment; the trainable's name if not given.")
+_UNITS_OF_RAY = 10_000  # in one CPU or GPU: Ray takes what is less for nothing, and more exactly than it can
+
+
+def _check_share(value: float) -> float:
+    if not math.isclose(value * _UNITS_OF_RAY, round(value * _UNITS_OF_RAY), abs_tol=1e-6):
+        raise ValueError(f"must be a multiple of {1 / _UNITS_OF_RAY:.4f}, the smallest part that can be reserved")
+    return value
+
+
 
 
 _PARTS: Mapping[str, type[Strict]] = {
