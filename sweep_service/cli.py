@@ -179,17 +179,21 @@ def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) 
 
 @app.command()
 def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = _DEFAULT_URL) -> None:
-    """Show the best trial so far and its parameters. Exit code 1: there is none."""
+    """Show the best trial so far, with its parameters; of several objectives the Pareto front too. Exit code 1: there
+    is none.
+    """
     with _client(url) as client:
         found = client.best(_resolve(client, sweep_id))
     trial = found["best"]
     if as_json:
         _print_json(found)
     elif trial is not None:
-        from sweep_service.rendering import number, parameters
+        from sweep_service.rendering import front_table, number, parameters
 
         typer.echo(f"trial {trial['number']} ({trial['balancer']}): {number(trial['objective'])}")
         typer.echo(parameters(trial["searched"]))
+        if found["front"]:
+            _print(front_table(found["front"]))
     else:
         typer.echo(found["reason"], err=True)
     if trial is None:

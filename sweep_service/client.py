@@ -27,7 +27,7 @@ Document: TypeAlias = dict[str, Any]
 _Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, and what each must be
 
 _SWEEP: _Shape = {"id": str, "state": str}
-_BEST: _Shape = {"best": dict | None, "reason": str | None}
+_BEST: _Shape = {"best": dict | None, "reason": str | None, "front": list | None}
 _EVENTS: _Shape = {"events": list, "next_after": int, "has_more": bool}
 _PREVIEW: _Shape = {"spec": dict, "fusion": dict, "samples": list}
 _POINTS: _Shape = {"points": list, "next_after": int, "has_more": bool}
@@ -192,7 +192,9 @@ class SweepClient:
         return list(self._pages(f"{_sweep_path(sweep_id)}/trials", "trials", limit))
 
     def best(self, sweep_id: str) -> Document:
-        """``{"best": trial or None, "reason": why there is none}``."""
+        """``{"best": trial or None, "reason": why there is none, "front": trials}``; the front is None where the sweep
+        has a single objective, else each of its trials has its ``values`` by metric.
+        """
         return self._call("GET", f"{_sweep_path(sweep_id)}/best", _BEST)
 
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
