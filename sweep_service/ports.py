@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.log_port import LogStore
 from trainables.catalog import Trainable
 
@@ -155,6 +155,10 @@ class SweepStore(LogStore, Protocol):
 
     def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
         """How many trials are in each state; only pairs that some trial has. Raises SweepNotFoundError."""
+        ...
+
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        """How long the sweep's attempts have taken. Raises SweepNotFoundError."""
         ...
 
     def find_leader(

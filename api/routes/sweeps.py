@@ -153,11 +153,8 @@ def list_trials(sweep_id: SweepId, query: Annotated[PageQuery, Query()], service
     dependencies=[Depends(no_query)],
 )
 def get_best_trial(sweep_id: SweepId, service: Service) -> BestView:
-    """The best completed search trial so far."""
-    best = service.best(sweep_id)
-    if best.trial is None:
-        return BestView(best=None, reason=best.reason)
-    return BestView(best=TrialView.of(best.trial), reason=None)
+    """The best completed search trial so far and, where the spec has several objectives, the Pareto front."""
+    return BestView.of(service.best(sweep_id))
 
 
 @router.get(

@@ -51,12 +51,18 @@ class ProgressView(BaseModel):
 
     budget_trials: int
     used_trials: int = Field(description="Search trials that ended and count in the budget.")
+    used_gpu_hours: float | None = Field(description="By all attempts so far; null: the sweep asks for no GPU.")
     trials: dict[Role, dict[TrialState, int]] = Field(description="How many there are, by role and state.")
 
     @classmethod
     def of(cls, progress: Progress) -> ProgressView:
         counts = {role: dict(states) for role, states in progress.trials.items()}
-        return cls(budget_trials=progress.budget_trials, used_trials=progress.used_trials, trials=counts)
+        return cls(
+            budget_trials=progress.budget_trials,
+            used_trials=progress.used_trials,
+            used_gpu_hours=progress.used_gpu_hours,
+            trials=counts,
+        )
 
 
 class Leader(BaseModel):
@@ -130,7 +136,7 @@ class SweepView(BaseModel):
     progress: ProgressView
     leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
     best_trial_id: str | None
-    results: dict[str, Any] | None = Field(description="Leaderboard and verdict, once it has ended.")
+    results: dict[str, Any] | None = Field(description="Leaderboard, Pareto front and verdict, once it has ended.")
     tracking_ref: str | None = Field(description="Its MLflow run.")
     experiment: str = Field(description="Its MLflow experiment.")
     created_at: datetime

@@ -89,17 +89,21 @@ def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 
 @commands.command()
 def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
-    """Show the best trial so far and its parameters. Exit code 1: there is none."""
+    """Show the best trial so far, with its parameters; of several objectives the Pareto front too. Exit code 1: there
+    is none.
+    """
     with connected(url) as client:
         found = client.best(resolve(client, sweep_id))
     trial = found["best"]
     if as_json:
         print_json(found)
     elif trial is not None:
-        from sweep_service.rendering import number, parameters
+        from sweep_service.rendering import front_table, number, parameters
 
         typer.echo(f"trial {trial['number']} ({trial['balancer']}): {number(trial['objective'])}")
         typer.echo(parameters(trial["searched"]))
+        if found["front"]:
+            print_view(front_table(found["front"]))
     else:
         typer.echo(found["reason"], err=True)
     if trial is None:

@@ -15,7 +15,7 @@ from sweep_service.client.connection import ATTEMPTS, BACKOFF_SECONDS, KEY_HEADE
 from sweep_service.client.errors import ApiError, Document, UnreachableError, WaitTimeoutError
 
 _SWEEP: Shape = {"id": str, "state": str}
-_BEST: Shape = {"best": dict | None, "reason": str | None}
+_BEST: Shape = {"best": dict | None, "reason": str | None, "front": list | None}
 _PREVIEW: Shape = {"spec": dict, "trials": dict, "fusion": dict, "samples": list}
 _PROBLEM: Shape = {"type": str, "status": int}
 _TRAINABLES: Shape = {"trainables": list}
@@ -68,7 +68,9 @@ class SweepClient(Connection):
         return list(self._pages(f"{_sweep_path(sweep_id)}/trials", "trials", limit))
 
     def best(self, sweep_id: str) -> Document:
-        """``{"best": trial or None, "reason": why there is none}``."""
+        """``{"best": trial or None, "reason": why there is none, "front": trials}``; the front is None where the sweep
+        has a single objective, else each of its trials has its ``values`` by metric.
+        """
         return self._call("GET", f"{_sweep_path(sweep_id)}/best", _BEST)
 
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size, value_misfit
-from sweep_service.domain.spec import Objective, SweepSpec, is_loss
+from sweep_service.domain.spec import EarlyStopping, Objective, Resources, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
     Location,
@@ -59,26 +59,28 @@ class _SoundParts:
         self._not_whole = self._faults | places_around(faults)
         self.params = self._entries("params")
         self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
-        initial = enumerate(document.get("initial", ())) if self._is_readable("initial") else ()
-        self.initial: dict[int, dict[str, Any]] = {i: point for i, point in initial if self._is_whole("initial", i)}
-        baselines = enumerate(document.get("baselines", ())) if self._is_readable("baselines") else ()
-        self.baselines: dict[int, str] = {i: name for i, name in baselines if self._is_whole("baselines", i)}
+        self.initial: dict[int, dict[str, Any]] = self._items("initial")
+        self.objectives: dict[int, dict[str, Any]] = self._items("objectives")
+        self.baselines: dict[int, str] = self._items("baselines")
 
     @property
     def trainable(self) -> str | None:
         return self._document["trainable"] if self._is_whole("trainable") else None
 
+    def said(self, part: str, name: str, default: Any = None) -> Any:
+        """That field of that part; the default where it is left out, None where it is wrong or cannot be told."""
+        if not self._is_readable(part) or not self._is_whole(part, name):
+            return None
+        return (self._document.get(part) or {}).get(name, default)
+
     @property
     def metric(self) -> str | None:
-        if not self._is_readable("objective") or not self._is_whole("objective", "metric"):
-            return None
-        return self._document.get("objective", {}).get("metric", Objective().metric)
+        return self.said("objective", "metric", Objective().metric)
 
     @property
     def trials(self) -> int | None:
         """How many search trials there may be."""
-        is_known = self._is_readable("budget") and self._is_whole("budget", "trials")
-        return self._document["budget"]["trials"] if is_known else None
+        return self.said("budget", "trials")
 
     def is_searched(self, name: str) -> bool:
         """Whether space gives that parameter a range, be it a right one or not."""
@@ -100,16 +102,18 @@ class _SoundParts:
     @property
     def sampler(self) -> str | None:
         """What chooses the trials; None where the document does not say it rightly."""
-        if not self._is_readable("search") or not self._is_whole("search", "sampler"):
-            return None
-        return self._document.get("search", {}).get("sampler")
+        return self.said("search", "sampler")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the document asks for a pruner, and not for none."""
+        is_asked = self._is_readable("early_stopping") and self._document.get("early_stopping") is not None
+        return is_asked and self.said("early_stopping", "pruner", EarlyStopping().pruner) not in (None, "none")
 
     @property
     def min_steps(self) -> int | None:
         """Before which step nothing is stopped early, where the document says so rightly."""
-        if not self._is_readable("early_stopping") or not self._is_whole("early_stopping", "min_steps"):
-            return None
-        return (self._document.get("early_stopping") or {}).get("min_steps")
+        return self.said("early_stopping", "min_steps")
 
     def balancer(self, default: str | None) -> str | None:
         """What trains the search trials; None where that cannot be told."""
@@ -127,6 +131,11 @@ class _SoundParts:
     def _entries(self, field: str) -> dict[str, Any]:
         entries = self._document.get(field, {}) if self._is_readable(field) else {}
         return {name: value for name, value in entries.items() if self._is_whole(field, name)}
+
+    def _items(self, field: str) -> dict[int, Any]:
+        """The right ones of a list, by their places."""
+        items = self._document.get(field, ()) if self._is_readable(field) else ()
+        return {index: item for index, item in enumerate(items) if self._is_whole(field, index)}
 
     def _is_whole(self, *place: str | int) -> bool:
         """Nothing is wrong with it nor within it."""
@@ -148,6 +157,8 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
         detail = f"There is no trainable {parts.trainable!r}.{suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
     yield from _sampler_findings(parts)
+    yield from _several_objectives_findings(parts)
+    yield from _gpu_hours_findings(parts)
     yield from _initial_findings(parts)
     yield from _comparison_findings(parts)
 
@@ -198,12 +209,42 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
 
 def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
     metrics = _metrics(parts, trainable)
-    if parts.metric is not None and metrics is not None and parts.metric not in metrics:
-        detail = f"{trainable.name} does not report it.{suggest(parts.metric, metrics)}"
-        yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
-    elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
-        detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
-        yield Finding(pointer="/objective/direction", code="missing", detail=detail)
+    named = {
+        "/objectives" + json_pointer([i]): (one["metric"], "direction" in one) for i, one in parts.objectives.items()
+    }
+    if parts.metric is not None:
+        named = {"/objective": (parts.metric, parts.has_direction), **named}
+    for pointer, (metric, has_direction) in named.items():
+        if metrics is not None and metric not in metrics:
+            detail = f"{trainable.name} does not report it.{suggest(metric, metrics)}"
+            yield Finding(pointer=f"{pointer}/metric", code="unknown_metric", detail=detail)
+        elif not is_loss(metric) and not has_direction:
+            detail = f"{metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
+            yield Finding(pointer=f"{pointer}/direction", code="missing", detail=detail)
+
+
+def _several_objectives_findings(parts: _SoundParts) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, objective in parts.objectives.items():
+        if objective["metric"] in seen:
+            pointer = json_pointer(("objectives", index, "metric"))
+            yield Finding(pointer=pointer, code="duplicate", detail="Another objective has this metric; list it once.")
+        seen.add(objective["metric"])
+    if parts.objectives and parts.sampler == "cmaes":
+        detail = "cmaes drives one number only: take the sampler tpe, gp or nsga2, or leave objectives out."
+        yield Finding(pointer="/search/sampler", code="not_for_objectives", detail=detail)
+    if parts.objectives and parts.stops_early:
+        detail = (
+            "A pruner compares trials by one number, and would end those that are good in another. "
+            "Leave early_stopping out, or objectives."
+        )
+        yield Finding(pointer="/early_stopping", code="not_for_objectives", detail=detail)
+
+
+def _gpu_hours_findings(parts: _SoundParts) -> Iterator[Finding]:
+    if parts.said("budget", "gpu_hours") is not None and parts.said("resources", "gpus", Resources().gpus) == 0:
+        detail = "resources.gpus is 0: this bound would never be reached. Ask for GPUs, or remove it."
+        yield Finding(pointer="/budget/gpu_hours", code="never_reached", detail=detail)
 
 
 def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:

@@ -106,6 +106,7 @@ def open_optuna_search(sweep: Sweep) -> OpenSearch:
         return OptunaSearch(
             space=space,
             objective=sweep.spec.objective,
+            objectives=sweep.spec.objectives,
             sampler=sweep.spec.search.sampler,
             seed=seed,
             budget=budget,

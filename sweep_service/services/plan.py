@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.ids import IdPrefix, new_id
@@ -18,7 +18,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
-from sweep_service.services.budget import is_out_of_time, search_end
+from sweep_service.services.budget import is_spent, search_end
 from sweep_service.services.results import best_baseline, best_trial
 from trainables.catalog import Trainable
 
@@ -124,20 +124,21 @@ class Plan:
             if line.role is trial.role and line.balancer == trial.balancer:
                 line.take(trial)
 
-    def next_trials(self, now: datetime) -> Sequence[Trial]:
-        """New trials to store and start: one of a line, or the whole comparison once every line is through.
+    def next_trials(self, now: datetime, busy: timedelta = timedelta(0)) -> Sequence[Trial]:
+        """New trials to store and start: one of a line, or the whole comparison once every line is through. ``busy``
+        is how long attempts have taken until now; looked at where there is a budget of GPU-hours.
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """
         self._started_at = self._started_at or now
-        if self.is_hopeless or is_out_of_time(self._spec, self._started_at, now):
+        if self.is_hopeless or is_spent(self._spec, self._started_at, now, busy):
             return ()
         # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
         # end.
         lines = [line for line in reversed(self._lines) if self._goes_on(line)]
         if lines:
             # But they must not take all of a limited time: there the lines take turns.
-            line = lines[0] if self._spec.budget.time is None else min(lines, key=lambda one: one.share)
+            line = lines[0] if not self._spec.budget.is_timed else min(lines, key=lambda one: one.share)
             return (self._new_line_trial(line, now),)
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()

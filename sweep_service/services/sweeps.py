@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
@@ -16,10 +17,12 @@ from sweep_service.domain.space import Scalar, draw_uniform
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
-from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.domain.trial import BusyTime, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
+from sweep_service.services.budget import used_gpu_hours
 from sweep_service.services.pages import Page, page_of
 from sweep_service.services.plan import Plan
+from sweep_service.services.results import front_of, front_values
 from sweep_service.services.spec_schema import spec_schema
 from trainables.catalog import Trainable
 
@@ -36,6 +39,7 @@ class Progress:
 
     budget_trials: int
     used_trials: int  # search trials that have used up a part of the budget
+    used_gpu_hours: float | None  # None: the sweep asks for no GPU
     trials: Mapping[Role, Mapping[TrialState, int]]  # every role; only states that some trial is in
 
 
@@ -57,11 +61,20 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontTrial:
+    """A trial that none of the others dominates."""
+
+    trial: Trial
+    values: Mapping[str, float]  # of the objectives, by metric
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestTrial:
     """The best completed search trial so far, or the reason why there is none."""
 
     trial: Trial | None
     reason: str = ""
+    front: tuple[FrontTrial, ...] | None = None  # best in the first objective first; None: there is one objective only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +131,7 @@ class SweepService:
         stored = self._store.add_sweep(sweep, key=submission)
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
-        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}, timedelta(0)), leaders=())
         return Submission(overview=overview, is_replay=False)
 
     def preview(self, document: Any) -> Preview:
@@ -145,7 +158,8 @@ class SweepService:
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""
         sweep = self._sweep(sweep_id)
-        progress = _progress(sweep, self._store.count_trials(sweep_id))
+        busy = self._store.busy_time(sweep_id) if sweep.spec.resources.gpus else BusyTime()
+        progress = _progress(sweep, self._store.count_trials(sweep_id), busy.until(self._clock.now()))
         return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
     def get_state(self, sweep_id: str) -> SweepState:
@@ -181,13 +195,14 @@ class SweepService:
         return page_of(self._store.list_sweep_logs(sweep_id, after=after, limit=limit + 1), limit)
 
     def best(self, sweep_id: str) -> BestTrial:
-        """The best completed search trial so far."""
+        """The best completed search trial so far and, of several objectives, the Pareto front."""
         sweep = self._sweep(sweep_id)
+        front = tuple(self._front(sweep)) if sweep.spec.objectives else None
         if sweep.best_trial_id is not None:
-            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id))
+            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id), front=front)
         if sweep.state.is_ended:
-            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.")
-        return BestTrial(trial=None, reason="No search trial has completed yet.")
+            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.", front=front)
+        return BestTrial(trial=None, reason="No search trial has completed yet.", front=front)
 
     def stop(self, sweep_id: str) -> SweepOverview:
         """Let running trials finish and start no new ones. Nothing happens if that is so already.
@@ -254,6 +269,10 @@ class SweepService:
             if leader is not None:
                 yield leader
 
+    def _front(self, sweep: Sweep) -> Iterator[FrontTrial]:
+        for trial in front_of(sweep.spec, self._store.list_trials(sweep.id)) or ():
+            yield FrontTrial(trial=trial, values=front_values(sweep.spec, trial))
+
     def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
         _check_id(sweep_id)
         self._store.control_sweep(sweep_id, verb)
@@ -270,7 +289,12 @@ def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int]) -> Progress:
+def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int], busy: timedelta) -> Progress:
     by_role = {role: {s: counts[role, s] for s in TrialState if (role, s) in counts} for role in Role}
     used = sum(number for state, number in by_role[Role.SEARCH].items() if state.counts_in_budget)
-    return Progress(budget_trials=sweep.spec.budget.trials, used_trials=used, trials=by_role)
+    return Progress(
+        budget_trials=sweep.spec.budget.trials,
+        used_trials=used,
+        used_gpu_hours=used_gpu_hours(sweep.spec, busy) if sweep.spec.resources.gpus else None,
+        trials=by_role,
+    )

@@ -28,7 +28,7 @@ from sweep_service.domain.states import (
     check_deletable,
     verb_target,
 )
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_tables import MemoryTables
@@ -140,6 +140,12 @@ class MemorySweepStore:
         tables = self._tables
         tables.sweep(sweep_id)
         return Counter((trial.role, trial.state) for trial in tables.trials_of(sweep_id))
+
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        attempts = [attempt for attempt in tables.attempts.values() if attempt.sweep_id == sweep_id]
+        return BusyTime.of((attempt.started_at, attempt.ended_at) for attempt in attempts)
 
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None

@@ -12,7 +12,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
-from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
@@ -103,6 +103,12 @@ class SharedTables:
         with self._database.reading() as connection:
             found = _rows_of_sweep(connection, sweep_id, query)
         return {(Role(row.role), TrialState(row.state)): row.number for row in found}
+
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        query = select(attempts.c.started_at, attempts.c.ended_at).where(attempts.c.sweep_id == sweep_id)
+        with self._database.reading() as connection:
+            found = _rows_of_sweep(connection, sweep_id, query)
+        return BusyTime.of((row.started_at, row.ended_at) for row in found)
 
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None

@@ -10,7 +10,7 @@ import yaml
 
 from sweep_service.domain.trial import Report, Sweep
 from sweep_service.tracking.plots import save_weight_curves
-from sweep_service.tracking.summary import leaderboard_csv
+from sweep_service.tracking.summary import front_csv, leaderboard_csv
 
 PLOTS_FOLDER = "plots"
 
@@ -24,6 +24,8 @@ def write_spec(folder: Path, sweep: Sweep) -> None:
 def write_results(folder: Path, sweep: Sweep, best_reports: Sequence[Report]) -> None:
     results = sweep.results or {}
     (folder / "leaderboard.csv").write_text(leaderboard_csv(results.get("leaderboard", ())), encoding="utf-8")
+    if (front := results.get("front")) is not None:
+        (folder / "front.csv").write_text(front_csv(front), encoding="utf-8")
     if verdict := results.get("verdict"):
         (folder / "verdict.json").write_text(json.dumps(verdict, indent=2, ensure_ascii=False), encoding="utf-8")
     if best := results.get("best"):

@@ -239,8 +239,9 @@ class Conductor:
         objective: float = 0.5,
         message: str = "",
         is_best: bool = False,
+        metrics: Mapping[str, float] | None = None,
     ) -> Trial:
-        """Start, report once, end."""
+        """Start, report once, end. ``metrics`` are reported beside the usual ones."""
         attempt = self.start(trial)
         completed = ending is TrialEnding.COMPLETED
         report = Report(
@@ -248,7 +249,7 @@ class Conductor:
             trial_id=trial.id,
             attempt_id=attempt.id,
             step=100,
-            metrics={"val/normalized_loss": objective, "val/loss/left": 2 * objective},
+            metrics={"val/normalized_loss": objective, "val/loss/left": 2 * objective, **(metrics or {})},
             objective=objective,
             reported_at=datetime.now(UTC),
         )
@@ -273,6 +274,19 @@ def finish_sweep(store: SweepStore, sweep_id: str, *, state: SweepState = SweepS
     if state is SweepState.STOPPED:
         conductor.move(SweepState.STOPPING)
     conductor.move(state, reason=SweepReason.BUDGET_TRIALS if state is SweepState.COMPLETED else SweepReason.ERROR)
+    return conductor
+
+
+BOTH = [{"metric": "val/loss/left"}, {"metric": "val/auc/right", "direction": "maximize"}]
+
+
+def run_front(store: SweepStore, sweep_id: str) -> Conductor:
+    """Trials 0 to 3 of a sweep for BOTH: 0 is beaten by 1, 3 has the best score, 1 is the best by the objective."""
+    conductor = Conductor(store, sweep_id)
+    for objective, score, alpha in ((0.4, 0.5, 0.0), (0.3, 0.6, 1.0), (0.5, 0.4, 2.0), (0.9, 0.9, 3.0)):
+        trial, metrics = conductor.add_trial(alpha=alpha), {"val/auc/right": score}
+        conductor.run(trial, objective=objective, is_best=alpha == 1.0, metrics=metrics)
+    conductor.run(conductor.add_trial(Role.BASELINE, "equal"), objective=0.1, metrics={"val/auc/right": 1.0})
     return conductor
 
 

@@ -35,7 +35,8 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     assert response.status_code == 201
     sweep = response.json()
     assert sweep["state"] == "queued"
-    assert sweep["spec"]["budget"] == {"trials": 4, "wall_time": None, "target": None, "no_improvement": None}
+    bounds = {"wall_time": None, "gpu_hours": None, "target": None, "no_improvement": None}
+    assert sweep["spec"]["budget"] == {"trials": 4, **bounds}
     assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0}, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep
@@ -69,6 +70,11 @@ BAD_SPECS = {
     "unknown trainable": (changed("/trainable", "toi"), {"/trainable"}),
     "unknown metric": (changed("/objective", {"metric": "val/f1/left"}), {"/objective/metric"}),
     "no direction for a score": (changed("/objective", {"metric": "val/auc/right"}), {"/objective/direction"}),
+    "several objectives and a pruner": (
+        {**SPEC, "objectives": [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}], "early_stopping": {}},
+        {"/early_stopping"},
+    ),
+    "GPU-hours without GPUs": (changed("/budget/gpu_hours", 8), {"/budget/gpu_hours"}),
     "unknown parameter": (changed("/params", {"widht": 3}), {"/params/widht"}),
     "unknown searched parameter": (
         changed("/space/gamma", {"type": "float", "low": 0.0, "high": 1.0}),
@@ -345,7 +351,8 @@ def schema(service: Service) -> Draft202012Validator:
 
 def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft202012Validator) -> None:
     full = {**SPEC, "params": {"width": 4, "lr": 0.5, "dtype": "float64"}, "objective": {"metric": "val/loss/left"}}
-    for spec in (SPEC, full, service.submit(**full)["spec"]):
+    two = {**SPEC, "objectives": [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}]}
+    for spec in (SPEC, full, two, service.submit(**full)["spec"], service.submit(**two)["spec"]):
         schema.validate(dict(spec))
 
 
@@ -360,6 +367,7 @@ def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft
         ("/params", {"dtype": "float16"}),
         ("/space/steps", {"type": "int", "low": 1, "high": 2}),
         ("/objective", {"metric": "val/f1/left"}),
+        ("/objectives", [{"metric": "val/loss/left"}, {"metric": "val/f1/left"}]),
         ("/budgett", 1),
     ],
 )

@@ -142,6 +142,44 @@ def test_mlflows_page_answers_with_the_experiment(stack: RunningStack, digits_sw
     assert answer.status_code == 200
 
 
+def test_a_sweep_of_two_objectives_ends_with_its_front_and_the_gpu_hours_that_it_took(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    objectives = [{"metric": "val/loss/lower_half"}, {"metric": "val/accuracy/digit", "direction": "maximize"}]
+    spec = {
+        "name": "two-objectives",
+        "trainable": "digits",
+        "params": {"steps": 60, "batch_size": 64},
+        "space": {
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        },
+        "objectives": objectives,
+        "search": {"sampler": "nsga2"},
+        "budget": {"trials": 8, "gpu_hours": 10},
+        "resources": {"cpus": 1, "gpus": 0.5, "parallel": 2},
+        "baselines": ["equal"],
+    }
+    sweep = run_sweep(stack, spec)
+    assert (sweep["state"], sweep["reason"]) == ("completed", "budget_trials")
+    trials = [trial for trial in stack.client.trials(sweep["id"]) if trial["role"] == "search"]
+    points = {t["number"]: (t["metrics"]["val/loss/lower_half"], -t["metrics"]["val/accuracy/digit"]) for t in trials}
+    undominated = {
+        number
+        for number, (loss, cost) in points.items()
+        if not any(a <= loss and b <= cost and (a, b) != (loss, cost) for a, b in points.values())
+    }
+    found = stack.client.best(sweep["id"])
+    assert {trial["number"] for trial in found["front"]} == undominated
+    assert found["best"]["objective"] == min(trial["objective"] for trial in trials)
+    for trial in found["front"]:
+        assert trial["values"] == {one["metric"]: trial["metrics"][one["metric"]] for one in objectives}
+    assert [row["trial_id"] for row in sweep["results"]["front"]] == [trial["id"] for trial in found["front"]]
+    assert 0 < sweep["progress"]["used_gpu_hours"] < 0.5 * 16 / 60, "half a GPU, for less than a minute a trial"
+    parent, _ = runs_of(mlflow_client, sweep["experiment"], sweep["id"])
+    assert "front.csv" in {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
+
+
 def test_a_nan_trial_is_infeasible_and_a_crashing_one_failed_and_the_sweep_goes_on(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:

@@ -80,6 +80,7 @@ class SameStores(RuleBasedStateMachine):
             return
         for sweep_id in SWEEP_IDS:
             self.both(lambda store, _, i=sweep_id: store.undelivered(i, limit=1000))
+            self.both(lambda store, _, i=sweep_id: store.busy_time(i))
             for number in NUMBERS:
                 trial_id = new_trial(sweep_id, number).id
                 self.both(lambda store, _, i=trial_id: store.list_attempts(i))

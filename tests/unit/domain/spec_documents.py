@@ -120,6 +120,7 @@ _places = st.sampled_from(
         *(f"/space/{name}/{key}" for name in ("alpha", "seed") for key in ("type", "low", "high", "log", "step", "x")),
         *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
+        *("/objectives", "/objectives/0", "/budget/gpu_hours"),
         *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
     ]
 )
@@ -177,6 +178,7 @@ rightly_shaped = st.fixed_dictionaries(
             {"trials": st.integers(1, 100_000)},
             optional={
                 "wall_time": st.none() | st.sampled_from(["30m", "2h"]),
+                "gpu_hours": st.none() | st.sampled_from([0.5, 8]),
                 "target": st.floats(-9, 9) | st.integers(-9, 9),
                 "no_improvement": st.none() | st.integers(1, 99),
             },
@@ -187,6 +189,8 @@ rightly_shaped = st.fixed_dictionaries(
         "objective": st.fixed_dictionaries(
             {}, optional={"metric": st.just("val/auc/a"), "direction": st.sampled_from(["minimize", "maximize"])}
         ),
+        "objectives": st.just([])
+        | st.just([{"metric": "val/loss/a"}, {"metric": "val/auc/a", "direction": "maximize"}]),
         "search": st.fixed_dictionaries(
             {}, optional={"sampler": st.sampled_from(["tpe", "random", "nsga2"]), "seed": st.integers(0, 2**31 - 1)}
         ),
