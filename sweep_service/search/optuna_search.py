@@ -56,7 +56,7 @@ class OptunaSearch:
         self, *, space: Space, objective: Objective, sampler: str, seed: int, budget: int, history: Sequence[Trial] = ()
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
-        self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
+        self._distributions = {name: distribution(dimension) for name, dimension in space.items()}
         self._sampler = sampler
         self._tried: dict[int, Tried] = {}  # by our number
         design = DESIGNS.get(sampler)
@@ -136,7 +136,8 @@ def derive_seed(seed: int, number: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """The dimension as Optuna has it."""
     if isinstance(dimension, Choice):
         return CategoricalDistribution(dimension.choices)
     if isinstance(dimension, FloatRange):

@@ -41,11 +41,13 @@ def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Tr
     return next(iter(_ranked(spec, own)), None)
 
 
-def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Leaderboard, best, baselines and verdict as JSON-compatible values (no NaN, no infinity).
+def summarise(sweep: Sweep, trials: Sequence[Trial], importance: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Leaderboard, best, baselines, verdict and the importance of the parameters as JSON-compatible values (no NaN, no
+    infinity).
 
     The leaderboard ranks the completed search and baseline trials by the objective. The verdict is None where the spec
-    asks for none, or no trial was ever repeated for it.
+    asks for none, or no trial was ever repeated for it. ``importance`` is each searched parameter's share, None where
+    it is not known.
     """
     spec = sweep.spec
     leaderboard = _leaderboard(spec, trials)
@@ -57,6 +59,7 @@ def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         "best": by_id[best.id] if best else None,
         "baselines": [by_id[trial.id] for trial in baselines if trial],
         "verdict": _verdict(spec, trials),
+        "importance": None if importance is None else dict(importance),
     }
 
 

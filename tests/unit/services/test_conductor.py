@@ -22,6 +22,7 @@ from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Tri
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
+from sweep_service.services.importance import WeighParameters
 from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.settings import Settings
@@ -113,6 +114,7 @@ class House:
         self.store.add_sweep(new_sweep(spec=spec))
         self.tracker = RecordingTracker()
         self.packs = FakePacks()
+        self.weigh: WeighParameters = lambda sweep, trials: None
         self.lease = self.claim()
 
     def claim(self) -> Lease:
@@ -128,6 +130,7 @@ class House:
             store=self.store,
             tracker=self.tracker,
             open_search=open_optuna_search,
+            weigh_parameters=self.weigh,
             runner=self.packs,
             clock=SystemClock(),
         )
