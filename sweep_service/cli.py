@@ -213,6 +213,31 @@ def events(
 
 
 @app.command()
+def report(
+    sweep_id: SweepId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; report-<id>.html here if not given.")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Save a sweep's figures and tables as one page of HTML, which needs no service any more."""
+    import webbrowser
+
+    with _client(url) as client:
+        found = _resolve(client, sweep_id)
+        page = client.report(found)
+    path = output or Path(f"report-{found}.html")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        _fail(f"{path} cannot be written: {error.strerror}.", USAGE)
+    typer.echo(path)
+    if opens and not webbrowser.open(path.resolve().as_uri()):
+        typer.echo(f"No browser could be started here; open {path} with one.", err=True)
+
+
+@app.command()
 def watch(sweep_id: SweepId, url: Url = _DEFAULT_URL) -> None:
     """Watch a sweep until it has ended, then print its leaderboard and verdict."""
     with _client(url) as client:

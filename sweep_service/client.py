@@ -195,6 +195,13 @@ class SweepClient:
         """``{"best": trial or None, "reason": why there is none}``."""
         return self._call("GET", f"{_sweep_path(sweep_id)}/best", _BEST)
 
+    def report(self, sweep_id: str) -> str:
+        """The sweep as a page of HTML that needs nothing else; of one that still runs, how it stands."""
+        response = self._send("GET", f"/api/v1{_sweep_path(sweep_id)}/report")
+        if not response.is_success or not response.headers.get("content-type", "").startswith("text/html"):
+            self._document(response, _PROBLEM)
+        return response.text
+
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
         """All that has happened to the sweep, by seq, above ``after``."""
         events: list[Document] = []
@@ -328,9 +335,8 @@ class SweepClient:
         except ValueError:
             document = None
         if not isinstance(document, dict) or (response.is_success and not _has_shape(document, shape)):
-            what = (
-                f"{self.base_url} answered {response.status_code}, but not what was asked; is that the sweep service?"
-            )
+            status = response.status_code
+            what = f"{self.base_url} answered {status}, but not what was asked; is that the sweep service?"
             document = {"title": "Unexpected answer", "status": response.status_code, "detail": what}
         elif response.is_success:
             return document

@@ -35,13 +35,14 @@ class Links(BaseModel):
     trials: str
     best: str
     events: str
+    report: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "stop", "cancel")}
+        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "report", "stop", "cancel")}
         return cls(self=here, **parts)
 
 
@@ -129,7 +130,10 @@ class SweepView(BaseModel):
     progress: ProgressView
     leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
     best_trial_id: str | None
-    results: dict[str, Any] | None = Field(description="Leaderboard and verdict, once it has ended.")
+    results: dict[str, Any] | None = Field(
+        description="Once it has ended: `leaderboard`, `best`, `baselines`, `verdict`, and `importance`: the share of "
+        "the objective's variance that each searched parameter explains, the largest first; null: too few trials."
+    )
     tracking_ref: str | None = Field(description="Its MLflow run.")
     experiment: str = Field(description="Its MLflow experiment.")
     created_at: datetime
