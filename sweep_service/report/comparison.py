@@ -135,7 +135,7 @@ def _by_task(against: Iterable[Mapping[str, Any]], margin: float) -> Iterable[_I
         for task, of_task in row["tasks"].items():
             unit = of_task["margin"] / margin / 100
             if is_finite(of_task["mean_difference"]) and unit > 0:
-                name = f"{task} · {method(row['baseline'])}"
+                name = f"{method(row['baseline'])} · {task}"
                 yield _interval(name, of_task, unit=unit, told=of_task["metric"])
 
 

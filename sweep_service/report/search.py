@@ -25,10 +25,11 @@ from sweep_service.report.theme import (
 )
 
 _NAMED_PAIR = ("alpha", "weight_lr")  # what GradNorm leaves to be found
+_SPARSE = 100  # trials; the marks of more of them are smaller
 _FEW = 2000  # trials; more of them are drawn by WebGL, which browsers bear
 _MAX_DIMENSIONS = 10  # of parallel coordinates: more are not to be read
 _WITHOUT_RESULT = (TrialState.FAILED, TrialState.INFEASIBLE)
-_BEST = {"symbol": "circle-open", "size": 22, "line": {"width": 3, "color": "#D55E00"}}
+_BEST = {"symbol": "circle-open", "size": 22, "color": COLOURS[1], "line": {"width": 3}}
 
 
 def landscape(material: Material) -> Section | None:
@@ -58,16 +59,18 @@ def landscape(material: Material) -> Section | None:
 def parallel(material: Material) -> Section | None:
     """All searched parameters at once, a line a trial."""
     shown = scales(material)[:_MAX_DIMENSIONS]
-    trials = [trial for trial in material.completed if trial.objective is not None]
+    trials = material.completed
     if len(trials) < 2 or not shown:
         return None
     values = [trial.objective or 0.0 for trial in trials]
-    drawn = figure(height=430, margin={"l": 90, "r": 90, "t": 60, "b": 40})
+    # Plotly draws lines of a higher colour over the others: the good ones are to be seen.
+    sign = -1 if material.sweep.spec.objective.direction == "minimize" else 1
+    drawn = figure(height=430, showlegend=False, margin={"l": 110, "r": 90, "t": 60, "b": 40})
     drawn.add_parcoords(
         dimensions=[*(_dimension(scale, trials) for scale in shown), _objective_dimension(material, values)],
         line={
-            "color": values,
-            "colorscale": colour_scale(material.sweep.spec.objective.direction),
+            "color": [sign * value for value in values],
+            "colorscale": colour_scale("maximize"),
             "showscale": False,  # the last axis is the scale
         },
         labelfont={"size": 13},
@@ -93,6 +96,7 @@ def importance(material: Material) -> Section | None:
         return None
     drawn = figure(
         height=110 + 34 * len(shares),
+        showlegend=False,
         xaxis={"title": {"text": "share"}, "ticksuffix": " %", "range": [0, 108]},
         yaxis={
             "tickvals": list(range(len(shares))),
@@ -180,10 +184,11 @@ def _groups(material: Material) -> list[tuple[str, list[Trial], dict[str, Any]]]
     done = list(material.completed)
     stopped = [trial for trial in material.search if trial.state is TrialState.EARLY_STOPPED]
     lost = [trial for trial in material.search if trial.state in _WITHOUT_RESULT]
+    size = 9 if len(material.search) <= _SPARSE else 6
     return [
-        ("completed", done, {"symbol": "circle", "size": 11, "line": {"width": 1, "color": "#1f2933"}}),
-        ("stopped early", stopped, {"symbol": "triangle-down-open", "size": 9, "color": GREY, "line": {"width": 1.5}}),
-        ("failed or infeasible", lost, {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "#000000"}}),
+        ("completed", done, {"symbol": "circle", "size": size + 2, "line": {"width": 1, "color": "#1f2933"}}),
+        ("stopped early", stopped, {"symbol": "triangle-down-open", "size": size, "color": GREY}),
+        ("failed or infeasible", lost, {"symbol": "x-thin", "size": size, "line": {"width": 2, "color": "#000000"}}),
     ]
 
 
@@ -205,7 +210,7 @@ def _over_two(material: Material, across: Scale, up: Scale) -> go.Figure:
                     "thickness": 14,
                     "exponentformat": "power",
                 },
-                "size": 13,
+                "showscale": len({trial.objective for trial in trials}) > 1,
             }
         if trials:
             places = [across.place(trial) for trial in trials], [up.place(trial) for trial in trials]
@@ -289,6 +294,7 @@ def _dimension(scale: Scale, trials: Sequence[Trial]) -> dict[str, Any]:
     values, texts = scale.ticks
     if scale.unused in places:
         low, values, texts = scale.unused, [scale.unused, *values], ["not used", *texts]
+    texts = [shortened(text, longest=16) for text in texts]
     return {
         "label": shortened(_plain_title(scale), longest=22),
         "values": places,

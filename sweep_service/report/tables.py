@@ -23,6 +23,7 @@ from sweep_service.report.section import (
     table,
     text,
 )
+from sweep_service.report.theme import shortened
 
 _NUM_ROWS = 10  # of the leaderboard, beside the baselines
 _NUM_FAULTS = 10
@@ -169,7 +170,7 @@ def _leader(row: Row, names: Sequence[str], tasks: Sequence[str], *, has_delta: 
         row["number"],
         method(row["label"]),
         aligned(row["objective"]),
-        *(shown(row["params"][name]) if name in row["params"] else "–" for name in names),
+        *(shortened(shown(row["params"][name])) if name in row["params"] else "–" for name in names),
         *(aligned(row["tasks"].get(task, {}).get("loss")) for task in tasks),
         *((_percent(row["delta_m"]),) if has_delta else ()),
     )

@@ -51,7 +51,7 @@ TEMPLATE = go.layout.Template(
 
 def figure(*, height: int, **layout: Any) -> go.Figure:
     """An empty figure of that height in pixels; it is as wide as its page."""
-    return go.Figure(layout={"template": TEMPLATE, "height": height, **layout})
+    return go.Figure(layout={"template": TEMPLATE, "height": height, "showlegend": True, **layout})
 
 
 def label(text: object, *, longest: int = _LONGEST) -> str:

@@ -84,14 +84,16 @@ def losses(material: Material) -> Section | None:
         template=TEMPLATE,
         height=_PANEL_HEIGHT * num_rows + 90,
         margin={"t": 40, "b": 85},
+        showlegend=True,
         legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0},
     )
-    others = " and of the best trial of each baseline" if len(rows) > 1 else ""
+    whose = ["the best trial"] if material.best else []
+    whose += ["the best trial of each baseline"] if material.baselines else []
     return Section(
         anchor="losses",
         title="Losses by task",
         explanation=(
-            f"Each task's own loss, not multiplied by its weight, of the best trial{others}. The solid line is the "
+            f"Each task's own loss, not multiplied by its weight, of {' and of '.join(whose)}. The solid line is the "
             "validation split, the dotted one the training data; a gap that opens between them is overfitting."
         ),
         parts=[Drawing(figure=panels)],
