@@ -12,7 +12,7 @@ from sweep_service.domain.trial import Trial
 from sweep_service.report.material import Material, is_finite
 from sweep_service.report.section import number, shown
 from sweep_service.report.series import log_ticks
-from sweep_service.report.theme import shortened
+from sweep_service.report.theme import escaped, shortened
 
 _MAX_CHOICE_TICKS = 25
 _UNUSED = -0.12  # of an axis's length: where a trial lies that does not have the parameter
@@ -89,7 +89,7 @@ def axis(scale: Scale) -> dict[str, Any]:
     places, texts = scale.ticks
     low, high = scale.bounds
     room = 0.05 * (high - low)
-    return {"tickvals": places, "ticktext": texts, "range": [low - room, high + room]}
+    return {"tickvals": places, "ticktext": [escaped(text) for text in texts], "range": [low - room, high + room]}
 
 
 def _is_same(choice: object, value: object) -> bool:
@@ -109,7 +109,7 @@ def _log_ticks(dimension: FloatRange | IntRange) -> list[float]:
 def _even_ticks(dimension: FloatRange | IntRange) -> list[float]:
     low, high = float(dimension.low), float(dimension.last)
     if (high - low) / 5 == 0:  # too narrow for floating-point numbers
-        return [low, high]
+        return _whole([low, high], dimension)
     step = _round_step((high - low) / 5)
     first = math.ceil(low / step)
     between = [index * step for index in range(first, math.floor(high / step) + 1)]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -473,6 +474,9 @@ def test_the_parent_of_an_ended_sweep_shows_the_best_the_leaderboard_and_the_ver
     ]
     assert json.loads(place.read(ref, "verdict.json", tmp_path)) == finished[0].results["verdict"]
     assert place.read(ref, "plots/weights_best.png", tmp_path).startswith(b"\x89PNG")
+    report = place.read(ref, "report.html", tmp_path).decode()
+    assert set(re.findall(r'<section id="(\w+)">', report)) >= {"overview", "verdict", "weights", "history", "spec"}
+    assert report.endswith("</html>\n")
 
 
 def test_a_reopened_sweep_goes_on_in_its_run_and_shows_its_new_best(place: Place, sweep, finished, checkpoint):
@@ -547,6 +551,17 @@ def test_a_plot_that_cannot_be_drawn_leaves_the_rest_of_the_results_as_it_is(pla
     tracker.close_sweep(ref, ended, trials, {trials[1].id: [unplottable]})
     assert place.client.get_run(ref).info.status == "FINISHED"
     assert "leaderboard.csv" in {file.path for file in place.client.list_artifacts(ref)}
+    assert "Not all files" in caplog.text
+
+
+def test_a_report_that_cannot_be_made_leaves_the_plots_as_they_are(place: Place, sweep, finished, caplog):
+    tracker, (ended, trials) = place.tracker(), finished
+    ref = tracker.open_sweep(sweep)
+    unreadable = replace(make_reports(trials[2])[0], metrics={"val/loss/digit": "heavy"})
+    curves = {trials[1].id: make_reports(trials[1]), trials[2].id: [unreadable]}
+    tracker.close_sweep(ref, ended, trials, curves)
+    assert place.files(ref) >= {"leaderboard.csv", "verdict.json", "plots/weights_best.png"}
+    assert "report.html" not in place.files(ref)
     assert "Not all files" in caplog.text
 
 
