@@ -346,11 +346,13 @@ class Tracker(Protocol):
         """End the trial's run as the trial's state says; only after its last report has been logged."""
         ...
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
-        """Write the sweep's results (leaderboard, verdict, plots from ``best_reports``) and end the parent run as its
-        state says.
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
+        """Write the sweep's results (leaderboard, verdict, report, plots) and end the parent run as its state says.
 
-        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete.
+        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete. ``curves`` has what the
+        best trial and the best of each baseline reported, by the trial's id.
         """
         ...
 

@@ -36,13 +36,15 @@ class Links(BaseModel):
     best: str
     events: str
     logs: str
+    report: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "logs", "stop", "cancel")}
+        names = ("trials", "best", "events", "logs", "report", "stop", "cancel")
+        parts = {part: f"{here}/{part}" for part in names}
         return cls(self=here, **parts)
 
 
@@ -136,7 +138,11 @@ class SweepView(BaseModel):
     progress: ProgressView
     leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
     best_trial_id: str | None
-    results: dict[str, Any] | None = Field(description="Leaderboard, Pareto front and verdict, once it has ended.")
+    results: dict[str, Any] | None = Field(
+        description="Once it has ended: `leaderboard`, `best`, `front` (null: there is one objective only), "
+        "`baselines`, `verdict`, and `importance`: the share of the objective's variance that each searched parameter "
+        "explains, the largest first; null: too few trials."
+    )
     tracking_ref: str | None = Field(description="Its MLflow run.")
     experiment: str = Field(description="Its MLflow experiment.")
     created_at: datetime

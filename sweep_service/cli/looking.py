@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,10 +11,12 @@ import typer
 from sweep_service.cli.service import (
     DEFAULT_URL,
     FAILED,
+    USAGE,
     AsJson,
     SweepId,
     Url,
     connected,
+    fail,
     print_json,
     print_view,
     resolve,
@@ -124,3 +127,28 @@ def events(
         sweep_id = resolve(client, sweep_id)
         for event in client.follow(sweep_id) if follow else client.events(sweep_id):
             typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
+
+
+@commands.command()
+def report(
+    sweep_id: SweepId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; report-<id>.html here if not given.")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Save a sweep's figures and tables as one page of HTML, which needs no service any more."""
+    import webbrowser
+
+    with connected(url) as client:
+        found = resolve(client, sweep_id)
+        page = client.report(found)
+    path = output or Path(f"report-{found}.html")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}.", USAGE)
+    typer.echo(path)
+    if opens and not webbrowser.open(path.resolve().as_uri()):
+        typer.echo(f"No browser could be started here; open {path} with one.", err=True)

@@ -73,6 +73,13 @@ class SweepClient(Connection):
         """
         return self._call("GET", f"{_sweep_path(sweep_id)}/best", _BEST)
 
+    def report(self, sweep_id: str) -> str:
+        """The sweep as a page of HTML that needs nothing else; of one that still runs, how it stands."""
+        response = self._send("GET", f"/api/v1{_sweep_path(sweep_id)}/report")
+        if not response.is_success or not response.headers.get("content-type", "").startswith("text/html"):
+            self._document(response, _PROBLEM)
+        return response.text
+
     def events(self, sweep_id: str, *, after: int = 0) -> list[Document]:
         """All that has happened to the sweep, by seq, above ``after``."""
         return list(self._read_on(f"{_sweep_path(sweep_id)}/events", "events", after))

@@ -37,7 +37,7 @@ class Sweep:
     generation: int = 0  # how many conductors have been started for it
     best_trial_id: str | None = None
     tracking_ref: str | None = None  # the parent run's id
-    results: Mapping[str, Any] | None = None  # leaderboard and verdict, once the sweep has ended
+    results: Mapping[str, Any] | None = None  # leaderboard, verdict and the like, once the sweep has ended
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None = None  # first moment in RUNNING

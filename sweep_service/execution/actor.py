@@ -81,6 +81,7 @@ def _new_conductor(name: str, lease: Lease) -> Any:
     _quieten_tune()
     # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
     from sweep_service.execution.tune_packs import TunePacks
+    from sweep_service.search.importance import parameter_importance
     from sweep_service.services.conductor import Conductor
     from sweep_service.storage.sql import open_sql_store
     from sweep_service.tracking.mlflow_tracker import MlflowTracker
@@ -93,6 +94,7 @@ def _new_conductor(name: str, lease: Lease) -> Any:
         store=open_sql_store(settings.store_url),
         tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
         open_search=open_optuna_search,
+        weigh_parameters=parameter_importance,
         runner=TunePacks(conductor=name, folder=settings.root / "tune", clock=clock),
         clock=clock,
     )

@@ -66,7 +66,7 @@ class OptunaSearch:
         history: Sequence[Trial] = (),
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
-        self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
+        self._distributions = {name: distribution(dimension) for name, dimension in space.items()}
         self._sampler = sampler
         self._tried: dict[int, Tried] = {}  # by our number
         design = DESIGNS.get(sampler)
@@ -159,7 +159,8 @@ def derive_seed(seed: int, number: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """The dimension as Optuna has it."""
     if isinstance(dimension, Choice):
         return CategoricalDistribution(dimension.choices)
     if isinstance(dimension, FloatRange):

@@ -29,6 +29,7 @@ from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
+from sweep_service.services.importance import WeighParameters, importance_of
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
@@ -76,6 +77,7 @@ class Conductor:
         store: SweepStore,
         tracker: Tracker,
         open_search: Callable[[Sweep], OpenSearch],
+        weigh_parameters: WeighParameters,
         runner: PackRunner,
         clock: Clock,
     ) -> None:
@@ -85,6 +87,7 @@ class Conductor:
         self._store = store
         self._clock = clock
         self._open_search = open_search
+        self._weigh_parameters = weigh_parameters
         self._runner = runner
         self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
@@ -266,7 +269,8 @@ class Conductor:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
             ending = self._ending(outcome)
-            ending = replace(ending, results=summarise(ending, trials))
+            importance = importance_of(self._weigh_parameters, ending, trials)
+            ending = replace(ending, results=summarise(ending, trials, importance))
             delivered = self._delivery.try_finish(ending, trials)
             if delivered or not waits or ending.state is SweepState.CANCELLED:
                 try:

@@ -23,6 +23,7 @@ from sweep_service.domain.errors import (
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import SweepStore, Tracker
+from sweep_service.services.reports import contenders_curves
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ class Delivery:
         best = next((trial for trial in trials if trial.id == sweep.best_trial_id), None)
         if best is not None and best.checkpoint is not None:
             self._store_model(ref, sweep, best, Path(best.checkpoint))
-        reports = self._store.list_reports(best.id) if best is not None else ()
-        self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, reports)
+        curves = contenders_curves(self._store, sweep.results or {})
+        self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, curves)
 
     def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: Path) -> None:
         """The best trial's model; a sweep whose model is lost still has its results, and says so."""

@@ -52,12 +52,14 @@ def front_of(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial] | None:
     return pareto_front(completed_search(trials), spec.objectives) if spec.objectives else None
 
 
-def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Leaderboard, best, front, baselines and verdict as JSON-compatible values (no NaN, no infinity).
+def summarise(sweep: Sweep, trials: Sequence[Trial], importance: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Leaderboard, best, front, baselines, verdict and the importance of the parameters as JSON-compatible values (no
+    NaN, no infinity).
 
     The leaderboard ranks the completed search and baseline trials by the objective. The front has its rows, each with
     its ``values`` of the objectives by metric; it is None where there is one objective only. The verdict is None where
-    the spec asks for none, or no trial was ever repeated for it.
+    the spec asks for none, or no trial was ever repeated for it. ``importance`` is each searched parameter's share,
+    None where it is not known.
     """
     spec = sweep.spec
     leaderboard = _leaderboard(spec, trials)
@@ -71,6 +73,7 @@ def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         "front": None if front is None else [by_id[t.id] | {"values": front_values(spec, t)} for t in front],
         "baselines": [by_id[trial.id] for trial in baselines if trial],
         "verdict": _verdict(spec, trials),
+        "importance": None if importance is None else dict(importance),
     }
 
 

@@ -131,13 +131,12 @@ class MlflowTracker:
                 self._client.log_text(ref, trial.traceback, "traceback.txt")
             self._terminate(ref, _TRIAL_STATUS[trial.state], trial.ended_at)
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
         """See the port. What cannot be written by a fault of ours is left out with a warning: the runs must end."""
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                write_results(Path(folder), sweep, best_reports)
-            except Exception:  # a plot that cannot be drawn
-                logger.exception("Not all files of %s could be written.", sweep.id)
+            write_results(Path(folder), sweep, trials, curves)
             self._upload(ref, Path(folder))
         with self._server():
             try:

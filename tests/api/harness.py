@@ -299,7 +299,7 @@ def results_of(best: Trial, baseline: Trial) -> dict[str, Any]:
         for rank, (trial, objective) in enumerate(((best, 0.4), (baseline, 0.5)), start=1)
     ]
     comparison = {"baseline": "equal", "outcome": "helped", "mean_difference": -0.0987, "interval": [-0.11, -0.09]}
-    comparison |= {"p_value": 0.001, "p_value_holm": 0.001, "num_pairs": 3}
+    comparison |= {"p_value": 0.001, "p_value_holm": 0.001, "num_pairs": 3, "margin": 0.01, "reason": None}
     verdict = {"summary": "GradNorm helped against equal.", "metric": "test/normalized_loss", "confidence": 0.95}
     verdict |= {"margin": 0.01, "seeds": 3, "covers": "Seeds only.", "against": [{**comparison, "tasks": {}}]}
     return {"leaderboard": rows, "best": rows[0], "baselines": rows[1:], "verdict": verdict}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -266,7 +267,8 @@ def track(
         tracker.close_trial(refs[trial.id], trial)
     best = trials[1]
     tracker.log_model(ref, ended, best, checkpoint)
-    tracker.close_sweep(ref, ended, trials, [report for report in reports if report.trial_id == best.id])
+    curves = {trial.id: make_reports(trial) for trial in (best, trials[2])}
+    tracker.close_sweep(ref, ended, trials, curves)
     return ref, refs
 
 
@@ -420,7 +422,7 @@ def test_the_sweeps_run_ends_as_the_sweep_did_even_without_results(place: Place,
         one = replace(sweep, id=new_id(IdPrefix.SWEEP, now=NOW))
         ref = tracker.open_sweep(one)
         results = None if state is SweepState.FAILED else summarise(one, [])
-        tracker.close_sweep(ref, replace(one, state=state, results=results), [], [])
+        tracker.close_sweep(ref, replace(one, state=state, results=results), [], {})
         run = place.client.get_run(ref)
         assert (run.info.status, run.data.tags["state"]) == (status, str(state))
         assert "No trial was completed" in run.data.tags["mlflow.note.content"]
@@ -434,7 +436,7 @@ def test_no_run_is_left_running_by_an_ended_sweep(place: Place, sweep, finished,
     twin = client.create_run(
         client.get_run(ref).info.experiment_id, tags={"sweep_id": sweep.id, "mlflow.parentRunId": ref}
     )
-    tracker.close_sweep(ref, ended, trials, [])
+    tracker.close_sweep(ref, ended, trials, {})
     statuses = {run.info.run_id: run.info.status for run in place.runs(sweep)}
     assert statuses.pop(twin.info.run_id) == "KILLED"
     assert set(statuses.values()) == {"FINISHED"}
@@ -472,6 +474,9 @@ def test_the_parent_of_an_ended_sweep_shows_the_best_the_leaderboard_and_the_ver
     ]
     assert json.loads(place.read(ref, "verdict.json", tmp_path)) == finished[0].results["verdict"]
     assert place.read(ref, "plots/weights_best.png", tmp_path).startswith(b"\x89PNG")
+    report = place.read(ref, "report.html", tmp_path).decode()
+    assert set(re.findall(r'<section id="(\w+)">', report)) >= {"overview", "verdict", "weights", "history", "spec"}
+    assert report.endswith("</html>\n")
 
 
 def test_a_reopened_sweep_goes_on_in_its_run_and_shows_its_new_best(place: Place, sweep, finished, checkpoint):
@@ -483,7 +488,7 @@ def test_a_reopened_sweep_goes_on_in_its_run_and_shows_its_new_best(place: Place
     better = completed(make_trial(sweep, 20), 0.1)
     tracker.open_trial(sweep, ref, better)
     again = replace(ended, results=summarise(ended, [*trials, better]))
-    tracker.close_sweep(ref, again, [*trials, better], make_reports(better))
+    tracker.close_sweep(ref, again, [*trials, better], {better.id: make_reports(better)})
     run = place.client.get_run(ref)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best/objective"] == 0.1
@@ -527,7 +532,7 @@ def test_a_sweeps_run_that_somebody_deleted_is_refused_and_not_waited_for(place:
     with pytest.raises(TrackingRefusedError):
         tracker.log_model(ref, ended, trials[1], checkpoint)
     with pytest.raises(TrackingRefusedError):
-        tracker.close_sweep(ref, ended, trials, [])
+        tracker.close_sweep(ref, ended, trials, {})
 
 
 def test_a_trial_that_starts_after_the_experiment_was_deleted_brings_it_back(place: Place, sweep: Sweep):
@@ -543,9 +548,20 @@ def test_a_plot_that_cannot_be_drawn_leaves_the_rest_of_the_results_as_it_is(pla
     tracker, (ended, trials) = place.tracker(), finished
     ref = tracker.open_sweep(sweep)
     unplottable = replace(make_reports(trials[1])[0], metrics={"weight/digit": "heavy"})
-    tracker.close_sweep(ref, ended, trials, [unplottable])
+    tracker.close_sweep(ref, ended, trials, {trials[1].id: [unplottable]})
     assert place.client.get_run(ref).info.status == "FINISHED"
     assert "leaderboard.csv" in {file.path for file in place.client.list_artifacts(ref)}
+    assert "Not all files" in caplog.text
+
+
+def test_a_report_that_cannot_be_made_leaves_the_plots_as_they_are(place: Place, sweep, finished, caplog):
+    tracker, (ended, trials) = place.tracker(), finished
+    ref = tracker.open_sweep(sweep)
+    unreadable = replace(make_reports(trials[2])[0], metrics={"val/loss/digit": "heavy"})
+    curves = {trials[1].id: make_reports(trials[1]), trials[2].id: [unreadable]}
+    tracker.close_sweep(ref, ended, trials, curves)
+    assert place.files(ref) >= {"leaderboard.csv", "verdict.json", "plots/weights_best.png"}
+    assert "report.html" not in place.files(ref)
     assert "Not all files" in caplog.text
 
 
@@ -589,7 +605,7 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             "open_trial": lambda: tracker.open_trial(sweep, "ref", trials[0]),
             "log_reports": lambda: tracker.log_reports({trials[0].id: "ref"}, make_reports(trials[0])),
             "close_trial": lambda: tracker.close_trial("ref", trials[0]),
-            "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, []),
+            "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, {}),
             "log_model": lambda: tracker.log_model("ref", ended, trials[0], checkpoint),
             "register_model": lambda: tracker.register_model("ref", ended, trials[0], "a name"),
         }

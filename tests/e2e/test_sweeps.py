@@ -116,7 +116,7 @@ def test_mlflow_holds_a_parent_and_a_finished_child_per_trial_with_whole_curves(
                 assert all(math.isfinite(point.value) for point in history)
         assert run.info.run_id == trials[run.data.tags["trial_id"]]["tracking_ref"]
     names = {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
-    assert {"leaderboard.csv", "model", "plots"} <= names
+    assert {"leaderboard.csv", "model", "plots", "report.html"} <= names
 
 
 def test_the_best_model_loads_and_predicts(

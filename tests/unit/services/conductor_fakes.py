@@ -177,6 +177,7 @@ class RecordingTracker:
         self.opened: list[str] = []
         self.points: list[tuple[str, int, str]] = []  # (run, step, metric), in the order of delivery
         self.closed: dict[str, str] = {}
+        self.curves: Mapping[str, Sequence[Report]] = {}  # that the sweep was closed with
 
     def open_sweep(self, sweep: Sweep) -> str:
         return self._open(f"run of {sweep.id}")
@@ -194,8 +195,11 @@ class RecordingTracker:
         self._take(ref, self.cannot_close)
         self.closed[ref] = trial.state
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
         self._answer()
+        self.curves = curves
         self.on_close_sweep()
         self.on_close_sweep = lambda: None
         if self.fault is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Tri
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
+from sweep_service.services.importance import WeighParameters
 from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.settings import Settings
@@ -119,6 +120,7 @@ class House:
         self.store.add_sweep(new_sweep(spec=spec))
         self.tracker = RecordingTracker()
         self.packs = FakePacks()
+        self.weigh: WeighParameters = lambda sweep, trials: None
         self.lease = self.claim()
 
     def claim(self) -> Lease:
@@ -134,6 +136,7 @@ class House:
             store=self.store,
             tracker=self.tracker,
             open_search=open_optuna_search,
+            weigh_parameters=self.weigh,
             runner=self.packs,
             clock=SystemClock(),
         )
@@ -437,3 +440,42 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
     house.run()
     assert house.packs.killed == ["worker of pack-1"]
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
+
+
+def test_the_importance_of_the_parameters_is_among_the_results(house: House) -> None:
+    asked: list[tuple[SweepState, int]] = []
+
+    def weigh(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
+        asked.append((sweep.state, len(trials)))
+        return {"lr": 0.75, "alpha": 0.25}
+
+    house.weigh = weigh
+    assert (house.run().results or {})["importance"] == {"lr": 0.75, "alpha": 0.25}
+    assert asked == [(SweepState.COMPLETED, 3)]
+
+
+def test_a_fault_in_weighing_the_parameters_fails_no_sweep(house: House) -> None:
+    def weigh(sweep: Sweep, trials: Sequence[Trial]) -> None:
+        raise ZeroDivisionError
+
+    house.weigh = weigh
+    sweep = house.run()
+    assert sweep.state is SweepState.COMPLETED
+    assert (sweep.results or {})["importance"] is None
+    assert (sweep.results or {})["best"] is not None
+
+
+def test_a_cancelled_sweep_does_not_wait_for_its_parameters_to_be_weighed(house: House) -> None:
+    asked: list[Sweep] = []
+    house.weigh = lambda sweep, trials: asked.append(sweep)
+    house.ask(Verb.CANCEL)
+    assert house.run().state is SweepState.CANCELLED
+    assert asked == []
+
+
+def test_the_run_is_closed_with_the_curves_of_the_best_trial_and_of_each_baselines_best(tmp_path: Path) -> None:
+    house = House(tmp_path, small_spec(budget={"trials": 2}, baselines=["equal"], resources={"parallel": 1}))
+    results = house.run().results or {}
+    wanted = {results["best"]["trial_id"], results["baselines"][0]["trial_id"]}
+    assert set(house.tracker.curves) == wanted
+    assert {report.trial_id for reports in house.tracker.curves.values() for report in reports} == wanted

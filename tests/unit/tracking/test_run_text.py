@@ -173,10 +173,10 @@ def test_mlflow_sends_nothing_home_and_does_not_block_for_minutes():
     assert run(script, MLFLOW_HTTP_REQUEST_MAX_RETRIES="4") == "True 4"
 
 
-def test_everything_but_the_mlflow_tracker_does_without_mlflow_matplotlib_and_torch():
+def test_everything_but_the_mlflow_tracker_does_without_mlflow_matplotlib_plotly_and_torch():
     script = (
         "import sys, sweep_service.tracking.null, sweep_service.tracking.files, sweep_service.services.results\n"
-        "print(sorted({'mlflow', 'matplotlib', 'torch', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'mlflow', 'matplotlib', 'plotly', 'torch', 'scipy'} & set(sys.modules)))"
     )
     assert run(script) == "[]"
 
