@@ -19,7 +19,7 @@ from sweep_service.search.importance import MAX_TRIALS, MIN_TRIALS, parameter_im
 SPACE = {
     "alpha": {"type": "float", "low": 0.0, "high": 3.0},
     "weight_lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
-    "kind": {"type": "categorical", "choices": ["a", 1, True]},
+    "kind": {"type": "categorical", "choices": ["a", 2, True]},
     "fixed": {"type": "categorical", "choices": ["only"]},
 }
 Objective = Callable[[Mapping[str, Any]], float]
@@ -29,12 +29,12 @@ def by_weight_lr(params: Mapping[str, Any]) -> float:
     return (math.log10(params["weight_lr"]) + 2) ** 2 + 0.05 * params["alpha"]
 
 
-def searched(num_trials: int, objective: Objective = by_weight_lr, **changes: Any) -> tuple[Sweep, list[Trial]]:
+def searched(num_trials: int, result_of: Objective = by_weight_lr, /, **changes: Any) -> tuple[Sweep, list[Trial]]:
     sweep = new_sweep(spec=SweepSpec.model_validate({**SPEC.canonical(), "space": SPACE, "initial": []}))
     trials: list[Trial] = []
     for number in range(num_trials):
         drawn = draw_uniform(sweep.spec.space, seed=number)
-        values = {"state": TrialState.COMPLETED, "objective": objective(drawn), "searched": drawn, **changes}
+        values = {"state": TrialState.COMPLETED, "objective": result_of(drawn), "searched": drawn, **changes}
         trials.append(new_trial(sweep.id, number, **values))
     return sweep, trials
 

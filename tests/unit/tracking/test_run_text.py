@@ -207,7 +207,7 @@ def test_the_csv_of_the_front_has_the_values_of_the_objectives_and_the_parameter
 
 
 def test_only_a_sweep_of_several_objectives_has_a_file_for_its_front(tmp_path: Path) -> None:
-    write_results(tmp_path, make_sweep(make_results([], front=None)), [])
+    write_results(tmp_path, make_sweep(make_results([], front=None)), [], {})
     assert not (tmp_path / "front.csv").exists()
-    write_results(tmp_path, make_sweep(make_results([], front=[front_row(1)])), [])
+    write_results(tmp_path, make_sweep(make_results([], front=[front_row(1)])), [], {})
     assert (tmp_path / "front.csv").read_text().startswith("trial_id,number,val/loss/income,val/auc/income,")
