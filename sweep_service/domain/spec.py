@@ -112,8 +112,8 @@ class Objective(Strict):
 class Search(Strict):
     """How new trials are chosen.
 
-    ``tpe`` and ``gp`` (a Gaussian process, for up to some hundred trials) learn any space. ``cmaes`` learns ranges
-    only, so that it takes no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
+    ``tpe`` learns any space. ``gp`` (a Gaussian process, for up to some hundred trials) takes no conditions, ``cmaes``
+    no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
     ``random`` and ``qmc`` (Sobol points: random, but evenly spread) learn nothing. ``grid`` tries every point of a
     finite space once, in an order shuffled by the seed, and is over when none is left.
     """
@@ -254,7 +254,9 @@ class SweepSpec(Strict):
         default_factory=dict, max_length=200, description="Parameters that are fixed; others take their defaults."
     )
     space: dict[Identifier, Dimension] = Field(
-        min_length=1, max_length=100, description="Parameters that are searched, each with its range."
+        min_length=1,
+        max_length=100,
+        description="Parameters that are searched, each with its range, and with the condition under which it is.",
     )
     initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
         default=(),

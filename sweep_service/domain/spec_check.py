@@ -13,8 +13,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from sweep_service.domain.branches import active_part, grid_size
+from sweep_service.domain.condition_check import (
+    BALANCER,
+    balancer_findings,
+    condition_findings,
+    with_implied_conditions,
+)
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size, value_misfit
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Scalar, Space, is_same, value_misfit
 from sweep_service.domain.spec import Objective, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
@@ -34,7 +41,7 @@ _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
-    """The spec that the document describes.
+    """The spec that the document describes, with the conditions of its space that need not be written.
 
     Raises:
         InvalidSpecError: with every finding, at most MAX_FINDINGS.
@@ -47,7 +54,8 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     findings += islice(_catalog_findings(parts, catalog), MAX_FINDINGS - len(findings))
     if findings or spec is None:
         raise InvalidSpecError(findings)
-    return spec
+    space = with_implied_conditions(spec.space, catalog[spec.trainable])
+    return spec.model_copy(update={"space": space})
 
 
 class _SoundParts:
@@ -111,10 +119,13 @@ class _SoundParts:
             return None
         return (self._document.get("early_stopping") or {}).get("min_steps")
 
-    def balancer(self, default: str | None) -> str | None:
-        """What trains the search trials; None where that cannot be told."""
-        is_known = self._is_readable("params") and self._is_whole("params", "balancer")
-        return self.params.get("balancer", default) if is_known else None
+    def balancers(self, default: str | None) -> Sequence[Scalar | None]:
+        """What may train the search trials; none where that cannot be told."""
+        if self.is_searched(BALANCER):
+            dimension = self.space.get(BALANCER)
+            return dimension.choices if isinstance(dimension, Choice) else ()
+        is_known = self._is_readable("params") and self._is_whole("params", BALANCER)
+        return (self.params.get(BALANCER, default),) if is_known else ()
 
     def may_be_given(self, name: str) -> bool:
         """Whether params gives that parameter a value, or is itself so wrong that nobody can tell."""
@@ -139,7 +150,9 @@ class _SoundParts:
 
 def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
     trainable = None if parts.trainable is None else catalog.get(parts.trainable)
+    space: Space = parts.space
     if trainable is not None:
+        space = with_implied_conditions(parts.space, trainable)
         yield from _params_findings(parts, trainable)
         yield from _space_findings(parts, trainable)
         yield from _objective_findings(parts, trainable)
@@ -147,8 +160,12 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
     elif parts.trainable is not None:
         detail = f"There is no trainable {parts.trainable!r}.{suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
-    yield from _sampler_findings(parts)
-    yield from _initial_findings(parts)
+    conditions = list(condition_findings(space, is_searched=parts.is_searched, is_fixed=parts.is_fixed))
+    yield from conditions
+    yield from _sampler_findings(parts, space)
+    if not conditions:
+        yield from _grid_findings(parts, space)
+    yield from _initial_findings(parts, space)
     yield from _comparison_findings(parts)
 
 
@@ -177,7 +194,8 @@ def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[
 
 
 def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
-    balancer = parts.balancer(str(trainable.defaults()["balancer"]))
+    balancers = parts.balancers(str(trainable.defaults()[BALANCER]))
+    yield from balancer_findings(parts.space, trainable)
     for name, dimension in parts.space.items():
         pointer = json_pointer(("space", name))
         parameter = trainable.parameter(name)
@@ -190,8 +208,14 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
         if parts.is_fixed(name):
             detail = f"{name!r} is fixed in params and searched in space; keep one of the two."
             yield Finding(pointer=pointer, code="fixed_and_searched", detail=detail)
-        if parameter.used_by is not None and balancer in BALANCERS and balancer not in parameter.used_by:
-            detail = f"The balancer {balancer!r} does not read {name!r}: searching it changes nothing. Remove it."
+        known_ones = [balancer for balancer in balancers if balancer in BALANCERS]
+        if parameter.used_by is not None and known_ones and not set(known_ones) & set(parameter.used_by):
+            who = (
+                f"The balancer {balancers[0]!r} does not read"
+                if len(balancers) == 1
+                else "No balancer of the space reads"
+            )
+            detail = f"{who} {name!r}: searching it changes nothing. Remove it."
             yield Finding(pointer=pointer, code="unused_parameter", detail=detail)
         yield from _dimension_findings(pointer, parameter, dimension)
 
@@ -220,24 +244,31 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     return trainable.metrics_for(parts.params) if is_known else None
 
 
-def _sampler_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _sampler_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "cmaes":
-        for name, dimension in parts.space.items():
+        for name, dimension in space.items():
             if isinstance(dimension, Choice):
                 detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
                 yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+    conditional = next((name for name, dimension in space.items() if dimension.when), None)
+    if parts.sampler == "gp" and conditional is not None:
+        detail = f"gp learns only what every trial has, and {conditional!r} has a condition. Take tpe or nsga2."
+        yield Finding(pointer="/search/sampler", code="not_for_space", detail=detail)
+
+
+def _grid_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "grid":
-        endless = [name for name, dimension in parts.space.items() if dimension.num_points is None]
+        endless = [name for name, dimension in space.items() if dimension.num_points is None]
         for name in endless:
             detail = f"A grid needs finitely many values of {name!r}: give it a step, or take type: categorical."
             yield Finding(pointer=json_pointer(("space", name)), code="not_for_sampler", detail=detail)
-        size = 0 if endless else grid_size(parts.space)
+        size = 0 if endless else grid_size(space)
         if size is not None and size > MAX_GRID:
             detail = f"The grid of this space has {size} points; at most {MAX_GRID} can be tried. Widen the steps."
             yield Finding(pointer="/space", code="too_large", detail=detail)
 
 
-def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _initial_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
     if parts.trials is not None and len(parts.initial) > parts.trials:
         detail = f"There are {len(parts.initial)} points, but only {parts.trials} trials in the budget."
         yield Finding(pointer="/initial", code="too_many", detail=detail)
@@ -246,14 +277,35 @@ def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
         for name, value in point.items():
             pointer = json_pointer(("initial", index, name))
             if not parts.is_searched(name):
-                detail = f"{name!r} is not searched.{suggest(name, parts.space)}"
+                detail = f"{name!r} is not searched.{suggest(name, space)}"
                 yield Finding(pointer=pointer, code="not_searched", detail=detail)
-            elif name in parts.space and (fault := value_misfit(parts.space[name], value)):
-                yield Finding(pointer=pointer, code="invalid_value", detail=fault)
-        if point in seen and point.keys() >= parts.space.keys():
+            elif name in space:
+                yield from _given_value_findings(pointer, name, value, point, space)
+        # Whole: nothing is left to the sampler. What has a condition may be left out, where it does not hold.
+        left_out = {name: None for name in space if name not in point}
+        is_whole = not left_out.keys() & active_part(space, {**point, **left_out}).keys()
+        if point in seen and is_whole:
             detail = "This point is listed twice, and would give the same result again; list it once."
             yield Finding(pointer=json_pointer(("initial", index)), code="duplicate", detail=detail)
         seen.append(point)
+
+
+def _given_value_findings(
+    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space
+) -> Iterator[Finding]:
+    dimension = space[name]
+    if fault := value_misfit(dimension, value):
+        yield Finding(pointer=pointer, code="invalid_value", detail=fault)
+    for parent, values in dimension.when.items():
+        wanted = " or ".join(repr(one) for one in values)
+        if parent not in point:
+            detail = f"{name!r} is searched only where {parent!r} is {wanted}: give that one in this point as well."
+        elif not any(is_same(point[parent], one) for one in values):
+            detail = f"{name!r} is searched only where {parent!r} is {wanted}; leave it out of this point."
+        else:
+            continue
+        yield Finding(pointer=pointer, code="not_active", detail=detail)
+        return
 
 
 def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
@@ -284,10 +336,10 @@ def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension
 def _comparison_findings(parts: _SoundParts) -> Iterator[Finding]:
     if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
-    balancer = parts.balancer(None)
-    index = next((i for i, name in parts.baselines.items() if name == balancer), None)
+    balancers = parts.balancers(None)
+    index = next((i for i, name in parts.baselines.items() if [name] == list(balancers)), None)
     if index is not None:
-        detail = f"{balancer!r} is what the search trials use; a baseline must differ from it."
+        detail = f"{balancers[0]!r} is what the search trials use; a baseline must differ from it."
         yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
     if parts.has_confirm and parts.has_no_baselines:
         detail = "confirm compares the best trial with the baselines, but there are none: list some, or drop confirm."

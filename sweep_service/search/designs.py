@@ -17,8 +17,9 @@ import cmaes
 import numpy as np
 from scipy.stats import qmc
 
+from sweep_service.domain.branches import Grid, grid_size
 from sweep_service.domain.pruning import cost
-from sweep_service.domain.space import Choice, FloatRange, IntRange, Space, grid_point, grid_size
+from sweep_service.domain.space import Choice, FloatRange, IntRange, Space
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
@@ -66,19 +67,24 @@ class GridDesign:
     """
 
     def __init__(self, *, space: Space, seed: int) -> None:
-        size = grid_size(space)
-        if size is None:
+        if grid_size(space) is None:
             raise ValueError("a grid needs a space of finitely many points")
-        self._space = space
-        self._order = random.Random(seed).sample(range(size), size)
+        self._grid = Grid(space)
+        self._order = random.Random(seed).sample(range(self._grid.size), self._grid.size)
 
     def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
         # The point of a cancelled trial has not been tried.
         tried = {_key(trial.point) for trial in trials if trial.state is not TrialState.CANCELLED}
-        points = ({**grid_point(self._space, index), **given} for index in self._order)
-        point = next((point for point in points if _key(point) not in tried), None)
+        wanted = set(_key(given))
+        tried_again: Mapping[str, Any] | None = None
+        for index in self._order:
+            point = self._grid.point(index)
+            if wanted <= set(_key(point)):
+                if _key(point) not in tried:
+                    return Draw(params=point)
+                tried_again = tried_again or point
         # Exhausted only where somebody asks on all the same, or for given values again: then from the start.
-        return Draw(params=point if point is not None else grid_point(self._space, self._order[0]))
+        return Draw(params=tried_again or self._grid.point(self._order[0]))
 
 
 class QmcDesign:

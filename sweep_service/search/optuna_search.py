@@ -25,13 +25,16 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from sweep_service.domain.branches import active_part, is_active, parents_first
 from sweep_service.domain.space import Choice, Dimension, FloatRange, Space
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
 from sweep_service.ports import Draw
 from sweep_service.search.designs import DESIGNS, GIVEN, Tried
-from sweep_service.search.samplers import OPTUNA_SAMPLERS, Fixed
+from sweep_service.search.samplers import BREEDERS, OPTUNA_SAMPLERS, Fixed
+
+_SILENT = "silent:"  # mark, in Trial.search_state, of a value that a breeder carries on though it is not active
 
 _OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
     TrialState.PENDING: OptunaState.RUNNING,
@@ -56,6 +59,8 @@ class OptunaSearch:
         self, *, space: Space, objective: Objective, sampler: str, seed: int, budget: int, history: Sequence[Trial] = ()
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
+        self._space = space
+        self._order = parents_first(space)
         self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
         self._sampler = sampler
         self._tried: dict[int, Tried] = {}  # by our number
@@ -78,20 +83,40 @@ class OptunaSearch:
         """Choose the parameters of the trial of that number; those that are given have the given values."""
         seed = derive_seed(self._seed, number)
         fixed = Draw(params=dict(given or {}), state={GIVEN: True} if given else {})
-        rest = RandomSampler(seed=seed) if self._design else OPTUNA_SAMPLERS[self._sampler](seed, self._budget)
+        rest = (
+            RandomSampler(seed=seed)
+            if self._design
+            else OPTUNA_SAMPLERS[self._sampler](seed, self._budget, self._space)
+        )
         if self._design is not None:
             own = self._design.draw(seed, list(self._tried.values()), fixed.params)
             # What was given is no draw of the design's distribution, nor of its sequence.
-            fixed = Draw(params={**own.params, **fixed.params}, state=fixed.state or own.state)
+            whole = active_part(self._space, {**own.params, **fixed.params})
+            fixed = Draw(params=whole, state=fixed.state or own.state)
         self._study.sampler = Fixed(fixed.params, rest) if fixed.params else rest
-        asked = self._study.ask(self._distributions)
+        asked = self._study.ask()
+        params = self._choose(asked)
         self._optuna_numbers[number] = asked.number
         # ``study.trials`` would copy every trial in depth, at 5,000 of them for longer than TPE thinks. Of the one that
         # is read here the attributes are copied: a Draw shares nothing with the study.
         drawn = self._study.get_trials(deepcopy=False)[asked.number]
-        draw = Draw(params=dict(asked.params), state={**deepcopy(drawn.system_attrs), **fixed.state})
+        silent = {_SILENT + name: value for name, value in asked.params.items() if name not in params}
+        draw = Draw(params=params, state={**deepcopy(drawn.system_attrs), **fixed.state, **silent})
         self._tried[number] = Tried(point=draw.params, marks=draw.state)
         return draw
+
+    def _choose(self, asked: optuna.Trial) -> dict[str, Any]:
+        """The values of the active parameters. Breeders are asked for the others as well: they cross whole points, in
+        which such values lie still, as some genes do.
+        """
+        params: dict[str, Any] = {}
+        for name in self._order:
+            active = is_active(self._space[name], params)
+            if active or self._sampler in BREEDERS:
+                value = _suggest(asked, name, self._space[name])
+                params |= {name: value} if active else {}
+        chosen = asked.params  # as the study keeps them: what was suggested may be of numpy's types
+        return {name: chosen[name] for name in self._space if name in params}
 
     def tell(self, trial: Trial) -> None:
         """Take note of how a trial ended."""
@@ -119,14 +144,17 @@ class OptunaSearch:
         state = _OPTUNA_STATES[trial.state]
         intermediate = self._intermediate(trial)
         last = next((value for value in intermediate.values() if not math.isnan(value)), None)
+        marks = dict(trial.search_state)
+        silent = {key.removeprefix(_SILENT): marks.pop(key) for key in list(marks) if key.startswith(_SILENT)}
+        params = {**silent, **trial.searched}
         return create_trial(
             state=state,
             # Of one that was stopped early Optuna takes the last value for the trial's when it is told, but not here.
             value=trial.objective if state is OptunaState.COMPLETE else last,
             intermediate_values=dict(intermediate),
-            params=dict(trial.searched),
-            distributions=self._distributions,
-            system_attrs=dict(trial.search_state),
+            params=params,
+            distributions={name: self._distributions[name] for name in params},
+            system_attrs=marks,
         )
 
 
@@ -134,6 +162,14 @@ def derive_seed(seed: int, number: int) -> int:
     """A seed below 2³¹ for the ask of that number. Hashed, since neighbouring seeds give related streams."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _suggest(asked: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    if isinstance(dimension, Choice):
+        return asked.suggest_categorical(name, dimension.choices)
+    if isinstance(dimension, FloatRange):
+        return asked.suggest_float(name, dimension.low, dimension.last, log=dimension.log, step=dimension.step)
+    return asked.suggest_int(name, dimension.low, dimension.last, log=dimension.log, step=dimension.step)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

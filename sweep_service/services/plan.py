@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sweep_service.domain.branches import grid_size, within
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.space import Space, fitted, grid_size
+from sweep_service.domain.space import Space, fitted
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
@@ -36,7 +37,7 @@ class _Line:
         self,
         *,
         role: Role,
-        balancer: str,
+        balancer: str | None,
         space: Space,
         quota: int,
         initial: Sequence[Mapping[str, Any]],
@@ -44,7 +45,7 @@ class _Line:
         trials: Sequence[Trial],
     ) -> None:
         self.role = role
-        self.balancer = balancer
+        self.balancer = balancer  # None: each trial's own is drawn
         self.space = space
         self._quota = quota
         self._initial = initial  # points to begin with
@@ -55,6 +56,10 @@ class _Line:
     @property
     def trials(self) -> Sequence[Trial]:
         return list(self._trials.values())
+
+    def holds(self, trial: Trial) -> bool:
+        """Whether it is a trial of this line: all of the search's are, whatever balancer they have."""
+        return is_of_line(trial, self.role, self.balancer)
 
     @property
     def share(self) -> float:
@@ -114,7 +119,7 @@ class Plan:
         """Note what has become of a trial."""
         self._trials[trial.id] = trial
         for line in self._lines:
-            if line.role is trial.role and line.balancer == trial.balancer:
+            if line.holds(trial):
                 line.take(trial)
 
     def next_trials(self, now: datetime) -> Sequence[Trial]:
@@ -150,12 +155,12 @@ class Plan:
 
     def _open_lines(self, open_search: OpenSearch) -> Iterator[_Line]:
         spec = self._spec
-        balancer = str(self._fixed_params()["balancer"])
+        balancer = None if "balancer" in spec.space else str(self._fixed_params()["balancer"])
         roles = [(Role.SEARCH, balancer), *((Role.BASELINE, baseline) for baseline in spec.baselines)]
         for index, (role, name) in enumerate(roles):
             space = self._space_of(name)
             quota = self._quota(space)
-            history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
+            history = [trial for trial in self._trials.values() if is_of_line(trial, role, name)]
             # Each line draws from a stream of its own; the search's is the sweep's.
             search = open_search(space, spec.search.seed + index, quota, history) if space else None
             yield _Line(
@@ -173,12 +178,17 @@ class Plan:
         points = grid_size(space) if self._spec.search.sampler == "grid" or not space else None
         return self._spec.budget.trials if points is None else min(points, self._spec.budget.trials)
 
-    def _space_of(self, balancer: str) -> Space:
+    def _space_of(self, balancer: str | None) -> Space:
+        """What is searched with that balancer, where it is the same for all trials."""
+        if balancer is None:
+            return self._spec.space
+
         def reads(name: str) -> bool:
             parameter = self._trainable.parameter(name)
             return parameter is not None and (parameter.used_by is None or balancer in parameter.used_by)
 
-        return {name: dimension for name, dimension in self._spec.space.items() if reads(name)}
+        read = {name: dimension for name, dimension in self._spec.space.items() if reads(name)}
+        return within(read, {"balancer": balancer})
 
     def _fixed_params(self) -> dict[str, Any]:
         return {**self._trainable.defaults(), "seed": self._spec.search.seed, **self._spec.params}
@@ -186,7 +196,9 @@ class Plan:
     def _new_line_trial(self, line: _Line, now: datetime) -> Trial:
         number = self._next_number
         draw = line.ask(number)
-        params = {**self._fixed_params(), **draw.params, "balancer": line.balancer}
+        params = {**self._fixed_params(), **draw.params}
+        if line.balancer is not None:
+            params["balancer"] = line.balancer
         return self._new_trial(
             number=number,
             role=line.role,
@@ -224,6 +236,11 @@ class Plan:
             created_at=now,
             **{"searched": {}, **more},
         )
+
+
+def is_of_line(trial: Trial, role: Role, balancer: str | None) -> bool:
+    """The search is one line, whatever its trials' balancers are; of baselines each balancer is one."""
+    return trial.role is role and (role is Role.SEARCH or trial.balancer == balancer)
 
 
 def initial_points(spec: SweepSpec, space: Space) -> Sequence[Mapping[str, Any]]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
-from sweep_service.domain.space import Scalar, draw_uniform
+from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
