@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from sweep_service.domain.errors import Finding
+from sweep_service.domain.lines import BALANCER
 from sweep_service.domain.space import Choice, Dimension, Scalar, Space
 from sweep_service.domain.spec_shape import json_pointer, suggest
 from trainables.catalog import Trainable
 
-BALANCER = "balancer"
 SINGLE_TASK = "single_task"
 
 

@@ -122,6 +122,13 @@ class Search(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="Of the sampler, and of every trial unless params or space name a seed."
     )
+    from_sweep: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description="An earlier sweep of the same trainable and objective, for tpe, gp, cmaes and nsga2. The search "
+        "begins with what its search trials have shown, each baseline with that baseline's; they are copied when the "
+        "sweep is submitted, and neither trained again nor counted in the budget. Only those that could be trials of "
+        "this sweep are taken.",
+    )
 
 
 class EarlyStopping(Strict):

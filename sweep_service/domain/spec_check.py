@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from sweep_service.domain.adoption import LEARNERS
 from sweep_service.domain.branches import active_part, grid_size
 from sweep_service.domain.condition_check import (
     BALANCER,
@@ -111,6 +112,11 @@ class _SoundParts:
         if not self._is_readable("search") or not self._is_whole("search", "sampler"):
             return None
         return self._document.get("search", {}).get("sampler")
+
+    @property
+    def from_sweep(self) -> bool:
+        """Whether the search is to begin with another sweep's trials."""
+        return self._is_readable("search") and self._document.get("search", {}).get("from_sweep") is not None
 
     @property
     def min_steps(self) -> int | None:
@@ -250,6 +256,9 @@ def _sampler_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
             if isinstance(dimension, Choice):
                 detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
                 yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+    if parts.from_sweep and parts.sampler is not None and parts.sampler not in LEARNERS:
+        detail = f"{parts.sampler} learns nothing, and has no use for other trials. Drop it, or take tpe or cmaes."
+        yield Finding(pointer="/search/from_sweep", code="not_for_sampler", detail=detail)
     conditional = next((name for name, dimension in space.items() if dimension.when), None)
     if parts.sampler == "gp" and conditional is not None:
         detail = f"gp learns only what every trial has, and {conditional!r} has a condition. Take tpe or nsga2."

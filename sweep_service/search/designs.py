@@ -17,6 +17,7 @@ import cmaes
 import numpy as np
 from scipy.stats import qmc
 
+from sweep_service.domain.adoption import ADOPTED
 from sweep_service.domain.branches import Grid, grid_size
 from sweep_service.domain.pruning import cost
 from sweep_service.domain.space import Choice, FloatRange, IntRange, Space
@@ -27,6 +28,7 @@ from sweep_service.ports import Draw
 
 GIVEN = "given"  # mark of a trial of which the user has given values
 _GENERATION = "cmaes:generation"
+_FEWEST_BEST = 3  # adopted trials that a distribution is made of, if there are as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,9 @@ class QmcDesign:
 class CmaesDesign:
     """CMA-ES on the ranges of the space; choices, which it knows nothing of, are drawn at random.
 
+    The first distribution is about the best of what has been adopted (as by Nomura et al., AAAI 2021), else about the
+    first point that the user gave.
+
     A trial carries the generation that it was drawn for. The distribution is made anew for each draw, by telling the
     generations from the first one on; each is of the first trials, by number, that have a result. Of these the
     early-stopped ones rank behind the completed, and the infeasible last.
@@ -121,8 +126,7 @@ class CmaesDesign:
         if not self._ranges:
             return Draw(params=chosen)
         optimiser = cmaes.CMA(
-            mean=self._start(trials),
-            sigma=1 / 6,  # of a range: three deviations to each side, as in Optuna
+            **self._start(trials),
             bounds=np.array([[0.0, 1.0]] * len(self._ranges)),
             seed=seed,
             n_max_resampling=10 * len(self._ranges),
@@ -140,10 +144,18 @@ class CmaesDesign:
         found = {name: dimension.at(float(place)) for (name, dimension), place in places}
         return Draw(params={**chosen, **found}, state={_GENERATION: optimiser.generation})
 
-    def _start(self, trials: Sequence[Tried]) -> np.ndarray:
-        """The first point that the user gave; the middle of every range if there is none."""
+    def _start(self, trials: Sequence[Tried]) -> Mapping[str, Any]:
+        """Mean, deviation and perhaps covariance: of the best tenth of the adopted trials; about the first point that
+        the user gave; about the middle of every range.
+        """
+        ranked = sorted((trial for trial in trials if ADOPTED in trial.marks), key=_rank)
+        if ranked:
+            best = ranked[: max(_FEWEST_BEST, len(ranked) // 10)]
+            mean, sigma, cov = cmaes.get_warm_start_mgd([(self._places(t.point), 0.0) for t in best], gamma=1.0)
+            return {"mean": mean, "sigma": sigma, "cov": cov}
         first = next((trial.point for trial in trials if GIVEN in trial.marks), None)
-        return np.full(len(self._ranges), 0.5) if first is None else self._places(first)
+        mean = np.full(len(self._ranges), 0.5) if first is None else self._places(first)
+        return {"mean": mean, "sigma": 1 / 6}  # of a range: three deviations to each side, as in Optuna
 
     def _places(self, point: Mapping[str, Any]) -> np.ndarray:
         return np.array([dimension.place(point[name]) for name, dimension in self._ranges.items()])

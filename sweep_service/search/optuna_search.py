@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import random
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -25,6 +26,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from sweep_service.domain.adoption import ADOPTED
 from sweep_service.domain.branches import active_part, is_active, parents_first
 from sweep_service.domain.space import Choice, Dimension, FloatRange, Space
 from sweep_service.domain.spec import Objective
@@ -52,7 +54,8 @@ class OptunaSearch:
     """One study over one space. Implements :class:`sweep_service.ports.Search`.
 
     ``history`` holds the trials of this search made before, in any order and state; each is told as what it is, the
-    ones that still run as pending. ``budget`` is the number of trials that the search will be asked for in all.
+    ones that still run as pending. What has been adopted of another sweep is among them, with numbers below 0.
+    ``budget`` is the number of trials that the search will be asked for in all.
     """
 
     def __init__(
@@ -146,6 +149,10 @@ class OptunaSearch:
         last = next((value for value in intermediate.values() if not math.isnan(value)), None)
         marks = dict(trial.search_state)
         silent = {key.removeprefix(_SILENT): marks.pop(key) for key in list(marks) if key.startswith(_SILENT)}
+        if self._sampler in BREEDERS and ADOPTED in marks:
+            # An earlier sweep's trial has no values for what is not active here; any would do.
+            generator = random.Random(derive_seed(self._seed, trial.number))
+            silent = {name: dimension.draw(generator) for name, dimension in self._space.items()}
         params = {**silent, **trial.searched}
         return create_trial(
             state=state,

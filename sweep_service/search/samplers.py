@@ -18,6 +18,7 @@ from optuna.study import Study, StudyDirection, create_study
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from sweep_service.domain.adoption import ADOPTED
 from sweep_service.domain.branches import active_part
 from sweep_service.domain.space import Space
 
@@ -105,11 +106,12 @@ class _Nsga2(NSGAIISampler):
 
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The best of all generations before: what keeping the best of each and of its parents comes to. Optuna keeps
-        the list as it was when the generation began; one of a rebuilt study knows the trials that ended since.
+        the list as it was when the generation began; one of a rebuilt study knows the trials that ended since. What has
+        been adopted was before the first generation.
         """
         trials = study.get_trials(deepcopy=False, states=[OptunaState.COMPLETE])
         key = self._get_generation_key()
-        past = [trial for trial in trials if trial.system_attrs.get(key, generation) < generation]
+        past = [t for t in trials if ADOPTED in t.system_attrs or t.system_attrs.get(key, generation) < generation]
         sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
         return sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sweep_service.domain.adoption import Adoption
 from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
@@ -19,6 +21,7 @@ from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
 from sweep_service.services.spec_schema import spec_schema
+from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
 
 NUM_SAMPLES = 5  # of a preview
@@ -88,6 +91,7 @@ class Preview:
     lanes: int  # trials that one pack would train
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
+    adoption: Adoption | None  # None: it asks for no other sweep's trials
 
 
 class SweepService:
@@ -120,7 +124,7 @@ class SweepService:
             owner = {"project": self._project, "created_by": created_by}
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
-        spec = check_spec(document, self._store.read_catalog())
+        spec, _, adoption = self._checked(document)
         now = self._clock.now()
         sweep = Sweep(
             id=new_id(IdPrefix.SWEEP, now=now),
@@ -128,10 +132,11 @@ class SweepService:
             created_by=created_by,
             spec=spec,
             state=SweepState.QUEUED,
+            adopted=adoption.adopted if adoption else (),
             created_at=now,
             updated_at=now,
         )
-        stored = self._store.add_sweep(sweep, key=submission)
+        stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "")
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
         overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
@@ -143,15 +148,15 @@ class SweepService:
         Raises:
             InvalidSpecError, CatalogMissingError.
         """
-        catalog = self._store.read_catalog()
-        spec = check_spec(document, catalog)
-        fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
+        spec, trainable, adoption = self._checked(document)
+        fixed = fixed_params(spec, trainable)
         draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
         return Preview(
             spec=spec,
             lanes=spec.resources.lanes,
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+            adoption=adoption,
         )
 
     def get(self, sweep_id: str) -> SweepOverview:
@@ -237,6 +242,12 @@ class SweepService:
     def check_ready(self) -> None:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
         self._store.check_ready()
+
+    def _checked(self, document: Any) -> tuple[SweepSpec, Trainable, Adoption | None]:
+        catalog = self._store.read_catalog()
+        spec = check_spec(document, catalog)
+        trainable = catalog[spec.trainable]
+        return spec, trainable, find_adoption(self._store, spec, trainable)
 
     def _sweep(self, sweep_id: str) -> Sweep:
         _check_id(sweep_id)
