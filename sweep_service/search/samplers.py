@@ -113,7 +113,8 @@ class _Nsga2(NSGAIISampler):
         key = self._get_generation_key()
         past = [t for t in trials if ADOPTED in t.system_attrs or t.system_attrs.get(key, generation) < generation]
         sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
-        return sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
+        best = sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
+        return best if len(best) > 1 else []  # of one alone nothing is bred
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
