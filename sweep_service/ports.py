@@ -81,8 +81,8 @@ class SweepStore(LogStore, Protocol):
     - methods that take a lease change nothing and raise LeaseLostError unless that lease's token is the sweep's
       current one
       and has not expired by the store's clock;
-    - a sweep that is listed, or returned by what changes it, comes without its results, which may be large: get_sweep
-      has them;
+    - a sweep that is listed, or returned by what changes it, comes without its results and what it has adopted, which
+      may be large: get_sweep has them;
     - events of a sweep have seq 1, 2, 3, … without gaps; reports have a seq that rises in the order of their recording;
     - any method may raise StoreUnavailableError; of one that writes, nobody knows then whether all of it has happened
       or nothing: the connection may have died during the commit.
@@ -94,10 +94,10 @@ class SweepStore(LogStore, Protocol):
         """Raise StoreUnavailableError or SchemaOutdatedError unless the store can serve."""
         ...
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
-        """Store a new sweep, in state QUEUED (event: SWEEP_SUBMITTED), and return it. Where its project and creator
-        have used that key before, nothing is stored, and the sweep of that time is returned. Of several callers with
-        one key, one stores its sweep and all get that one.
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
+        """Store a new sweep, in state QUEUED (events: SWEEP_SUBMITTED, and SWEEP_NOTICE if there is a notice), and
+        return it. Where its project and creator have used that key before, nothing is stored, and the sweep of that
+        time is returned. Of several callers with one key, one stores its sweep and all get that one.
 
         Raises:
             KeyReusedError: something with another digest was stored under that key.

@@ -152,7 +152,7 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
               description="Learning rate of the network's Adam."),
     Parameter(name="weight_decay", type="float", default=0.0, low=0.0, high=10.0, scalar=True,
               description="Decoupled weight decay of the network (AdamW); 0 is plain Adam."),
-    Parameter(name="balancer", type="categorical", default="gradnorm", choices=BALANCERS, searchable=False, scalar=True,
+    Parameter(name="balancer", type="categorical", default="gradnorm", choices=BALANCERS, scalar=True,
               description="The rule that sets the task weights of the search trials."),
     Parameter(name="alpha", type="float", default=1.5, low=-10.0, high=10.0, scalar=True, used_by=("gradnorm",),
               description="GradNorm's asymmetry: how strongly a task that trains slowly is pulled back."),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from sweep_service.domain.adoption import LineAdoption
 from sweep_service.domain.states import SweepReason, SweepState, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.services.sweeps import Preview, Progress, SweepOverview
@@ -137,6 +138,7 @@ class SweepView(BaseModel):
     generation: int = Field(description="How many times a conductor was started for it.")
     progress: ProgressView
     leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
+    adopted: int = Field(description="Trials of search.from_sweep that the samplers began with; none of this sweep's.")
     best_trial_id: str | None
     results: dict[str, Any] | None = Field(
         description="Once it has ended: `leaderboard`, `best`, `front` (null: there is one objective only), "
@@ -160,6 +162,7 @@ class SweepView(BaseModel):
             generation=sweep.generation,
             progress=ProgressView.of(overview.progress),
             leaders=[Leader.of(trial) for trial in overview.leaders],
+            adopted=len(sweep.adopted),
             results=None if sweep.results is None else dict(sweep.results),
             tracking_ref=sweep.tracking_ref,
             experiment=sweep.spec.experiment,
@@ -181,6 +184,40 @@ class FusionView(BaseModel):
     reason: str | None = Field(description="Why they would not; null if they would.")
 
 
+class LeftOutView(BaseModel):
+    """Trials that cannot be adopted."""
+
+    reason: str
+    trials: int
+
+
+class LineAdoptionView(BaseModel):
+    """What the search, or a baseline, would begin with."""
+
+    role: Role
+    balancer: str | None = Field(description="null: each trial's own is drawn.")
+    considered: int = Field(description="Trials of that kind that completed or were stopped early.")
+    adopted: int
+    left_out: list[LeftOutView]
+
+    @classmethod
+    def of(cls, found: LineAdoption) -> LineAdoptionView:
+        return cls(
+            role=found.line.role,
+            balancer=found.line.balancer,
+            considered=found.considered,
+            adopted=len(found.adopted),
+            left_out=[LeftOutView(reason=one.reason, trials=one.trials) for one in found.left_out],
+        )
+
+
+class AdoptionView(BaseModel):
+    """What would be adopted of another sweep."""
+
+    from_sweep: str
+    lines: list[LineAdoptionView] = Field(description="The search, then each baseline.")
+
+
 class PreviewView(BaseModel):
     """What a spec would become. Nothing of it is stored."""
 
@@ -192,14 +229,18 @@ class PreviewView(BaseModel):
         default="uniform_draws", description="Drawn uniformly from the space; the sampler chooses otherwise."
     )
 
+    adoption: AdoptionView | None = Field(description="What search.from_sweep would give; null: it is not asked for.")
+
     @classmethod
     def of(cls, preview: Preview) -> PreviewView:
-        reason = preview.not_fused_because
+        reason, found = preview.not_fused_because, preview.adoption
+        lines = [LineAdoptionView.of(line) for line in found.lines] if found else []
         return cls(
             spec=preview.spec.canonical(),
             trials=dict(preview.most_trials),
             fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
             samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
+            adoption=AdoptionView(from_sweep=found.sweep_id, lines=lines) if found else None,
         )
 
 

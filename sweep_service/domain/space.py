@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 Scalar: TypeAlias = bool | int | float | str
 
@@ -29,6 +39,54 @@ class Strict(BaseModel):
         return cls.model_construct(**{name: value for name, value in document.items() if name in cls.model_fields})
 
 
+def _check_choice(value: Any) -> Any:
+    """One message for all that a choice cannot be, instead of one for each type that it is not."""
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("must be true or false, a number or a text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError(f"must lie between -{MAX_WHOLE} and {MAX_WHOLE}")
+    if isinstance(value, str) and len(value) > 1000:
+        raise ValueError("a text may have at most 1000 characters")
+    return value
+
+
+_SCALAR_SCHEMA: Mapping[str, Any] = {"anyOf": [{"type": t} for t in ("boolean", "number", "string")]}
+_ONE_OR_SEVERAL: Mapping[str, Any] = {
+    "anyOf": [*_SCALAR_SCHEMA["anyOf"], {"type": "array", "items": _SCALAR_SCHEMA, "minItems": 1}]
+}
+
+ScalarValue = Annotated[
+    Any,
+    AfterValidator(_check_choice),
+    WithJsonSchema(dict(_SCALAR_SCHEMA)),
+]
+
+
+def _as_several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+When = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=100)],
+        Annotated[
+            tuple[ScalarValue, ...],
+            BeforeValidator(_as_several),
+            Field(min_length=1, max_length=1000),
+            WithJsonSchema(dict(_ONE_OR_SEVERAL)),
+        ],
+    ],
+    Field(
+        max_length=100,
+        description="Only where each of these other parameters, categorical ones of the space, has the given value or "
+        "one of a list of them; elsewhere it is not drawn and takes its default.",
+        examples=[{"balancer": "gradnorm"}],
+    ),
+]
+
+
 class FloatRange(Strict):
     """Real numbers from low to high, both included; evenly in the logarithm with ``log``; on a grid with ``step``."""
 
@@ -37,6 +95,7 @@ class FloatRange(Strict):
     high: FiniteFloat
     log: bool = False
     step: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -111,6 +170,7 @@ class IntRange(Strict):
     high: Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)]
     log: bool = False
     step: Annotated[int, Field(ge=1)] = 1
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -156,31 +216,12 @@ class IntRange(Strict):
         return (math.log(value) - low) / (high - low)
 
 
-def _check_choice(value: Any) -> Any:
-    """One message for all that a choice cannot be, instead of one for each type that it is not."""
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError("must be true or false, a number or a text")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    if isinstance(value, int) and abs(value) > MAX_WHOLE:
-        raise ValueError(f"must lie between -{MAX_WHOLE} and {MAX_WHOLE}")
-    if isinstance(value, str) and len(value) > 1000:
-        raise ValueError("a text may have at most 1000 characters")
-    return value
-
-
-ScalarValue = Annotated[
-    Any,
-    AfterValidator(_check_choice),
-    WithJsonSchema({"anyOf": [{"type": t} for t in ("boolean", "number", "string")]}),
-]
-
-
 class Choice(Strict):
     """One of the listed values, each as likely."""
 
     type: Literal["categorical"]
     choices: Annotated[tuple[ScalarValue, ...], Field(min_length=1, max_length=1000, strict=False)]
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -213,6 +254,11 @@ class Choice(Strict):
         return self.choices[_cell(place, len(self.choices))]
 
 
+def is_same(one: Scalar, other: Scalar) -> bool:
+    """Whether they are one value to a user."""
+    return _kind(one) == _kind(other) and one == other
+
+
 def _kind(value: Scalar) -> str:
     """Values of one kind that Python calls equal are the same to a user: 1 and 1.0, but not 1 and true."""
     return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
@@ -229,7 +275,8 @@ _BY_TYPE: Mapping[str, type[FloatRange | IntRange | Choice]] = {
 
 def trusted_dimension(document: Mapping[str, Any]) -> Dimension:
     """The dimension of a document that was checked before it was stored."""
-    return _BY_TYPE[document["type"]].trusted(document)
+    when = {name: tuple(values) for name, values in document.get("when", {}).items()}
+    return _BY_TYPE[document["type"]].trusted({**document, "when": when})
 
 
 def value_misfit(dimension: Dimension, value: object) -> str | None:
@@ -256,27 +303,6 @@ def fitted(dimension: Dimension, value: Any) -> Scalar:
 def _is_on_grid(dimension: FloatRange | IntRange, value: Any) -> bool:
     steps = 0.0 if dimension.step is None else (value - dimension.low) / dimension.step
     return abs(steps - round(steps)) < 1e-8
-
-
-def draw_uniform(space: Space, *, seed: int) -> dict[str, Scalar]:
-    """One configuration drawn uniformly from the space; the same seed gives the same one."""
-    generator = random.Random(seed)
-    return {name: dimension.draw(generator) for name, dimension in space.items()}
-
-
-def grid_size(space: Space) -> int | None:
-    """How many points the space has; None: endlessly many."""
-    sizes = [dimension.num_points for dimension in space.values()]
-    return None if None in sizes else math.prod(size for size in sizes if size is not None)
-
-
-def grid_point(space: Space, index: int) -> dict[str, Scalar]:
-    """The point of that index in the grid of a finite space; the last name's values follow each other."""
-    point: dict[str, Scalar] = {}
-    for name, dimension in reversed(list(space.items())):
-        index, here = divmod(index, dimension.num_points or 1)
-        point[name] = dimension.point(here)
-    return {name: point[name] for name in space}
 
 
 def _cell(place: float, number: int) -> int:

@@ -133,8 +133,8 @@ def _check_objectives(value: tuple[ListedObjective, ...]) -> tuple[ListedObjecti
 class Search(Strict):
     """How new trials are chosen.
 
-    ``tpe`` and ``gp`` (a Gaussian process, for up to some hundred trials) learn any space. ``cmaes`` learns ranges
-    only, so that it takes no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
+    ``tpe`` learns any space. ``gp`` (a Gaussian process, for up to some hundred trials) takes no conditions, ``cmaes``
+    no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
     ``random`` and ``qmc`` (Sobol points: random, but evenly spread) learn nothing. ``grid`` tries every point of a
     finite space once, in an order shuffled by the seed, and is over when none is left. All but ``cmaes`` take several
     ``objectives``.
@@ -143,6 +143,13 @@ class Search(Strict):
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc", "grid"] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="Of the sampler, and of every trial unless params or space name a seed."
+    )
+    from_sweep: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description="An earlier sweep of the same trainable and objective, for tpe, gp, cmaes and nsga2. The search "
+        "begins with what its search trials have shown, each baseline with that baseline's; they are copied when the "
+        "sweep is submitted, and neither trained again nor counted in the budget. Only those that could be trials of "
+        "this sweep are taken.",
     )
 
 
@@ -306,7 +313,9 @@ class SweepSpec(Strict):
         default_factory=dict, max_length=200, description="Parameters that are fixed; others take their defaults."
     )
     space: dict[Identifier, Dimension] = Field(
-        min_length=1, max_length=100, description="Parameters that are searched, each with its range."
+        min_length=1,
+        max_length=100,
+        description="Parameters that are searched, each with its range, and with the condition under which it is.",
     )
     initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
         default=(),

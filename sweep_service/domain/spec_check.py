@@ -11,16 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from sweep_service.domain.adoption import LEARNERS
+from sweep_service.domain.branches import active_part, grid_size
+from sweep_service.domain.condition_check import (
+    BALANCER,
+    balancer_findings,
+    condition_findings,
+    with_implied_conditions,
+)
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, grid_size, value_misfit
-from sweep_service.domain.spec import EarlyStopping, Objective, Resources, SweepSpec, is_loss
+from sweep_service.domain.sound_parts import SoundParts
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
+from sweep_service.domain.spec import Resources, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
-    Location,
     json_pointer,
-    places_around,
     read_shape,
     shape_findings,
     suggest,
@@ -30,11 +35,9 @@ from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_GRID = 100_000  # points: as many trials as a budget can have
 
-_DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
-
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
-    """The spec that the document describes.
+    """The spec that the document describes, with the conditions of its space that need not be written.
 
     Raises:
         InvalidSpecError: with every finding, at most MAX_FINDINGS.
@@ -43,112 +46,19 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
         raise InvalidSpecError([Finding(pointer="", code="not_an_object", detail="A sweep spec is a JSON object.")])
     spec, faults = read_shape(document)
     findings = shape_findings(faults, document)
-    parts = _SoundParts(document, [fault["loc"] for fault in faults])
+    parts = SoundParts(document, [fault["loc"] for fault in faults])
     findings += islice(_catalog_findings(parts, catalog), MAX_FINDINGS - len(findings))
     if findings or spec is None:
         raise InvalidSpecError(findings)
-    return spec
+    space = with_implied_conditions(spec.space, catalog[spec.trainable])
+    return spec.model_copy(update={"space": space})
 
 
-class _SoundParts:
-    """The parts of a document whose shape is right: the catalogue can judge them, whatever is wrong with the rest."""
-
-    def __init__(self, document: Mapping[str, Any], faults: Sequence[Location]) -> None:
-        self._document = document
-        self._faults = frozenset(faults)
-        self._not_whole = self._faults | places_around(faults)
-        self.params = self._entries("params")
-        self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
-        self.initial: dict[int, dict[str, Any]] = self._items("initial")
-        self.objectives: dict[int, dict[str, Any]] = self._items("objectives")
-        self.baselines: dict[int, str] = self._items("baselines")
-
-    @property
-    def trainable(self) -> str | None:
-        return self._document["trainable"] if self._is_whole("trainable") else None
-
-    def said(self, part: str, name: str, default: Any = None) -> Any:
-        """That field of that part; the default where it is left out, None where it is wrong or cannot be told."""
-        if not self._is_readable(part) or not self._is_whole(part, name):
-            return None
-        return (self._document.get(part) or {}).get(name, default)
-
-    @property
-    def metric(self) -> str | None:
-        return self.said("objective", "metric", Objective().metric)
-
-    @property
-    def trials(self) -> int | None:
-        """How many search trials there may be."""
-        return self.said("budget", "trials")
-
-    def is_searched(self, name: str) -> bool:
-        """Whether space gives that parameter a range, be it a right one or not."""
-        return not self._is_readable("space") or name in self._document.get("space", {})
-
-    @property
-    def has_direction(self) -> bool:
-        """Whether the document itself says which way is better, rightly or not."""
-        return self._is_readable("objective") and "direction" in self._document.get("objective", {})
-
-    @property
-    def has_no_baselines(self) -> bool:
-        return self._is_whole("baselines") and not self.baselines
-
-    @property
-    def has_confirm(self) -> bool:
-        return self._document.get("confirm") is not None
-
-    @property
-    def sampler(self) -> str | None:
-        """What chooses the trials; None where the document does not say it rightly."""
-        return self.said("search", "sampler")
-
-    @property
-    def stops_early(self) -> bool:
-        """Whether the document asks for a pruner, and not for none."""
-        is_asked = self._is_readable("early_stopping") and self._document.get("early_stopping") is not None
-        return is_asked and self.said("early_stopping", "pruner", EarlyStopping().pruner) not in (None, "none")
-
-    @property
-    def min_steps(self) -> int | None:
-        """Before which step nothing is stopped early, where the document says so rightly."""
-        return self.said("early_stopping", "min_steps")
-
-    def balancer(self, default: str | None) -> str | None:
-        """What trains the search trials; None where that cannot be told."""
-        is_known = self._is_readable("params") and self._is_whole("params", "balancer")
-        return self.params.get("balancer", default) if is_known else None
-
-    def may_be_given(self, name: str) -> bool:
-        """Whether params gives that parameter a value, or is itself so wrong that nobody can tell."""
-        return self.is_fixed(name) or not self._is_readable("params")
-
-    def is_fixed(self, name: str) -> bool:
-        """Whether params gives that parameter a value, be it a right one or not."""
-        return self._is_readable("params") and name in self._document.get("params", {})
-
-    def _entries(self, field: str) -> dict[str, Any]:
-        entries = self._document.get(field, {}) if self._is_readable(field) else {}
-        return {name: value for name, value in entries.items() if self._is_whole(field, name)}
-
-    def _items(self, field: str) -> dict[int, Any]:
-        """The right ones of a list, by their places."""
-        items = self._document.get(field, ()) if self._is_readable(field) else ()
-        return {index: item for index, item in enumerate(items) if self._is_whole(field, index)}
-
-    def _is_whole(self, *place: str | int) -> bool:
-        """Nothing is wrong with it nor within it."""
-        return place not in self._not_whole
-
-    def _is_readable(self, *place: str | int) -> bool:
-        """It is of the right type; single entries may be wrong."""
-        return place not in self._faults
-
-
-def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
+def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
     trainable = None if parts.trainable is None else catalog.get(parts.trainable)
+    space: Space = parts.space
     if trainable is not None:
+        space = with_implied_conditions(parts.space, trainable)
         yield from _params_findings(parts, trainable)
         yield from _space_findings(parts, trainable)
         yield from _objective_findings(parts, trainable)
@@ -156,14 +66,18 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
     elif parts.trainable is not None:
         detail = f"There is no trainable {parts.trainable!r}.{suggest(parts.trainable, catalog)}"
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
-    yield from _sampler_findings(parts)
+    conditions = list(condition_findings(space, is_searched=parts.is_searched, is_fixed=parts.is_fixed))
+    yield from conditions
+    yield from _sampler_findings(parts, space)
+    if not conditions:
+        yield from _grid_findings(parts, space)
     yield from _several_objectives_findings(parts)
     yield from _gpu_hours_findings(parts)
-    yield from _initial_findings(parts)
+    yield from _initial_findings(parts, space)
     yield from _comparison_findings(parts)
 
 
-def _params_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _params_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     for name, value in parts.params.items():
         pointer = json_pointer(("params", name))
         parameter = trainable.parameter(name)
@@ -187,8 +101,9 @@ def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
-def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
-    balancer = parts.balancer(str(trainable.defaults()["balancer"]))
+def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
+    balancers = parts.balancers(str(trainable.defaults()[BALANCER]))
+    yield from balancer_findings(parts.space, trainable)
     for name, dimension in parts.space.items():
         pointer = json_pointer(("space", name))
         parameter = trainable.parameter(name)
@@ -201,13 +116,19 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
         if parts.is_fixed(name):
             detail = f"{name!r} is fixed in params and searched in space; keep one of the two."
             yield Finding(pointer=pointer, code="fixed_and_searched", detail=detail)
-        if parameter.used_by is not None and balancer in BALANCERS and balancer not in parameter.used_by:
-            detail = f"The balancer {balancer!r} does not read {name!r}: searching it changes nothing. Remove it."
+        known_ones = [balancer for balancer in balancers if balancer in BALANCERS]
+        if parameter.used_by is not None and known_ones and not set(known_ones) & set(parameter.used_by):
+            who = (
+                f"The balancer {balancers[0]!r} does not read"
+                if len(balancers) == 1
+                else "No balancer of the space reads"
+            )
+            detail = f"{who} {name!r}: searching it changes nothing. Remove it."
             yield Finding(pointer=pointer, code="unused_parameter", detail=detail)
         yield from _dimension_findings(pointer, parameter, dimension)
 
 
-def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _objective_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     metrics = _metrics(parts, trainable)
     named = {
         "/objectives" + json_pointer([i]): (one["metric"], "direction" in one) for i, one in parts.objectives.items()
@@ -223,7 +144,7 @@ def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Fi
             yield Finding(pointer=f"{pointer}/direction", code="missing", detail=detail)
 
 
-def _several_objectives_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _several_objectives_findings(parts: SoundParts) -> Iterator[Finding]:
     seen: set[str] = set()
     for index, objective in parts.objectives.items():
         if objective["metric"] in seen:
@@ -239,15 +160,18 @@ def _several_objectives_findings(parts: _SoundParts) -> Iterator[Finding]:
             "Leave early_stopping out, or objectives."
         )
         yield Finding(pointer="/early_stopping", code="not_for_objectives", detail=detail)
+    if parts.objectives and parts.from_sweep:
+        detail = "Of an earlier sweep's trials one number each is taken over. Leave from_sweep out, or objectives."
+        yield Finding(pointer="/search/from_sweep", code="not_for_objectives", detail=detail)
 
 
-def _gpu_hours_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _gpu_hours_findings(parts: SoundParts) -> Iterator[Finding]:
     if parts.said("budget", "gpu_hours") is not None and parts.said("resources", "gpus", Resources().gpus) == 0:
         detail = "resources.gpus is 0: this bound would never be reached. Ask for GPUs, or remove it."
         yield Finding(pointer="/budget/gpu_hours", code="never_reached", detail=detail)
 
 
-def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
+def _metrics(parts: SoundParts, trainable: Trainable) -> Sequence[str] | None:
     """What a trial reports; None where a wrong parameter leaves open which tasks it has."""
     name = trainable.tasks_from
     if name is None:
@@ -261,24 +185,34 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     return trainable.metrics_for(parts.params) if is_known else None
 
 
-def _sampler_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _sampler_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "cmaes":
-        for name, dimension in parts.space.items():
+        for name, dimension in space.items():
             if isinstance(dimension, Choice):
                 detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
                 yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+    if parts.from_sweep and parts.sampler is not None and parts.sampler not in LEARNERS:
+        detail = f"{parts.sampler} learns nothing, and has no use for other trials. Drop it, or take tpe or cmaes."
+        yield Finding(pointer="/search/from_sweep", code="not_for_sampler", detail=detail)
+    conditional = next((name for name, dimension in space.items() if dimension.when), None)
+    if parts.sampler == "gp" and conditional is not None:
+        detail = f"gp learns only what every trial has, and {conditional!r} has a condition. Take tpe or nsga2."
+        yield Finding(pointer="/search/sampler", code="not_for_space", detail=detail)
+
+
+def _grid_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "grid":
-        endless = [name for name, dimension in parts.space.items() if dimension.num_points is None]
+        endless = [name for name, dimension in space.items() if dimension.num_points is None]
         for name in endless:
             detail = f"A grid needs finitely many values of {name!r}: give it a step, or take type: categorical."
             yield Finding(pointer=json_pointer(("space", name)), code="not_for_sampler", detail=detail)
-        size = 0 if endless else grid_size(parts.space)
+        size = 0 if endless else grid_size(space)
         if size is not None and size > MAX_GRID:
             detail = f"The grid of this space has {size} points; at most {MAX_GRID} can be tried. Widen the steps."
             yield Finding(pointer="/space", code="too_large", detail=detail)
 
 
-def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.trials is not None and len(parts.initial) > parts.trials:
         detail = f"There are {len(parts.initial)} points, but only {parts.trials} trials in the budget."
         yield Finding(pointer="/initial", code="too_many", detail=detail)
@@ -287,17 +221,38 @@ def _initial_findings(parts: _SoundParts) -> Iterator[Finding]:
         for name, value in point.items():
             pointer = json_pointer(("initial", index, name))
             if not parts.is_searched(name):
-                detail = f"{name!r} is not searched.{suggest(name, parts.space)}"
+                detail = f"{name!r} is not searched.{suggest(name, space)}"
                 yield Finding(pointer=pointer, code="not_searched", detail=detail)
-            elif name in parts.space and (fault := value_misfit(parts.space[name], value)):
-                yield Finding(pointer=pointer, code="invalid_value", detail=fault)
-        if point in seen and point.keys() >= parts.space.keys():
+            elif name in space:
+                yield from _given_value_findings(pointer, name, value, point, space)
+        # Whole: nothing is left to the sampler. What has a condition may be left out, where it does not hold.
+        left_out = {name: None for name in space if name not in point}
+        is_whole = not left_out.keys() & active_part(space, {**point, **left_out}).keys()
+        if point in seen and is_whole:
             detail = "This point is listed twice, and would give the same result again; list it once."
             yield Finding(pointer=json_pointer(("initial", index)), code="duplicate", detail=detail)
         seen.append(point)
 
 
-def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _given_value_findings(
+    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space
+) -> Iterator[Finding]:
+    dimension = space[name]
+    if fault := value_misfit(dimension, value):
+        yield Finding(pointer=pointer, code="invalid_value", detail=fault)
+    for parent, values in dimension.when.items():
+        wanted = " or ".join(repr(one) for one in values)
+        if parent not in point:
+            detail = f"{name!r} is searched only where {parent!r} is {wanted}: give that one in this point as well."
+        elif not any(is_same(point[parent], one) for one in values):
+            detail = f"{name!r} is searched only where {parent!r} is {wanted}; leave it out of this point."
+        else:
+            continue
+        yield Finding(pointer=pointer, code="not_active", detail=detail)
+        return
+
+
+def _early_stopping_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     parameter = trainable.parameter("steps")
     steps = parts.params.get("steps", trainable.defaults().get("steps"))
     if parts.min_steps is None or parameter is None or value_fault(parameter, steps):
@@ -322,13 +277,13 @@ def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension
             yield Finding(pointer=pointer + suffix, code="invalid_value", detail=fault)
 
 
-def _comparison_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _comparison_findings(parts: SoundParts) -> Iterator[Finding]:
     if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
-    balancer = parts.balancer(None)
-    index = next((i for i, name in parts.baselines.items() if name == balancer), None)
+    balancers = parts.balancers(None)
+    index = next((i for i, name in parts.baselines.items() if [name] == list(balancers)), None)
     if index is not None:
-        detail = f"{balancer!r} is what the search trials use; a baseline must differ from it."
+        detail = f"{balancers[0]!r} is what the search trials use; a baseline must differ from it."
         yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
     if parts.has_confirm and parts.has_no_baselines:
         detail = "confirm compares the best trial with the baselines, but there are none: list some, or drop confirm."

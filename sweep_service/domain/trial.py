@@ -24,6 +24,19 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdoptedTrial:
+    """What a sweep took over of an earlier one's trial when it was submitted: for its sampler to learn from."""
+
+    trial_id: str  # of the earlier sweep, which may be gone
+    role: Role  # SEARCH or BASELINE
+    balancer: str
+    point: Mapping[str, Any]  # in the space of the sweep that has adopted it
+    state: TrialState  # COMPLETED or EARLY_STOPPED
+    value: float  # of the objective; the last one where it was stopped early
+    last_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """One search and where it stands."""
 
@@ -38,6 +51,7 @@ class Sweep:
     best_trial_id: str | None = None
     tracking_ref: str | None = None  # the parent run's id
     results: Mapping[str, Any] | None = None  # leaderboard, verdict and the like, once the sweep has ended
+    adopted: tuple[AdoptedTrial, ...] = ()  # in the order of their making; no trials of this sweep
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None = None  # first moment in RUNNING

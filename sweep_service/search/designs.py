@@ -17,8 +17,10 @@ import cmaes
 import numpy as np
 from scipy.stats import qmc
 
+from sweep_service.domain.adoption import ADOPTED
+from sweep_service.domain.branches import Grid, grid_size
 from sweep_service.domain.pruning import cost
-from sweep_service.domain.space import Choice, FloatRange, IntRange, Space, grid_point, grid_size
+from sweep_service.domain.space import Choice, FloatRange, IntRange, Space
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
@@ -26,6 +28,7 @@ from sweep_service.ports import Draw
 
 GIVEN = "given"  # mark of a trial of which the user has given values
 _GENERATION = "cmaes:generation"
+_FEWEST_BEST = 3  # adopted trials that a distribution is made of, if there are as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +69,24 @@ class GridDesign:
     """
 
     def __init__(self, *, space: Space, seed: int) -> None:
-        size = grid_size(space)
-        if size is None:
+        if grid_size(space) is None:
             raise ValueError("a grid needs a space of finitely many points")
-        self._space = space
-        self._order = random.Random(seed).sample(range(size), size)
+        self._grid = Grid(space)
+        self._order = random.Random(seed).sample(range(self._grid.size), self._grid.size)
 
     def draw(self, seed: int, trials: Sequence[Tried], given: Mapping[str, Any]) -> Draw:
         # The point of a cancelled trial has not been tried.
         tried = {_key(trial.point) for trial in trials if trial.state is not TrialState.CANCELLED}
-        points = ({**grid_point(self._space, index), **given} for index in self._order)
-        point = next((point for point in points if _key(point) not in tried), None)
+        wanted = set(_key(given))
+        tried_again: Mapping[str, Any] | None = None
+        for index in self._order:
+            point = self._grid.point(index)
+            if wanted <= set(_key(point)):
+                if _key(point) not in tried:
+                    return Draw(params=point)
+                tried_again = tried_again or point
         # Exhausted only where somebody asks on all the same, or for given values again: then from the start.
-        return Draw(params=point if point is not None else grid_point(self._space, self._order[0]))
+        return Draw(params=tried_again or self._grid.point(self._order[0]))
 
 
 class QmcDesign:
@@ -100,6 +108,9 @@ class QmcDesign:
 class CmaesDesign:
     """CMA-ES on the ranges of the space; choices, which it knows nothing of, are drawn at random.
 
+    The first distribution is about the best of what has been adopted (as by Nomura et al., AAAI 2021), else about the
+    first point that the user gave.
+
     A trial carries the generation that it was drawn for. The distribution is made anew for each draw, by telling the
     generations from the first one on; each is of the first trials, by number, that have a result. Of these the
     early-stopped ones rank behind the completed, and the infeasible last.
@@ -115,8 +126,7 @@ class CmaesDesign:
         if not self._ranges:
             return Draw(params=chosen)
         optimiser = cmaes.CMA(
-            mean=self._start(trials),
-            sigma=1 / 6,  # of a range: three deviations to each side, as in Optuna
+            **self._start(trials),
             bounds=np.array([[0.0, 1.0]] * len(self._ranges)),
             seed=seed,
             n_max_resampling=10 * len(self._ranges),
@@ -134,10 +144,18 @@ class CmaesDesign:
         found = {name: dimension.at(float(place)) for (name, dimension), place in places}
         return Draw(params={**chosen, **found}, state={_GENERATION: optimiser.generation})
 
-    def _start(self, trials: Sequence[Tried]) -> np.ndarray:
-        """The first point that the user gave; the middle of every range if there is none."""
+    def _start(self, trials: Sequence[Tried]) -> Mapping[str, Any]:
+        """Mean, deviation and perhaps covariance: of the best tenth of the adopted trials; about the first point that
+        the user gave; about the middle of every range.
+        """
+        ranked = sorted((trial for trial in trials if ADOPTED in trial.marks), key=_rank)
+        if ranked:
+            best = ranked[: max(_FEWEST_BEST, len(ranked) // 10)]
+            mean, sigma, cov = cmaes.get_warm_start_mgd([(self._places(t.point), 0.0) for t in best], gamma=1.0)
+            return {"mean": mean, "sigma": sigma, "cov": cov}
         first = next((trial.point for trial in trials if GIVEN in trial.marks), None)
-        return np.full(len(self._ranges), 0.5) if first is None else self._places(first)
+        mean = np.full(len(self._ranges), 0.5) if first is None else self._places(first)
+        return {"mean": mean, "sigma": 1 / 6}  # of a range: three deviations to each side, as in Optuna
 
     def _places(self, point: Mapping[str, Any]) -> np.ndarray:
         return np.array([dimension.place(point[name]) for name, dimension in self._ranges.items()])

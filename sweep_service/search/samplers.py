@@ -18,6 +18,10 @@ from optuna.study import Study, StudyDirection, create_study
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from sweep_service.domain.adoption import ADOPTED
+from sweep_service.domain.branches import active_part
+from sweep_service.domain.space import Space
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ExperimentalWarning)
     _CROSSOVER = BLXAlphaCrossover()
@@ -30,33 +34,36 @@ def _num_startup(budget: int) -> int:
     return min(10, max(4, budget // 4))
 
 
-def _tpe(seed: int, budget: int) -> BaseSampler:
+def _tpe(seed: int, budget: int, space: Space) -> BaseSampler:
     # constant_liar: trials that still run count as bad, so that packs in parallel do not crowd on one point.
     return TPESampler(seed=seed, n_startup_trials=_num_startup(budget), constant_liar=True)
 
 
-def _random(seed: int, budget: int) -> BaseSampler:
+def _random(seed: int, budget: int, space: Space) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _gp(seed: int, budget: int) -> BaseSampler:
+def _gp(seed: int, budget: int, space: Space) -> BaseSampler:
     return _Gp(seed=seed, num_startup=_num_startup(budget))
 
 
-def _nsga2(seed: int, budget: int) -> BaseSampler:
+def _nsga2(seed: int, budget: int, space: Space) -> BaseSampler:
     # A population of fifty, Optuna's, is the whole of a small sweep: eight generations learn more. Children lie between
     # and about their parents: Optuna's, which take each value from one of them, and one of two values by chance, were
     # no better after 120 trials of two parameters than random points (tried).
-    return _Nsga2(seed=seed, population_size=min(50, max(4, budget // 8)), crossover=_CROSSOVER, mutation_prob=0.1)
+    return _Nsga2(space, seed=seed, population_size=min(50, max(4, budget // 8)))
 
 
-OPTUNA_SAMPLERS: Mapping[str, Callable[[int, int], BaseSampler]] = {
+OPTUNA_SAMPLERS: Mapping[str, Callable[[int, int, Space], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
     "gp": _gp,
     "nsga2": _nsga2,
 }
-"""By name: (seed of one ask, trials in all) -> the sampler for it."""
+"""By name: (seed of one ask, trials in all, space) -> the sampler for it."""
+
+BREEDERS = frozenset({"nsga2"})
+"""Samplers that make points of points: they need values for all parameters, active or not."""
 
 
 class _Gp(GPSampler):
@@ -94,19 +101,26 @@ def _with_values(trial: FrozenTrial, worst: Sequence[float]) -> FrozenTrial:
 class _Nsga2(NSGAIISampler):
     """NSGA-II with nothing kept beside the trials, and without points that have been tried."""
 
+    def __init__(self, space: Space, *, seed: int, population_size: int) -> None:
+        super().__init__(seed=seed, population_size=population_size, crossover=_CROSSOVER, mutation_prob=0.1)
+        self._space = space
+
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The best of all generations before: what keeping the best of each and of its parents comes to. Optuna keeps
-        the list as it was when the generation began; one of a rebuilt study knows the trials that ended since.
+        the list as it was when the generation began; one of a rebuilt study knows the trials that ended since. What has
+        been adopted was before the first generation.
 
         By several objectives the best are Optuna's: by ranks of domination, and of one rank those that stand apart.
         """
         trials = study.get_trials(deepcopy=False, states=[OptunaState.COMPLETE])
         key = self._get_generation_key()
-        past = [trial for trial in trials if trial.system_attrs.get(key, generation) < generation]
+        past = [t for t in trials if ADOPTED in t.system_attrs or t.system_attrs.get(key, generation) < generation]
         if len(study.directions) > 1:
-            return self._elite_population_selection_strategy(study, past)
+            best = list(self._elite_population_selection_strategy(study, past))
+            return best if len(best) > 1 else []  # of one alone nothing is bred
         sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
-        return sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
+        best = sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
+        return best if len(best) > 1 else []  # of one alone nothing is bred
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -115,11 +129,17 @@ class _Nsga2(NSGAIISampler):
         number's where there is one.
         """
         child = super().sample_relative(study, trial, search_space)
-        if child and any(other.params.items() >= child.items() for other in study.get_trials(deepcopy=False)):
-            real = [name for name, d in search_space.items() if isinstance(d, FloatDistribution) and d.step is None]
-            names = sorted(real or search_space)
+        seen = self._seen(child)
+        if seen and any(other.params.items() >= seen.items() for other in study.get_trials(deepcopy=False)):
+            real = [name for name in seen if isinstance(d := search_space[name], FloatDistribution) and d.step is None]
+            names = sorted(real or seen)
             child.pop(names[self._rng.rng.randint(len(names))], None)
         return child
+
+    def _seen(self, child: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of it that a trial would have: what is not active makes no difference to its result."""
+        unknown = [parent for dimension in self._space.values() for parent in dimension.when if parent not in child]
+        return child if unknown else active_part(self._space, child)
 
 
 class Fixed(BaseSampler):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sweep_service.domain.space import grid_size
+from sweep_service.domain.branches import grid_size
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Cluster, Lease, Role, Trial

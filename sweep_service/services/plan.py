@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sweep_service.domain.adoption import as_history
+from sweep_service.domain.branches import grid_size
 from sweep_service.domain.ids import IdPrefix, new_id
-from sweep_service.domain.space import Space, fitted, grid_size
+from sweep_service.domain.lines import Line, fixed_params, lines_of
+from sweep_service.domain.space import Space, fitted
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
@@ -25,7 +28,7 @@ from trainables.catalog import Trainable
 # After so many search trials without a single completed one the fault is in the problem or the space, not in the draws.
 HOPELESS_AFTER = 5
 
-# (space, seed, budget, history) -> a sampler that knows the history
+# (space, seed, budget, history) -> a sampler that knows the history, in which adopted trials have numbers below 0
 OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search | None]
 
 
@@ -35,17 +38,13 @@ class _Line:
     def __init__(
         self,
         *,
-        role: Role,
-        balancer: str,
-        space: Space,
+        line: Line,
         quota: int,
         initial: Sequence[Mapping[str, Any]],
         search: Search | None,
         trials: Sequence[Trial],
     ) -> None:
-        self.role = role
-        self.balancer = balancer
-        self.space = space
+        self.kind = line
         self.quota = quota
         self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
@@ -121,7 +120,7 @@ class Plan:
         """Note what has become of a trial."""
         self._trials[trial.id] = trial
         for line in self._lines:
-            if line.role is trial.role and line.balancer == trial.balancer:
+            if line.kind.holds(trial):
                 line.take(trial)
 
     def next_trials(self, now: datetime, busy: timedelta = timedelta(0)) -> Sequence[Trial]:
@@ -158,46 +157,29 @@ class Plan:
 
     def _open_lines(self, open_search: OpenSearch) -> Iterator[_Line]:
         spec = self._spec
-        balancer = str(self._fixed_params()["balancer"])
-        roles = [(Role.SEARCH, balancer), *((Role.BASELINE, baseline) for baseline in spec.baselines)]
-        for index, (role, name) in enumerate(roles):
-            space = self._space_of(name)
+        for index, line in enumerate(lines_of(spec, self._trainable)):
+            space = line.space
             quota = self._quota(space)
-            history = [t for t in self._trials.values() if t.role is role and t.balancer == name]
+            own = [trial for trial in self._trials.values() if line.holds(trial)]
             # Each line draws from a stream of its own; the search's is the sweep's.
+            history = [*as_history(self._sweep, line), *own]
             search = open_search(space, spec.search.seed + index, quota, history) if space else None
-            yield _Line(
-                role=role,
-                balancer=name,
-                space=space,
-                quota=quota,
-                initial=initial_points(spec, space),
-                search=search,
-                trials=history,
-            )
+            yield _Line(line=line, quota=quota, initial=initial_points(spec, space), search=search, trials=own)
 
     def _quota(self, space: Space) -> int:
         """Trials of a line: those of the budget, but no more than there are points to try."""
         points = grid_size(space) if self._spec.search.sampler == "grid" or not space else None
         return self._spec.budget.trials if points is None else min(points, self._spec.budget.trials)
 
-    def _space_of(self, balancer: str) -> Space:
-        def reads(name: str) -> bool:
-            parameter = self._trainable.parameter(name)
-            return parameter is not None and (parameter.used_by is None or balancer in parameter.used_by)
-
-        return {name: dimension for name, dimension in self._spec.space.items() if reads(name)}
-
-    def _fixed_params(self) -> dict[str, Any]:
-        return {**self._trainable.defaults(), "seed": self._spec.search.seed, **self._spec.params}
-
     def _new_line_trial(self, line: _Line, now: datetime) -> Trial:
         number = self._next_number
         draw = line.ask(number)
-        params = {**self._fixed_params(), **draw.params, "balancer": line.balancer}
+        params = {**fixed_params(self._spec, self._trainable), **draw.params}
+        if line.kind.balancer is not None:
+            params["balancer"] = line.kind.balancer
         return self._new_trial(
             number=number,
-            role=line.role,
+            role=line.kind.role,
             params=params,
             now=now,
             searched=dict(draw.params),

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from sweep_service.domain.adoption import Adoption
+from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
-from sweep_service.domain.space import Scalar, draw_uniform
+from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
@@ -24,6 +27,7 @@ from sweep_service.services.pages import Page, page_of
 from sweep_service.services.plan import Plan
 from sweep_service.services.results import front_of, front_values
 from sweep_service.services.spec_schema import spec_schema
+from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
 
 NUM_SAMPLES = 5  # of a preview
@@ -94,6 +98,7 @@ class Preview:
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
     most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
+    adoption: Adoption | None  # None: it asks for no other sweep's trials
 
 
 class SweepService:
@@ -126,9 +131,9 @@ class SweepService:
             owner = {"project": self._project, "created_by": created_by}
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
-        spec = check_spec(document, self._store.read_catalog())
-        sweep = self._new_sweep(spec, created_by)
-        stored = self._store.add_sweep(sweep, key=submission)
+        spec, _, adoption = self._checked(document)
+        sweep = self._new_sweep(spec, created_by, adoption)
+        stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "")
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
         overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}, timedelta(0)), leaders=())
@@ -140,12 +145,10 @@ class SweepService:
         Raises:
             InvalidSpecError, CatalogMissingError.
         """
-        catalog = self._store.read_catalog()
-        spec = check_spec(document, catalog)
-        fixed = {**catalog[spec.trainable].defaults(), "seed": spec.search.seed, **spec.params}
-        plan = Plan(
-            sweep=self._new_sweep(spec, ""), trainable=catalog[spec.trainable], trials=(), open_search=lambda *_: None
-        )
+        spec, trainable, adoption = self._checked(document)
+        fixed = fixed_params(spec, trainable)
+        sweep = self._new_sweep(spec, "", adoption)
+        plan = Plan(sweep=sweep, trainable=trainable, trials=(), open_search=lambda *_: None)
         draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
         return Preview(
             spec=spec,
@@ -153,6 +156,7 @@ class SweepService:
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
             most_trials=plan.most_trials,
+            adoption=adoption,
         )
 
     def get(self, sweep_id: str) -> SweepOverview:
@@ -246,7 +250,7 @@ class SweepService:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
         self._store.check_ready()
 
-    def _new_sweep(self, spec: SweepSpec, created_by: str) -> Sweep:
+    def _new_sweep(self, spec: SweepSpec, created_by: str, adoption: Adoption | None) -> Sweep:
         now = self._clock.now()
         return Sweep(
             id=new_id(IdPrefix.SWEEP, now=now),
@@ -254,9 +258,16 @@ class SweepService:
             created_by=created_by,
             spec=spec,
             state=SweepState.QUEUED,
+            adopted=adoption.adopted if adoption else (),
             created_at=now,
             updated_at=now,
         )
+
+    def _checked(self, document: Any) -> tuple[SweepSpec, Trainable, Adoption | None]:
+        catalog = self._store.read_catalog()
+        spec = check_spec(document, catalog)
+        trainable = catalog[spec.trainable]
+        return spec, trainable, find_adoption(self._store, spec, trainable)
 
     def _sweep(self, sweep_id: str) -> Sweep:
         _check_id(sweep_id)

@@ -16,7 +16,7 @@ from typing import Any
 
 from sweep_service.domain.logs import LogLines, clipped
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
-from sweep_service.domain.trial import Attempt, Report, Sweep, Trial
+from sweep_service.domain.trial import AdoptedTrial, Attempt, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 
 
@@ -53,11 +53,18 @@ def accept_sweep(sweep: Sweep) -> Sweep:
     return replace(
         sweep,
         message=plain_text(sweep.message),
+        adopted=tuple(_accept_adopted(trial) for trial in sweep.adopted),
         project=plain_text(sweep.project),
         created_by=plain_text(sweep.created_by),
         created_at=utc_time(sweep.created_at, field="created_at"),
         updated_at=utc_time(sweep.updated_at, field="updated_at"),
     )
+
+
+def _accept_adopted(trial: AdoptedTrial) -> AdoptedTrial:
+    if not math.isfinite(trial.value):
+        raise ValueError(f"An adopted trial has a finite value; that of {trial.trial_id} is {trial.value}.")
+    return replace(trial, point=plain_document(trial.point, field="point"), value=float(trial.value))
 
 
 def accept_trial(trial: Trial, *, sweep_id: str) -> Trial:

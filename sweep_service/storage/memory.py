@@ -72,7 +72,7 @@ class MemorySweepStore:
     def check_ready(self) -> None:
         """Memory is always ready."""
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
         sweep = intake.accept_sweep(sweep)
         with self._writing() as (tables, _):
             if key is not None and (earlier := tables.submitted(sweep.project, sweep.created_by, key)):
@@ -80,7 +80,7 @@ class MemorySweepStore:
             if sweep.id in tables.sweeps:
                 raise ValueError(f"There is a sweep {sweep.id} already.")
             tables.sweeps[sweep.id] = sweep
-            tables.append(moves.submitted(sweep))
+            tables.append(*moves.told_of(sweep, notice))
             if key is not None:
                 tables.keys[sweep.project, sweep.created_by, key.key] = (key.digest, sweep.id)
             return sweep
@@ -344,4 +344,4 @@ class MemorySweepStore:
 
 
 def _without_results(sweep: Sweep) -> Sweep:
-    return replace(sweep, results=None)
+    return replace(sweep, results=None, adopted=())

@@ -6,7 +6,7 @@ comes of it, and a store only keeps the result. An event leaves here without a s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,11 @@ _ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CAN
 def submitted(sweep: Sweep) -> Event:
     """The event of a new sweep."""
     return Event(sweep_id=sweep.id, kind=EventKind.SWEEP_SUBMITTED, at=sweep.created_at)
+
+
+def told_of(sweep: Sweep, said: str) -> Sequence[Event]:
+    """The events of a new sweep, with a notice if something is said."""
+    return [submitted(sweep), *([notice(sweep.id, said, trial_id=None, now=sweep.created_at)] if said else [])]
 
 
 def move_sweep(

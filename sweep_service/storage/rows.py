@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -13,9 +13,9 @@ from sqlalchemy import Row
 from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState
-from sweep_service.domain.trial import Attempt, Cluster, NodeResources, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import AdoptedTrial, Attempt, Cluster, NodeResources, Report, Role, Sweep, Trial
 
-_SWEEP = tuple(f.name for f in fields(Sweep))
+_SWEEP = tuple(f.name for f in fields(Sweep) if f.name != "adopted")
 _SWEEP_WITHOUT_RESULTS = tuple(name for name in _SWEEP if name != "results")
 _TRIAL = tuple(f.name for f in fields(Trial))
 _ATTEMPT = tuple(f.name for f in fields(Attempt))
@@ -29,12 +29,12 @@ def _values(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def sweep_of(row: Row[Any]) -> Sweep:
-    """Without its results where the row is."""
+    """Without its results, and what it has adopted, where the row is."""
     values = _values(row, _SWEEP if "results" in row._mapping else _SWEEP_WITHOUT_RESULTS)
     values["spec"] = SweepSpec.trusted(values["spec"])
     values["state"] = SweepState(values["state"])
     values["reason"] = None if values["reason"] is None else SweepReason(values["reason"])
-    return Sweep(**values)
+    return Sweep(**values, adopted=adopted_of(row._mapping.get("adopted") or ()))
 
 
 def trial_of(row: Row[Any]) -> Trial:
@@ -62,8 +62,22 @@ def event_of(row: Row[Any]) -> Event:
 
 
 def sweep_row(sweep: Sweep) -> dict[str, Any]:
-    """The columns of the value; the lease's and the counters' are apart."""
+    """The columns of the value; the lease's and the counters' are apart, and what it has adopted."""
     return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical()}
+
+
+def adopted_documents(adopted: Sequence[AdoptedTrial]) -> list[dict[str, Any]]:
+    return [
+        asdict(trial) | {"role": str(trial.role), "state": str(trial.state), "point": dict(trial.point)}
+        for trial in adopted
+    ]
+
+
+def adopted_of(documents: Sequence[Mapping[str, Any]]) -> tuple[AdoptedTrial, ...]:
+    return tuple(
+        AdoptedTrial(**{**document, "role": Role(document["role"]), "state": TrialState(document["state"])})
+        for document in documents
+    )
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
+from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable, verb_target
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
@@ -21,7 +22,7 @@ from sweep_service.storage import intake, moves, rows
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.locked import LockedSweep
 from sweep_service.storage.sql_shared import SharedTables
-from sweep_service.storage.tables import attempts, events, submission_keys, sweeps, trials
+from sweep_service.storage.tables import adoptions, attempts, events, submission_keys, sweeps, trials
 
 
 def open_sql_store(url: str) -> SqlSweepStore:
@@ -65,10 +66,10 @@ class SqlSweepStore(SharedTables):
 
     # --- anybody ------------------------------------------------------------------------------------------------------
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
         sweep = intake.accept_sweep(sweep)
         try:
-            self._insert_sweep(sweep, key)
+            self._insert_sweep(sweep, key, moves.told_of(sweep, notice))
         except IntegrityError as error:  # one that waited for another's commit, on PostgreSQL, comes here as well
             owner = {"project": sweep.project, "created_by": sweep.created_by}
             earlier = None if key is None else self.find_submitted(**owner, key=key)
@@ -77,12 +78,15 @@ class SqlSweepStore(SharedTables):
             return earlier
         return sweep
 
-    def _insert_sweep(self, sweep: Sweep, key: SubmissionKey | None) -> None:
-        first = replace(moves.submitted(sweep), seq=1)
+    def _insert_sweep(self, sweep: Sweep, key: SubmissionKey | None, told: Sequence[Event]) -> None:
+        numbered = [replace(event, seq=seq) for seq, event in enumerate(told, start=1)]
         with self._database.writing() as connection:
-            counters = {"num_events": 1, "num_reports": 0, "num_delivered": 0}
+            counters = {"num_events": len(numbered), "num_reports": 0, "num_delivered": 0}
             connection.execute(insert(sweeps), rows.sweep_row(sweep) | counters)
-            connection.execute(insert(events), rows.event_row(first))
+            connection.execute(insert(events), [rows.event_row(event) for event in numbered])
+            if sweep.adopted:
+                documents = rows.adopted_documents(sweep.adopted)
+                connection.execute(insert(adoptions), {"sweep_id": sweep.id, "trials": documents})
             if key is not None:
                 named = {"project": sweep.project, "created_by": sweep.created_by, "sweep_id": sweep.id}
                 connection.execute(insert(submission_keys), named | {"key": key.key, "digest": key.digest})

@@ -19,6 +19,7 @@ from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
 from sweep_service.storage.tables import (
     SWEEP_WITHOUT_RESULTS,
+    adoptions,
     attempts,
     events,
     log_chunks,
@@ -45,8 +46,9 @@ class SharedTables:
             check_schema(connection)
 
     def get_sweep(self, sweep_id: str) -> Sweep:
+        query = select(sweeps, adoptions.c.trials.label("adopted")).join_from(sweeps, adoptions, isouter=True)
         with self._database.reading() as connection:
-            row = connection.execute(select(sweeps).where(sweeps.c.id == sweep_id)).one_or_none()
+            row = connection.execute(query.where(sweeps.c.id == sweep_id)).one_or_none()
         if row is None:
             raise SweepNotFoundError(sweep_id)
         return rows.sweep_of(row)

@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -163,6 +163,13 @@ Index(
     sweeps.c.id,
     sqlite_where=text("ended_at IS NULL"),
     postgresql_where=text("ended_at IS NULL"),
+)
+
+adoptions = Table(
+    "adoptions",
+    metadata,
+    Column("sweep_id", Identifier, ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+    Column("trials", JSON, nullable=False),  # large: a table of its own keeps it out of the sweep's row
 )
 
 trials = Table(

@@ -109,9 +109,17 @@ _bounds = (
 )
 _ranges = st.fixed_dictionaries(
     {"type": st.sampled_from(["float", "int"]), "low": _bounds, "high": _bounds},
-    optional={"log": st.booleans(), "step": _bounds},
+    optional={"log": st.booleans(), "step": _bounds, "when": st.deferred(lambda: _conditions)},
 )
-_choices = st.fixed_dictionaries({"type": st.just("categorical"), "choices": st.lists(_scalars, max_size=4)})
+_choices = st.fixed_dictionaries(
+    {"type": st.just("categorical"), "choices": st.lists(_scalars | st.sampled_from(BALANCERS), max_size=4)},
+    optional={"when": st.deferred(lambda: _conditions)},
+)
+_conditions = st.dictionaries(
+    st.sampled_from(["seed", "balancer", "alpha", "dtype", "x"]) | _keys,
+    st.sampled_from([1, 2, [1, 3], "equal", ["gradnorm"], ["equal", "inverse_initial_loss"]]) | json_values,
+    max_size=2,
+)
 
 _places = st.sampled_from(
     [
@@ -119,6 +127,7 @@ _places = st.sampled_from(
         *(f"/{key}/{inner}" for key, value in VALID.items() if isinstance(value, dict) for inner in value),
         *(f"/space/{name}/{key}" for name in ("alpha", "seed") for key in ("type", "low", "high", "log", "step", "x")),
         *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
+        *("/space/balancer", "/space/alpha/when", "/space/alpha/when/seed", "/space/seed/when", "/initial"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
         *("/objectives", "/objectives/0", "/budget/gpu_hours"),
         *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
@@ -149,11 +158,17 @@ _numbers = st.integers(-1000, 1000) | st.floats(-1e6, 1e6)
 _values = st.booleans() | st.integers(-9, 9) | st.floats(-9.5, 9.5) | st.text("abc ", max_size=3)
 
 
+_right_conditions = st.dictionaries(st.sampled_from("abc"), _values | st.lists(_values, min_size=1))
+
+
 @st.composite
 def _right_ranges(draw: st.DrawFn) -> dict[str, Any]:
     low, high = sorted((draw(_numbers), draw(_numbers)))
     return {"type": "float", "low": low, "high": high} | draw(
-        st.just({}) | st.just({"log": False}) | st.just({"step": None}) | st.just({"step": 0.5})
+        st.sampled_from([{}, {"log": False}, {"step": None}, {"step": 0.5}, {"when": {"b": 1}}, {"when": {}}])
+        | st.fixed_dictionaries(
+            {"when": st.dictionaries(st.sampled_from("abc"), _values | st.lists(_values, min_size=1))}
+        )
     )
 
 

@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from sweep_service.domain.space import (
-    Choice,
-    Dimension,
-    FloatRange,
-    IntRange,
-    Space,
-    draw_uniform,
-    grid_point,
-    grid_size,
-)
+from sweep_service.domain.branches import Grid, draw_uniform, grid_size
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space
 
 finite = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 
@@ -180,7 +172,7 @@ def test_a_grid_has_every_point_of_a_finite_space_once() -> None:
         "kind": Choice(type="categorical", choices=("a", "b")),
     }
     assert grid_size(space) == 12
-    points = [grid_point(space, index) for index in range(12)]
+    points = [Grid(space).point(index) for index in range(12)]
     assert points[:3] == [
         {"x": 0.1, "n": 1, "kind": "a"},
         {"x": 0.1, "n": 1, "kind": "b"},

@@ -60,8 +60,15 @@ def test_a_spec_of_other_rules_is_read_back_without_asking_todays() -> None:
         None,
         {},
     )
-    assert spec.space["alpha"].model_dump() == {"type": "float", "low": 9.0, "high": 3.0, "log": False, "step": None}
-    assert spec.canonical()["space"]["seed"] == {"type": "categorical", "choices": [1, 1.0]}
+    assert spec.space["alpha"].model_dump() == {
+        "type": "float",
+        "low": 9.0,
+        "high": 3.0,
+        "log": False,
+        "step": None,
+        "when": {},
+    }
+    assert spec.canonical()["space"]["seed"] == {"type": "categorical", "choices": [1, 1.0], "when": {}}
     assert "epochs" not in spec.canonical()
 
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from spec_documents import CATALOG, VALID, changed, json_values, nearly_valid, rightly_shaped
 
+from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import draw_uniform
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec, value_fault
 from sweep_service.domain.spec_shape import MAX_FINDINGS

@@ -109,7 +109,8 @@ class Rig:
         assert lease is not None
         sweep = self.store.get_sweep(lease.sweep_id)
         if sweep.state is SweepState.STARTING:
-            sweep = self.store.move_sweep(lease, SweepState.RUNNING)
+            self.store.move_sweep(lease, SweepState.RUNNING)
+            sweep = self.store.get_sweep(lease.sweep_id)
         plan = Plan(
             sweep=sweep,
             trainable=CATALOG[sweep.spec.trainable],

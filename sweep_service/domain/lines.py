@@ -1,0 +1,53 @@
+"""The lines of a sweep: the search is one, each baseline is one. What each has fixed, and what it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweep_service.domain.branches import within
+from sweep_service.domain.space import Space
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.trial import AdoptedTrial, Role, Trial
+from trainables.catalog import Trainable
+
+BALANCER = "balancer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One sampler's trials."""
+
+    role: Role
+    balancer: str | None  # None: each trial's own is drawn
+    space: Space
+
+    def holds(self, trial: Trial | AdoptedTrial) -> bool:
+        """Whether it is a trial of this line: all of the search's are, whatever balancer they have."""
+        return trial.role is self.role and (self.role is Role.SEARCH or trial.balancer == self.balancer)
+
+
+def lines_of(spec: SweepSpec, trainable: Trainable) -> Sequence[Line]:
+    """The search, then the baselines in the spec's order."""
+    balancer = None if BALANCER in spec.space else str(fixed_params(spec, trainable)[BALANCER])
+    lines = [(Role.SEARCH, balancer), *((Role.BASELINE, name) for name in spec.baselines)]
+    return [Line(role=role, balancer=name, space=_space_of(name, spec, trainable)) for role, name in lines]
+
+
+def fixed_params(spec: SweepSpec, trainable: Trainable) -> dict[str, Any]:
+    """What every trial has where it is not searched, or not active: the spec's values, else the defaults."""
+    return {**trainable.defaults(), "seed": spec.search.seed, **spec.params}
+
+
+def reads(trainable: Trainable, balancer: str, name: str) -> bool:
+    """Whether the parameter exists and makes a difference to a trial with that balancer."""
+    parameter = trainable.parameter(name)
+    return parameter is not None and (parameter.used_by is None or balancer in parameter.used_by)
+
+
+def _space_of(balancer: str | None, spec: SweepSpec, trainable: Trainable) -> Space:
+    if balancer is None:
+        return spec.space
+    read: Mapping[str, Any] = {name: d for name, d in spec.space.items() if reads(trainable, balancer, name)}
+    return within(read, {BALANCER: balancer})
