@@ -37,7 +37,7 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     assert sweep["state"] == "queued"
     bounds = {"wall_time": None, "gpu_hours": None, "target": None, "no_improvement": None}
     assert sweep["spec"]["budget"] == {"trials": 4, **bounds}
-    assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0}, "defaults are filled in"
+    assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0, "from_sweep": None}, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep
     assert service.store.get_sweep(sweep["id"]).spec.name == "small"

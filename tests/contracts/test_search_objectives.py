@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from store_values import new_trial
 
+from sweep_service.domain.branches import grid_size
 from sweep_service.domain.front import pareto_front
-from sweep_service.domain.space import Choice, FloatRange, IntRange, Space, grid_size
+from sweep_service.domain.space import Choice, FloatRange, IntRange, Space
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial

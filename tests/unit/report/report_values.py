@@ -11,7 +11,7 @@ from typing import Any
 
 from store_values import SPEC, START, new_attempt, new_report, new_sweep, new_trial
 
-from sweep_service.domain.space import draw_uniform
+from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Report, Role, Sweep, Trial

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from store_values import SPEC, new_sweep, new_trial
 
-from sweep_service.domain.space import draw_uniform
+from sweep_service.domain.branches import draw_uniform
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
