@@ -260,6 +260,29 @@ def trials_table(trials: Iterable[Document]) -> Table:
     return table
 
 
+def preview_view(preview: Document) -> RenderableType:
+    """What would come of a spec."""
+    trials = _mapping(preview.get("trials"))
+    counts = ", ".join(f"{number(count)} {plain(role)}" for role, count in trials.items() if count)
+    lines: list[RenderableType] = [Text.assemble(("Valid. ", "bold green"), f"At most so many trials: {counts}.")]
+    if adoption := _mapping(preview.get("adoption")):
+        for line in _rows(adoption.get("lines")):
+            found = f"{number(line.get('adopted'))} of {number(line.get('considered'))} trials"
+            lines.append(Text(f"{plain(line.get('role'))}: begins with {found} of {plain(adoption.get('from_sweep'))}"))
+            lines += [
+                Text(f"  left out, {number(one.get('trials'))}: {plain(one.get('reason'))}", style="dim")
+                for one in _rows(line.get("left_out"))
+            ]
+    samples = [_mapping(sample.get("searched")) for sample in _rows(preview.get("samples"))]
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    table = Table(title="Uniform draws of the space; the sampler chooses otherwise", title_justify="left")
+    for name in names:
+        table.add_column(Text(plain(name)), justify="right")
+    for sample in samples:
+        table.add_row(*(Text(_value(sample[name]) if name in sample else "–") for name in names))
+    return Group(*lines, table)
+
+
 def event_line(event: Document) -> str:
     """One event on one line: when, what, of which trial, and what it says."""
     data = " ".join(f"{plain(k)}={plain(v)}" for k, v in _mapping(event.get("data")).items() if v not in (None, ""))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from sweep_service.cli.service import DEFAULT_URL, SURE_LENGTH, SweepId, Url, connected, resolve
+from sweep_service.cli.service import DEFAULT_URL, SURE_LENGTH, AsJson, SweepId, Url, connected, print_json, resolve
 
 commands = typer.Typer()
 
 
 @commands.command()
-def stop(sweep_id: SweepId, url: Url = DEFAULT_URL) -> None:
+def stop(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Let the running trials finish and start no new ones."""
     with connected(url) as client:
         sweep = client.stop(resolve(client, sweep_id, least=SURE_LENGTH))
-    typer.echo(f"{sweep['id']} is {sweep['state']}.")
+    _tell(sweep, as_json=as_json)
 
 
 @commands.command()
-def cancel(sweep_id: SweepId, url: Url = DEFAULT_URL) -> None:
+def cancel(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Kill the running trials and start no new ones."""
     with connected(url) as client:
         sweep = client.cancel(resolve(client, sweep_id, least=SURE_LENGTH))
-    typer.echo(f"{sweep['id']} is {sweep['state']}.")
+    _tell(sweep, as_json=as_json)
 
 
 @commands.command()
@@ -40,3 +41,10 @@ def delete(
             typer.confirm(f"Forget {found} with its trials, curves and events?", abort=True, err=True)
         client.delete(found)
     typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
+
+
+def _tell(sweep: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(sweep)
+    else:
+        typer.echo(f"{sweep['id']} is {sweep['state']}.")

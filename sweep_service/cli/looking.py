@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sweep_service.cli.completion import complete_state
 from sweep_service.cli.service import (
     DEFAULT_URL,
     FAILED,
@@ -29,7 +30,10 @@ commands = typer.Typer()
 @commands.command("list")
 def list_sweeps(
     limit: Annotated[int, typer.Option(help="At most so many sweeps.", min=1)] = 50,
-    state: Annotated[list[str] | None, typer.Option(help="Only sweeps in that state; may be repeated.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Only sweeps in that state; may be repeated.", autocompletion=complete_state),
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only sweeps with that label; may be repeated.")
     ] = None,

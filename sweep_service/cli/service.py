@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from sweep_service.cli.completion import complete_sweep
+
 if TYPE_CHECKING:
     from sweep_service.client import SweepClient
 
@@ -18,7 +20,12 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 0.5
 
 Url = Annotated[str, typer.Option("--url", envvar="SWEEP_URL", help="Address of the service.")]
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="The sweep's id, or an unambiguous beginning of it.")]
+SweepId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The sweep's id, or an unambiguous beginning of it.", autocompletion=complete_sweep
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API gives it.")]
 
 

@@ -1,4 +1,4 @@
-"""From a spec in a file to a sweep: ``init`` and ``submit``."""
+"""From a spec in a file to a sweep: ``init``, ``validate`` and ``submit``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sweep_service.cli.service import DEFAULT_URL, USAGE, Url, connected, fail, watch_to_the_end
+from sweep_service.cli.completion import complete_trainable
+from sweep_service.cli.service import (
+    DEFAULT_URL,
+    USAGE,
+    AsJson,
+    Url,
+    connected,
+    fail,
+    print_json,
+    print_view,
+    watch_to_the_end,
+)
 
 if TYPE_CHECKING:
     from sweep_service.client import ApiError
@@ -19,7 +30,12 @@ commands = typer.Typer()
 
 @commands.command()
 def init(
-    trainable: Annotated[str, typer.Argument(metavar="TRAINABLE", help="What to train, as the service lists it.")],
+    trainable: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRAINABLE", help="What to train, as the service lists it.", autocompletion=complete_trainable
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed if not given.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -50,23 +66,51 @@ def init(
 def submit(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
     watch: Annotated[bool, typer.Option("--watch", help="Watch the sweep until it has ended.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Check a spec and queue its sweep."""
     from sweep_service.client import InvalidRequestError
 
+    if watch and as_json:
+        fail("--json and --watch exclude each other; `sweep show --json` has what came out.", USAGE)
     spec = read_spec(file)
     with connected(url) as client:
         try:
             sweep = client.submit(spec.document)
         except InvalidRequestError as error:
             refuse_spec(file, spec, error)
-        if not watch:
+        if as_json:
+            print_json(sweep)
+        else:
             typer.echo(sweep["id"])
+        if watch:
+            watch_to_the_end(client, sweep["id"])
+        else:
             typer.echo(f"Queued. Watch it with: sweep watch {sweep['id']}", err=True)
-            return
-        typer.echo(sweep["id"])
-        watch_to_the_end(client, sweep["id"])
+
+
+@commands.command()
+def validate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Check a spec as submit does, queue nothing, and say what would come of it. Exit code 2: it is wrong."""
+    from sweep_service.client import InvalidRequestError
+
+    spec = read_spec(file)
+    with connected(url) as client:
+        try:
+            preview = client.preview(spec.document)
+        except InvalidRequestError as error:
+            refuse_spec(file, spec, error)
+    if as_json:
+        print_json(preview)
+        return
+    from sweep_service.rendering import preview_view
+
+    print_view(preview_view(preview))
 
 
 def read_spec(file: str) -> SpecFile:

@@ -39,7 +39,7 @@ from sweep_service.search.samplers import BREEDERS, OPTUNA_SAMPLERS, Fixed
 
 _SILENT = "silent:"  # mark, in Trial.search_state, of a value that a breeder carries on though it is not active
 
-_OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
+OPTUNA_STATES: Mapping[TrialState, OptunaState] = {
     TrialState.PENDING: OptunaState.RUNNING,
     TrialState.RUNNING: OptunaState.RUNNING,
     TrialState.RESTING: OptunaState.RUNNING,
@@ -90,7 +90,7 @@ class OptunaSearch:
             self._tried[trial.number] = Tried.of(trial, objective)
             self._study.add_trial(self._frozen(trial))
             self._optuna_numbers[trial.number] = len(self._optuna_numbers)
-            if _OPTUNA_STATES[trial.state].is_finished():
+            if OPTUNA_STATES[trial.state].is_finished():
                 self._ended.add(trial.number)
 
     def ask(self, number: int, given: Mapping[str, Any] | None = None) -> Draw:
@@ -154,7 +154,7 @@ class OptunaSearch:
 
     def _state(self, trial: Trial) -> OptunaState:
         """What the study takes it for. By several objectives only a trial that has them all has a result."""
-        state = _OPTUNA_STATES[trial.state]
+        state = OPTUNA_STATES[trial.state]
         is_without = self._objectives and state.is_finished() and self._values(trial) is None
         return OptunaState.FAIL if is_without else state
 
