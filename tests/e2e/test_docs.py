@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ["predict.md", "rest.md"]
+PAGES = ["cli.md", "predict.md", "rest.md"]
 
 
 def commands_of(page: str) -> list[str]:
