@@ -150,8 +150,8 @@ def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_writ
 class ForgetfulStore(MemorySweepStore):
     """A store that takes sweeps, and answers nothing any more once it has one."""
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None) -> Sweep:
-        stored = super().add_sweep(sweep, key=key)
+    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
+        stored = super().add_sweep(sweep, key=key, notice=notice)
         self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
         return stored
 

@@ -36,7 +36,7 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     sweep = response.json()
     assert sweep["state"] == "queued"
     assert sweep["spec"]["budget"] == {"trials": 4, "wall_time": None, "target": None, "no_improvement": None}
-    assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0}, "defaults are filled in"
+    assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0, "from_sweep": None}, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep
     assert service.store.get_sweep(sweep["id"]).spec.name == "small"
@@ -52,6 +52,18 @@ def test_a_submitted_sweep_has_its_first_event(service: Service) -> None:
     sweep = service.submit()
     page = service.http.get(sweep["links"]["events"]).json()
     assert [(event["seq"], event["kind"]) for event in page["events"]] == [(1, "sweep.submitted")]
+
+
+def test_samples_of_a_space_with_conditions_have_defaults_for_what_is_not_drawn(service: Service) -> None:
+    space = {**SPEC["space"], "balancer": {"type": "categorical", "choices": ["gradnorm", "equal"]}}
+    answer = service.http.post("/api/v1/sweeps?validate_only=true", json={**SPEC, "space": space})
+    assert answer.status_code == 200, answer.text
+    samples = answer.json()["samples"]
+    assert {sample["params"]["balancer"] for sample in samples} == {"gradnorm", "equal"}
+    for sample in samples:
+        assert ("alpha" in sample["searched"]) == (sample["searched"]["balancer"] == "gradnorm")
+        assert sample["params"]["alpha"] == sample["searched"].get("alpha", 1.5)
+    assert answer.json()["spec"]["space"]["alpha"]["when"] == {"balancer": ["gradnorm"]}
 
 
 BAD_SPECS = {

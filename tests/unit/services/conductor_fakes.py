@@ -20,7 +20,7 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepState, TrialEnding
-from sweep_service.domain.trial import Lease, Report, Sweep, Trial
+from sweep_service.domain.trial import AdoptedTrial, Lease, Report, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.ports import Clock
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -84,12 +84,13 @@ class Rig:
         spec: SweepSpec,
         objective: Callable[[Trial], float] | None = None,
         checkpoint_root: Path = Path("/nonexistent"),
+        adopted: tuple[AdoptedTrial, ...] = (),
     ) -> None:
         self.clock = FakeClock()
         self.checkpoint_root = checkpoint_root
         self.store = ShakyStore(self.clock)
         self.store.publish_catalog(list(CATALOG.values()))
-        self.store.add_sweep(new_sweep(spec=spec))
+        self.store.add_sweep(new_sweep(spec=spec, adopted=adopted))
         self.objective = objective or (lambda trial: float(trial.params["lr"]) + trial.seed % 7)
         self.lease, self.generation = self.next_generation()
         self._num_packs = 0
