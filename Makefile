@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes: one has the end-to-end tests, which share a stack, the other the rest (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help install demo up test test-fast check format docs openapi lock clean
 
@@ -26,11 +28,11 @@ up: $(INSTALLED) ## Run the service on this machine until Ctrl-C
 
 test: $(INSTALLED) ## Run all tests, on real Ray, SQLite, PostgreSQL and MLflow
 	@sh tests/ensure_tools.sh
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	@sh tests/ensure_tools.sh
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED) ## Lint, check types and the rule of imports
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from api.routes import health, schemas, sweeps, trainables, trials
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
 from sweep_service.ports import SweepStore
+from sweep_service.services.reports import ReportService
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
 from sweep_service.settings import Settings
@@ -35,11 +36,13 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
             Middleware(CheckedBody, max_bytes=settings.max_body_bytes),
         ],
     )
-    app.state.service = SweepService(store=store, clock=SystemClock(), project=settings.project)
+    clock = SystemClock()
+    app.state.service = SweepService(store=store, clock=clock, project=settings.project)
     app.state.feed = EventFeed(
         app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
     )
     app.state.trials = TrialService(store=store)
+    app.state.reports = ReportService(store=store, clock=clock)
     errors.install(app)
     app.include_router(health.router)
     app.include_router(sweeps.router, prefix=PREFIX)

@@ -17,6 +17,7 @@ from api.middleware import IS_HEAD
 from api.paging import MAX_KEY
 from sweep_service.domain.errors import Finding
 from sweep_service.domain.spec_shape import json_pointer
+from sweep_service.services.reports import ReportService
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
 
@@ -30,6 +31,10 @@ async def _service(request: Request) -> SweepService:
 
 async def _trials(request: Request) -> TrialService:
     return request.app.state.trials
+
+
+async def _reports(request: Request) -> ReportService:
+    return request.app.state.reports
 
 
 async def _feed(request: Request) -> EventFeed:
@@ -145,5 +150,6 @@ LastEventId = Annotated[
 WantsStream = Annotated[bool, Depends(wants_stream)]
 Feed = Annotated[EventFeed, Depends(_feed)]
 Trials = Annotated[TrialService, Depends(_trials)]
+Reports = Annotated[ReportService, Depends(_reports)]
 Service = Annotated[SweepService, Depends(_service)]
 Body = Annotated[bytes, Depends(_body)]

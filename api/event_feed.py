@@ -20,7 +20,8 @@ from api.schemas.events import EventView
 from sweep_service.domain.errors import StoreUnavailableError, SweepNotFoundError
 from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.states import SweepState
-from sweep_service.services.sweeps import Page, SweepService
+from sweep_service.services.pages import Page
+from sweep_service.services.sweeps import SweepService
 
 logger = logging.getLogger(__name__)
 

@@ -117,6 +117,13 @@ class EventQuery(_Query):
     after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only events with a seq above this.")] = 0
 
 
+class LogQuery(_Query):
+    """Which part of what was said."""
+
+    page_size: Annotated[int, Field(ge=1, le=500, description="Lines of a page.")] = 50
+    after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only lines with a seq above this.")] = 0
+
+
 class CurveQuery(_Query):
     """Which part of a trial's curves."""
 

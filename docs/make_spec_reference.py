@@ -61,7 +61,7 @@ def _fields(schema: Schema, heading: str) -> Iterator[str]:
 
 def _type(field: Schema) -> str:
     if _part_of(field) is not None:
-        return "object, see below"
+        return "list of objects, see below" if field.get("type") == "array" else "object, see below"
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(_type(option) for option in field["anyOf"]))
     if "const" in field:
@@ -111,8 +111,8 @@ def _meaning(parameter: Parameter) -> str:
 
 
 def _part_of(field: Schema) -> str | None:
-    """The object that a field is, alone or as an alternative to null."""
-    options = field.get("anyOf", [field])
+    """The object that a field is, alone, as an alternative to null or in a list."""
+    options = field.get("anyOf", [field.get("items", field)])
     return next((_name(option["$ref"]) for option in options if "$ref" in option), None)
 
 

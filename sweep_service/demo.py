@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ def _run(home: Path, output: Path, signals: EndSignals) -> int:
     console.print(f"{document['seconds']:.0f} s in all. Written to {output}.")
     console.print("Nothing runs any more. To look at the runs:")
     console.print(f"  {_mlflow_command(home)}", soft_wrap=True)
+    if document["best"] is not None:
+        console.print("To ask the best trial's model about rows:")
+        console.print(f"  {_predict_command(home)}", soft_wrap=True)
     return 0 if sweep["state"] == "completed" else 1
 
 
@@ -106,7 +109,18 @@ def _document(sweep: Mapping[str, Any], num_trials: int, *, tracking_uri: str, b
 
 
 def _mlflow_command(home: Path) -> str:
-    beside_python = Path(sys.executable).with_name("mlflow")  # of the environment that this runs in, which may be none
-    mlflow = os.path.relpath(beside_python) if beside_python.exists() else "mlflow"
     database = os.path.relpath(home.resolve() / "mlflow.db")
-    return f"{mlflow} server --workers 1 --backend-store-uri sqlite:///{database}"
+    return f"{_command('mlflow')} server --workers 1 --backend-store-uri sqlite:///{database}"
+
+
+def _predict_command(home: Path) -> str:
+    name = demo_spec()["tracking"]["register_as"]
+    with as_file(files("trainables") / "data" / "census20k.csv.gz") as rows:
+        return (
+            f"{_command('sweep')} predict {name} {os.path.relpath(rows)} --home {os.path.relpath(home)} -o answers.csv"
+        )
+
+
+def _command(name: str) -> str:
+    beside_python = Path(sys.executable).with_name(name)  # of the environment that this runs in, which may be none
+    return os.path.relpath(beside_python) if beside_python.exists() else name

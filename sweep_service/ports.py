@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from sweep_service.domain.events import Event
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.log_port import LogStore
 from trainables.catalog import Trainable
 
 
@@ -70,8 +71,8 @@ class SweepFilter:
 ALL_SWEEPS = SweepFilter()
 
 
-class SweepStore(Protocol):
-    """The only truth: sweeps, trials, attempts, reports, events, leases.
+class SweepStore(LogStore, Protocol):
+    """The only truth: sweeps, trials, attempts, reports, events, lines, leases.
 
     Laws, for every implementation:
 
@@ -137,7 +138,7 @@ class SweepStore(Protocol):
         ...
 
     def delete_sweep(self, sweep_id: str) -> None:
-        """Forget an ended sweep, with its trials, attempts, reports, events and key.
+        """Forget an ended sweep, with its trials, attempts, reports, lines, events and key.
 
         Raises:
             SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that make sense instead.
@@ -154,6 +155,10 @@ class SweepStore(Protocol):
 
     def count_trials(self, sweep_id: str) -> Mapping[tuple[Role, TrialState], int]:
         """How many trials are in each state; only pairs that some trial has. Raises SweepNotFoundError."""
+        ...
+
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        """How long the sweep's attempts have taken. Raises SweepNotFoundError."""
         ...
 
     def find_leader(
@@ -341,11 +346,13 @@ class Tracker(Protocol):
         """End the trial's run as the trial's state says; only after its last report has been logged."""
         ...
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
-        """Write the sweep's results (leaderboard, verdict, plots from ``best_reports``) and end the parent run as its
-        state says.
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
+        """Write the sweep's results (leaderboard, verdict, report, plots) and end the parent run as its state says.
 
-        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete.
+        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete. ``curves`` has what the
+        best trial and the best of each baseline reported, by the trial's id.
         """
         ...
 
@@ -354,6 +361,12 @@ class Tracker(Protocol):
 
         Raises:
             ModelUnusableError: no model comes out of the checkpoint.
+        """
+        ...
+
+    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str | None:
+        """Make the model that ``log_model`` has stored the newest version of the registered model of that name, and its
+        champion; the version. None: models are not registered here.
         """
         ...
 

@@ -94,6 +94,8 @@ def live_view(sweep: Document) -> RenderableType:
         ProgressBar(total=total, completed=used, width=30),
         Text(f"{used}/{total} search trials"),
     )
+    if used_hours := _gpu_hours(sweep):
+        bar.add_row("", "", "", Text(used_hours))
     lines: list[RenderableType] = [bar]
     for role, states in _mapping(progress.get("trials")).items():
         if counts := _counts(states):
@@ -119,6 +121,8 @@ def results_view(sweep: Document) -> RenderableType:
             lines.append(Text(f"… and {hidden} more trials", style="dim"))
     else:
         lines.append(Text("No trial completed: there is no leaderboard.", style="yellow"))
+    if front := _rows(results.get("front")):
+        lines.append(front_table(front))
     lines.append(verdict_view(results.get("verdict")))
     return Group(*lines)
 
@@ -143,6 +147,25 @@ def leaderboard_table(rows: Sequence[Document], objective: str) -> Table:
         cells += [number(row.get("delta_m"), sign=True)] if has_delta else []
         table.add_row(*(Text(cell) for cell in cells), style="" if row.get("role") == "search" else "magenta")
     return table
+
+
+def front_table(trials: Sequence[Document]) -> RenderableType:
+    """The trials that none other beats in one objective without losing in another, with their values of each: as /best
+    lists them, or as the results do.
+    """
+    shown = trials[:_MAX_ROWS]
+    table = Table(title="Pareto front", title_justify="left", title_style="bold")
+    table.add_column("trial", no_wrap=True)
+    metrics = list(dict.fromkeys(metric for trial in shown for metric in _mapping(trial.get("values"))))
+    for metric in metrics:
+        table.add_column(Text(plain(metric)), justify="right")
+    table.add_column("parameters", overflow="fold")
+    for trial in shown:
+        values = [number(_mapping(trial.get("values")).get(metric)) for metric in metrics]
+        chosen = trial["searched"] if "searched" in trial else trial.get("params")
+        table.add_row(*(Text(cell) for cell in (number(trial.get("number")), *values, parameters(chosen))))
+    hidden = len(trials) - len(shown)
+    return Group(table, Text(f"… and {hidden} more trials", style="dim")) if hidden else table
 
 
 def verdict_view(verdict: object) -> RenderableType:
@@ -306,6 +329,15 @@ def _leaders_table(leaders: Sequence[Document], objective: str) -> Table:
 
 def _objective_name(sweep: Document) -> str:
     return str(_mapping(_mapping(sweep.get("spec")).get("objective")).get("metric", "objective"))
+
+
+def _gpu_hours(sweep: Document) -> str:
+    """What has been used of GPUs, and of how much where that is bounded; empty: the sweep asks for none."""
+    used = _mapping(sweep.get("progress")).get("used_gpu_hours")
+    bound = _mapping(_mapping(sweep.get("spec")).get("budget")).get("gpu_hours")
+    if used is None:
+        return ""
+    return f"{number(used)} GPU-hours" if bound is None else f"{number(used)}/{number(bound)} GPU-hours"
 
 
 def _counts(states: object) -> str:

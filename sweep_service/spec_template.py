@@ -16,17 +16,20 @@ _SEARCHED = {
 }
 _EXAMPLES = {  # of parameters that have no default: to be replaced
     "string": "path/to/your.csv",
-    "tasks": "{first: {column: name_of_a_column, kind: regression}, second: {column: another, kind: regression}}",
+    "tasks": '{first: {column: a_column, kind: regression}, second: {column: another, kind: binary, positive: "yes"}}',
 }
 _COMMENT_COLUMN = 34
+_TO_FILL_IN = "TO FILL IN"
 
 
 def spec_template(trainable: Document) -> str:
     """YAML that can be submitted as it is. ``trainable`` is a member of what ``GET /trainables`` lists."""
     parameters: Sequence[Document] = trainable["parameters"]
+    is_incomplete = any(parameter["default"] is None for parameter in parameters)
     lines = [
         f"# {_one_line(trainable['summary'])}",
         "# Commented parameters show their defaults. Queue it with: sweep submit FILE --watch",
+        *([f"# Lines that say {_TO_FILL_IN} have no default: they hold an example to be replaced."] * is_incomplete),
         f"name: {_value(trainable['name'] + '-gradnorm')}",
         f"trainable: {_value(trainable['name'])}",
         "params:",
@@ -41,7 +44,10 @@ def spec_template(trainable: Document) -> str:
         _line("resources: {cpus: 1, gpus: 0, parallel: 2}", "of one trial; how many at once"),
         "baselines: [equal, inverse_initial_loss, single_task]",
         _line("confirm: {seeds: 5}", "the best of each again with fresh seeds, judged on the test split: the verdict"),
-        f"tracking: {{experiment: {_value(trainable['name'])}}}",
+        _line(
+            f"tracking: {{experiment: {_value(trainable['name'])}}}",
+            "of MLflow; register_as: NAME adds the best model to its registry",
+        ),
         "# labels: {team: mine}",
     ]
     return "\n".join(lines) + "\n"
@@ -57,7 +63,8 @@ def _params(parameters: Sequence[Document]) -> Iterator[str]:
         value = _EXAMPLES[parameter["type"]] if must_be_given else _value(parameter["default"])
         entry = f"  {'' if fixed else '# '}{name}: {value}"
         choices = f" One of {', '.join(parameter['choices'])}." if parameter.get("choices") else ""
-        yield _line(entry, _one_line(parameter["description"]) + choices)
+        mark = f"{_TO_FILL_IN}. " if must_be_given else ""
+        yield _line(entry, mark + _one_line(parameter["description"]) + choices)
 
 
 def _space(parameters: Sequence[Document]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real PostgreSQL server, and databases on it."""
+"""For every test: a real PostgreSQL server, databases on it, and which process of a test run does what."""
 
 from __future__ import annotations
 
@@ -7,10 +7,34 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+# Before torch is loaded: with a thread a core, the two processes of a test run get in each other's way. A search by a
+# Gaussian process took three times the CPU time, and more than that in time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from postgres_server import new_database, running_server
 from sqlalchemy.engine import URL, make_url
+from xdist.scheduler import LoadScopeScheduling
+
+END_TO_END = "tests/e2e/"
+
+
+class OneStackScheduling(LoadScopeScheduling):
+    """A file's tests go to one process; those that need a stack all go to the same, so that one stack is enough."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return END_TO_END if nodeid.startswith(END_TO_END) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackScheduling:
+    return OneStackScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: whoever is through with the rest would have to wait for it."""
+    items.sort(key=lambda item: not item.nodeid.startswith(END_TO_END))
 
 
 @pytest.fixture(scope="session")

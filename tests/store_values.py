@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import KeptLine, LogLine, LogLines, LogStream
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
@@ -123,6 +124,14 @@ def new_end(trial_id: str, ending: TrialEnding, **values: Any) -> TrialEnd:
     return TrialEnd(trial_id=trial_id, ending=ending, **values)
 
 
+def said(attempt: Attempt, first: int, lines: Iterable[str | LogLine]) -> LogLines:
+    """Lines of an attempt that had said ``first`` lines before; a text is one that was printed."""
+    told = (
+        line if isinstance(line, LogLine) else LogLine(at=START, stream=LogStream.STDOUT, text=line) for line in lines
+    )
+    return LogLines(trial_id=attempt.trial_id, attempt_id=attempt.id, first=first, lines=tuple(told))
+
+
 def claimed(store: SweepStore, sweep: Sweep | None = None) -> Lease:
     """The lease on a new sweep."""
     store.add_sweep(sweep or new_sweep())
@@ -136,3 +145,8 @@ def events_of(store: SweepStore, sweep_id: str) -> list[Event]:
     events = list(store.list_events(sweep_id, limit=10_000))
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     return events
+
+
+def lines_of(store: SweepStore, trial_id: str) -> list[KeptLine]:
+    """All that is kept of them."""
+    return list(store.list_trial_logs(trial_id, limit=100_000))

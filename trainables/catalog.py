@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, model_validator
 
 if TYPE_CHECKING:
-    from trainables.protocol import Problem
+    from trainables.protocol import Problem, TableCodec
 
 ENTRY_POINT_GROUP = "sweep_service.trainables"
 
@@ -87,6 +87,9 @@ class Trainable(_Frozen):
     parameters: tuple[Parameter, ...]  # the problem's own and the training loop's
     problem_parameters: tuple[str, ...]  # the names among them that the factory takes
     default_objective: str = "val/normalized_loss"
+    # "package.module:callable"; called with the document of a stored codec (``trainables.protocol.TableCodec``) and, by
+    # name, the problem's own parameters; gives the codec again. None: a model cannot be asked about rows of a table.
+    codec: str | None = None
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, or None."""
@@ -208,16 +211,47 @@ def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue
         ImportError, AttributeError: the factory is not where the catalogue says.
     """
     if isinstance(trainable, str):
-        catalog = load_catalog()
-        if trainable not in catalog:
-            raise KeyError(f"unknown trainable {trainable!r}; there are {', '.join(sorted(catalog))}")
-        trainable = catalog[trainable]
-    module_name, _, attribute = trainable.factory.partition(":")
-    factory = getattr(importlib.import_module(module_name), attribute)
+        trainable = find_trainable(trainable)
+    return _load_code(trainable.factory)(**_own_parameters(trainable, params))
+
+
+def load_codec(
+    trainable: Trainable, params: Mapping[str, ParameterValue], document: Mapping[str, Any]
+) -> TableCodec | None:
+    """The codec whose document that is; needs no data. None: the problem has none.
+
+    Raises:
+        KeyError: a parameter without a default is missing.
+        ImportError, AttributeError: the code is not where the catalogue says.
+        ValueError: the document cannot be read.
+    """
+    if trainable.codec is None:
+        return None
+    return _load_code(trainable.codec)(document, **_own_parameters(trainable, params))
+
+
+def find_trainable(name: str) -> Trainable:
+    """The trainable of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    catalog = load_catalog()
+    if name not in catalog:
+        raise KeyError(f"unknown trainable {name!r}; there are {', '.join(sorted(catalog))}")
+    return catalog[name]
+
+
+def _load_code(place: str) -> Any:
+    module_name, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module_name), attribute)
+
+
+def _own_parameters(trainable: Trainable, params: Mapping[str, ParameterValue]) -> Mapping[str, ParameterValue]:
     values = {**trainable.defaults(), **params}
     if missing := [name for name in trainable.problem_parameters if name not in values]:
         raise KeyError(f"{trainable.name} needs a value for {', '.join(missing)}")
-    return factory(**{name: values[name] for name in trainable.problem_parameters})
+    return {name: values[name] for name in trainable.problem_parameters}
 
 
 def builtin_trainables() -> tuple[Trainable, ...]:
@@ -235,6 +269,7 @@ def _census_income() -> Trainable:
         name="census_income",
         summary="Census-Income (KDD), 20,000 rows: income above 50k, never married, weeks worked (in weeks).",
         factory="trainables.problems.census_income:census_income",
+        codec="trainables.problems.table_codec:column_codec",
         tasks=(
             TaskInfo(name="income", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
             TaskInfo(name="never_married", kind=TaskKind.BINARY, metrics=("auc", "accuracy")),
@@ -289,6 +324,7 @@ def _tabular() -> Trainable:
         name="tabular",
         summary="A table of your own, CSV or Parquet: each task is a column.",
         factory="trainables.problems.own_table:tabular",
+        codec="trainables.problems.table_codec:column_codec",
         tasks=(),
         tasks_from="tasks",
         parameters=(*own, *TRAINING_PARAMETERS),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from trainables.catalog import ParameterValue, TaskKind
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from trainables.checkpoint import Checkpoint
 
 
@@ -98,11 +100,52 @@ class SeparateModels(nn.Module):
         return model
 
 
-class Problem(Protocol):
-    """Data, model and tasks to train. What a spec names as ``trainable`` is a factory of these."""
+class Blueprint(Protocol):
+    """What a network can be built from, without any data."""
 
     @property
     def tasks(self) -> Sequence[Task]: ...
+
+    def build_model(self) -> MultiTaskModel:
+        """A new model. Draws its initial weights from torch's global generator, which the caller has seeded."""
+        ...
+
+
+class TableCodec(Blueprint, Protocol):
+    """What of a problem outlives its data: its network's shape, the way in from a raw table, the way out to answers.
+
+    A problem that can be asked about rows of a table has one as its attribute ``codec``; it is stored beside the
+    trained network as ``document()``, and read again by what ``Trainable.codec`` names.
+    """
+
+    def read(self, file: BinaryIO, form: str) -> pd.DataFrame:
+        """The table in a file of the form ``.csv``, ``.csv.gz`` or ``.parquet``, read as the training file was.
+
+        Raises:
+            ValueError: it cannot be read; says why, and in which row.
+        """
+        ...
+
+    def encode(self, table: pd.DataFrame) -> tuple[Tensor, ...]:
+        """The rows as the network takes them, floating-point tensors in float32. The columns may come in any order,
+        those of the targets may be absent, and others are passed over.
+
+        Raises:
+            ValueError: columns are missing, or a cell is not what its column was in training; names them.
+        """
+        ...
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Sequence[str] | Tensor]:
+        """What people read of the network's outputs, by the name of a column, (rows,) each: labels and numbers."""
+        ...
+
+    def document(self) -> Mapping[str, Any]:
+        """All that was learnt of the table, as JSON."""
+        ...
+
+
+class Problem(Blueprint, Protocol):
+    """Data, model and tasks to train. What a spec names as ``trainable`` is a factory of these."""
 
     @property
     def train(self) -> Split: ...
@@ -116,10 +159,6 @@ class Problem(Protocol):
     @property
     def data_hash(self) -> str:
         """Hash of the data and its splits: two trials with the same one saw the same rows."""
-        ...
-
-    def build_model(self) -> MultiTaskModel:
-        """A new model. Draws its initial weights from torch's global generator, which the caller has seeded."""
         ...
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import HTMLResponse
 from fastapi.sse import EventSourceResponse
 
 from api.dependencies import (
@@ -12,6 +13,7 @@ from api.dependencies import (
     Feed,
     IdempotencyKey,
     LastEventId,
+    Reports,
     Service,
     SweepId,
     WantsStream,
@@ -21,8 +23,19 @@ from api.dependencies import (
     no_repeated_query,
 )
 from api.json_document import parse_document
-from api.paging import EventQuery, PageQuery, SubmitQuery, SweepQuery, sweep_key, sweep_token, trial_key, trial_token
+from api.paging import (
+    EventQuery,
+    LogQuery,
+    PageQuery,
+    SubmitQuery,
+    SweepQuery,
+    sweep_key,
+    sweep_token,
+    trial_key,
+    trial_token,
+)
 from api.schemas.events import EventPage, EventView
+from api.schemas.logs import LogPage
 from api.schemas.problems import problem_responses
 from api.schemas.sweeps import EXAMPLE_SPEC, PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
@@ -31,6 +44,12 @@ router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
 REPLAYED_HEADER = "Idempotent-Replayed"
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy shall collect the events
+# The page holds what users wrote: should a script of theirs ever run in it, it has no part in this address.
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads allow-popups",
+    "X-Content-Type-Options": "nosniff",
+}
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -142,11 +161,8 @@ def list_trials(sweep_id: SweepId, query: Annotated[PageQuery, Query()], service
     dependencies=[Depends(no_query)],
 )
 def get_best_trial(sweep_id: SweepId, service: Service) -> BestView:
-    """The best completed search trial so far."""
-    best = service.best(sweep_id)
-    if best.trial is None:
-        return BestView(best=None, reason=best.reason)
-    return BestView(best=TrialView.of(best.trial), reason=None)
+    """The best completed search trial so far and, where the spec has several objectives, the Pareto front."""
+    return BestView.of(service.best(sweep_id))
 
 
 @router.get(
@@ -185,6 +201,33 @@ def list_events(
         next_after=page.items[-1].seq if page.items else after,
         has_more=page.has_more,
     )
+
+
+@router.get(
+    "/{sweep_id}/logs",
+    operation_id="list_sweep_logs",
+    response_model=LogPage,
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_repeated_query())],
+)
+def list_sweep_logs(sweep_id: SweepId, query: Annotated[LogQuery, Query()], service: Service) -> LogPage:
+    """What the code of all its trials has printed and logged. Read on as for one trial."""
+    return LogPage.of(service.list_logs(sweep_id, after=query.after, limit=query.page_size), after=query.after)
+
+
+@router.get(
+    "/{sweep_id}/report",
+    operation_id="get_report",
+    response_class=HTMLResponse,
+    response_description="The page",
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_query)],
+)
+def get_report(sweep_id: SweepId, service: Reports) -> HTMLResponse:
+    """A sweep as one page to look at, which needs nothing else: verdict, curves, what the search found where. That of a
+    sweep that still runs shows how it stands.
+    """
+    return HTMLResponse(service.html(sweep_id), headers=_PAGE_HEADERS)
 
 
 @router.post(

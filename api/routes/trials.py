@@ -1,4 +1,4 @@
-"""Single trials: what became of one, and its curves."""
+"""Single trials: what became of one, its curves, and what it has said."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from api.dependencies import TrialId, Trials, no_query, no_repeated_query
-from api.paging import CurveQuery
+from api.paging import CurveQuery, LogQuery
+from api.schemas.logs import LogPage
 from api.schemas.problems import problem_responses
 from api.schemas.trials import CurvePage, CurvePoint, TrialDetail
 
@@ -43,3 +44,17 @@ def list_metrics(trial_id: TrialId, query: Annotated[CurveQuery, Query()], trial
         next_after=page.last_seq,
         has_more=page.has_more,
     )
+
+
+@router.get(
+    "/{trial_id}/logs",
+    operation_id="list_trial_logs",
+    response_model=LogPage,
+    responses=problem_responses(404, 422, 503),
+    dependencies=[Depends(no_repeated_query())],
+)
+def list_trial_logs(trial_id: TrialId, query: Annotated[LogQuery, Query()], trials: Trials) -> LogPage:
+    """What a trial's code has printed and logged, in every attempt. Ask again with `after` set to `next_after` while it
+    trains: no line comes twice, and none that is kept is missed.
+    """
+    return LogPage.of(trials.logs(trial_id, after=query.after, limit=query.page_size), after=query.after)

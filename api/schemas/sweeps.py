@@ -36,13 +36,16 @@ class Links(BaseModel):
     trials: str
     best: str
     events: str
+    logs: str
+    report: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        parts = {part: f"{here}/{part}" for part in ("trials", "best", "events", "stop", "cancel")}
+        names = ("trials", "best", "events", "logs", "report", "stop", "cancel")
+        parts = {part: f"{here}/{part}" for part in names}
         return cls(self=here, **parts)
 
 
@@ -51,12 +54,18 @@ class ProgressView(BaseModel):
 
     budget_trials: int
     used_trials: int = Field(description="Search trials that ended and count in the budget.")
+    used_gpu_hours: float | None = Field(description="By all attempts so far; null: the sweep asks for no GPU.")
     trials: dict[Role, dict[TrialState, int]] = Field(description="How many there are, by role and state.")
 
     @classmethod
     def of(cls, progress: Progress) -> ProgressView:
         counts = {role: dict(states) for role, states in progress.trials.items()}
-        return cls(budget_trials=progress.budget_trials, used_trials=progress.used_trials, trials=counts)
+        return cls(
+            budget_trials=progress.budget_trials,
+            used_trials=progress.used_trials,
+            used_gpu_hours=progress.used_gpu_hours,
+            trials=counts,
+        )
 
 
 class Leader(BaseModel):
@@ -131,7 +140,11 @@ class SweepView(BaseModel):
     leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
     adopted: int = Field(description="Trials of search.from_sweep that the samplers began with; none of this sweep's.")
     best_trial_id: str | None
-    results: dict[str, Any] | None = Field(description="Leaderboard and verdict, once it has ended.")
+    results: dict[str, Any] | None = Field(
+        description="Once it has ended: `leaderboard`, `best`, `front` (null: there is one objective only), "
+        "`baselines`, `verdict`, and `importance`: the share of the objective's variance that each searched parameter "
+        "explains, the largest first; null: too few trials."
+    )
     tracking_ref: str | None = Field(description="Its MLflow run.")
     experiment: str = Field(description="Its MLflow experiment.")
     created_at: datetime
@@ -209,6 +222,7 @@ class PreviewView(BaseModel):
     """What a spec would become. Nothing of it is stored."""
 
     spec: dict[str, Any] = Field(description="What was sent, with every default filled in.")
+    trials: dict[Role, int] = Field(description="How many there would be of each role, at the most.")
     fusion: FusionView
     samples: list[SampleView]
     samples_from: Literal["uniform_draws"] = Field(
@@ -223,6 +237,7 @@ class PreviewView(BaseModel):
         lines = [LineAdoptionView.of(line) for line in found.lines] if found else []
         return cls(
             spec=preview.spec.canonical(),
+            trials=dict(preview.most_trials),
             fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
             samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
             adoption=AdoptionView(from_sweep=found.sweep_id, lines=lines) if found else None,

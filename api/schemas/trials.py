@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from api.schemas.sweeps import PREFIX
 from sweep_service.domain.states import AttemptState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Report, Role, Trial
+from sweep_service.services.sweeps import BestTrial, FrontTrial
 from sweep_service.services.trials import TrialHistory
 
 
@@ -101,6 +102,7 @@ class TrialLinks(BaseModel):
     self: str
     sweep: str
     metrics: str
+    logs: str
 
 
 class TrialDetail(TrialView):
@@ -116,7 +118,12 @@ class TrialDetail(TrialView):
         return cls(
             **dict(TrialView.of(trial)),
             attempts=[AttemptView.of(attempt) for attempt in history.attempts],
-            links=TrialLinks(self=here, sweep=f"{PREFIX}/sweeps/{trial.sweep_id}", metrics=f"{here}/metrics"),
+            links=TrialLinks(
+                self=here,
+                sweep=f"{PREFIX}/sweeps/{trial.sweep_id}",
+                metrics=f"{here}/metrics",
+                logs=f"{here}/logs",
+            ),
         )
 
 
@@ -155,8 +162,31 @@ class TrialPage(BaseModel):
     next_page_token: str | None = Field(description="null: this is the last page.")
 
 
-class BestView(BaseModel):
-    """The best completed search trial so far."""
+class FrontTrialView(TrialView):
+    """A trial of the Pareto front."""
 
-    best: TrialView | None
+    values: dict[str, float] = Field(description="Of the spec's objectives, by metric.")
+
+
+class BestView(BaseModel):
+    """The best completed search trial so far; of several objectives, the Pareto front too."""
+
+    best: TrialView | None = Field(description="By the spec's `objective`, also where there are `objectives`.")
     reason: str | None = Field(description="Why there is none; null where there is one.")
+    front: list[FrontTrialView] | None = Field(
+        description="The completed search trials that none other beats in one of the `objectives` without losing in "
+        "another, best in the first of them first. null: the sweep has a single objective."
+    )
+
+    @classmethod
+    def of(cls, found: BestTrial) -> BestView:
+        front = found.front
+        return cls(
+            best=None if found.trial is None else TrialView.of(found.trial),
+            reason=found.reason or None,
+            front=None if front is None else [_of_front(one) for one in front],
+        )
+
+
+def _of_front(found: FrontTrial) -> FrontTrialView:
+    return FrontTrialView(**dict(TrialView.of(found.trial)), values=dict(found.values))

@@ -60,7 +60,7 @@ class Adoption:
     """What a sweep adopts of another."""
 
     sweep_id: str  # the earlier one's
-    lines: tuple[LineAdoption, ...]  # the search, then the baselines
+    lines: tuple[LineAdoption, ...]  # the search, then the baselines that search anything
 
     @property
     def search(self) -> LineAdoption:
@@ -86,7 +86,9 @@ def adopt(spec: SweepSpec, trainable: Trainable, source: Sweep, trials: Sequence
     return Adoption(
         sweep_id=source.id,
         lines=tuple(
-            _adopt_line(line, spec.objective, trainable, fixed, trials, limit) for line in lines_of(spec, trainable)
+            _adopt_line(line, spec.objective, trainable, fixed, trials, limit)
+            for line in lines_of(spec, trainable)
+            if line.space  # one that searches nothing learns nothing
         ),
     )
 

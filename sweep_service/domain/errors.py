@@ -4,7 +4,8 @@ SweepServiceError
 ├── InvalidSpecError        the spec is wrong; carries one finding per wrong field
 ├── NotFoundError           no row of that id
 │   ├── SweepNotFoundError
-│   └── TrialNotFoundError
+│   ├── TrialNotFoundError
+│   └── ModelNotFoundError  nothing of that name among the stored models
 ├── KeyReusedError          another sweep was submitted under that key
 ├── IllegalMoveError        the state table forbids it; carries what is allowed
 ├── PackOverError           the pack of that worker has been given up: end it, write and delete nothing
@@ -60,6 +61,10 @@ class TrialNotFoundError(NotFoundError):
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
         super().__init__(f"There is no trial {trial_id!r}.")
+
+
+class ModelNotFoundError(NotFoundError):
+    """No stored model is meant by a name, or none of it is left. The message says what there is."""
 
 
 class KeyReusedError(SweepServiceError):

@@ -19,6 +19,8 @@ _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 _IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+# What MLflow takes, without what its URIs (models:/name@alias, models:/name/3) and its filters would stumble over.
+_MODEL_NAME = r"""^[^\x00-\x1f\x7f\s./:@?'"`\\][^\x00-\x1f\x7f/:@?'"`\\]*$"""
 _DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
 _UNITS: Mapping[str, timedelta] = {
     "s": timedelta(seconds=1),
@@ -30,6 +32,7 @@ _UNITS: Mapping[str, timedelta] = {
 PATTERN_RULES: Mapping[str, str] = {
     _LABEL: "Must be 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or digit.",
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
+    _MODEL_NAME: "Must be one line of text without / : @ ? \\ and quotes, and not begin with a '.' or a space.",
     _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
     _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
 }
@@ -92,7 +95,9 @@ def is_loss(metric: str) -> bool:
 
 
 class Objective(Strict):
-    """The number that the search drives."""
+    """The number that the search drives; where there are ``objectives``, the one that picks a trial of those completed:
+    to be compared with the baselines, confirmed and stored.
+    """
 
     metric: Name = Field(
         default="val/normalized_loss",
@@ -109,13 +114,30 @@ class Objective(Strict):
         return value < than if self.direction == "minimize" else value > than
 
 
+class ListedObjective(Objective):
+    """One of the numbers that the search drives together. What came of it is the Pareto front: the trials that none
+    other beats in one of them without losing in another.
+    """
+
+    metric: Name = Field(  # a list that names none would be a slip
+        examples=["val/loss/income"], description="One that the trainable reports on the validation split."
+    )
+
+
+def _check_objectives(value: tuple[ListedObjective, ...]) -> tuple[ListedObjective, ...]:
+    if len(value) == 1:
+        raise ValueError("list at least 2 objectives; a single one is named in objective")
+    return value
+
+
 class Search(Strict):
     """How new trials are chosen.
 
     ``tpe`` learns any space. ``gp`` (a Gaussian process, for up to some hundred trials) takes no conditions, ``cmaes``
     no categorical parameter. ``nsga2`` breeds from the best trials and wants many of them.
     ``random`` and ``qmc`` (Sobol points: random, but evenly spread) learn nothing. ``grid`` tries every point of a
-    finite space once, in an order shuffled by the seed, and is over when none is left.
+    finite space once, in an order shuffled by the seed, and is over when none is left. All but ``cmaes`` take several
+    ``objectives``.
     """
 
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc", "grid"] = "tpe"
@@ -137,7 +159,7 @@ class EarlyStopping(Strict):
     ``asha`` lets the best 1/reduction_factor of the trials that came so far pass at min_steps, at reduction_factor
     times as many steps, and so on. ``hyperband`` splits the trials into brackets that begin to do so later, the last
     one never: for where early values say little of late ones. ``median`` ends a trial whose best value so far is worse
-    than the median of the others' at the same step.
+    than the median of the others' at the same step. Not with several ``objectives``.
     """
 
     pruner: Literal["median", "asha", "hyperband", "none"] = "asha"
@@ -174,7 +196,8 @@ class EarlyStopping(Strict):
 
 class Budget(Strict):
     """When the search is over: at the first bound that is reached. Then no new search trial starts, and those that run
-    go on to their end. Baselines get their trials and the comparison is made all the same, but for ``wall_time``.
+    go on to their end. Baselines get their trials and the comparison is made all the same, but for ``wall_time`` and
+    ``gpu_hours``.
     """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
@@ -187,12 +210,26 @@ class Budget(Strict):
         "search and baselines take turns.",
         examples=["90s", "30m", "2h", "1d"],
     )
+    gpu_hours: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
+        default=None,
+        description="resources.gpus times the hours that attempts have run, lost ones and baselines' too. When they "
+        "are used nothing new starts, as with wall_time; what runs goes on to its end, and may take more.",
+    )
     target: FiniteFloat | None = Field(
-        default=None, description="Enough: a completed search trial whose objective is as good as this or better."
+        default=None,
+        description="Enough: a completed search trial whose objective (of objective, also where there are objectives) "
+        "is as good as this or better.",
     )
     no_improvement: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="As many search trials after the best one, by number, and none of them better."
+        default=None,
+        description="As many search trials after the best one, by number, and none of them better; with objectives, "
+        "after the last one that joined the front of those before it.",
     )
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it bounds all that the sweep does, not the search alone."""
+        return self.wall_time is not None or self.gpu_hours is not None
 
     @property
     def time(self) -> timedelta | None:
@@ -200,6 +237,15 @@ class Budget(Strict):
         if self.wall_time is None:
             return None
         return int(self.wall_time[:-1]) * _UNITS[self.wall_time[-1]]
+
+
+_UNITS_OF_RAY = 10_000  # in one CPU or GPU: Ray takes what is less for nothing, and more exactly than it can
+
+
+def _check_share(value: float) -> float:
+    if not math.isclose(value * _UNITS_OF_RAY, round(value * _UNITS_OF_RAY), abs_tol=1e-6):
+        raise ValueError(f"must be a multiple of {1 / _UNITS_OF_RAY:.4f}, the smallest part that can be reserved")
+    return value
 
 
 def _check_gpus(value: float) -> float:
@@ -211,10 +257,10 @@ def _check_gpus(value: float) -> float:
 class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
-    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024)] = Field(
+    cpus: Annotated[FiniteFloat, Field(gt=0, le=1024), AfterValidator(_check_share)] = Field(
         default=1.0, description="Of one trial; the whole part is its number of threads."
     )
-    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_gpus)] = Field(
+    gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_share), AfterValidator(_check_gpus)] = Field(
         default=0.0, description="Of one trial; a fraction shares one GPU, 0 trains on the CPU."
     )
     parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Trials that may run at once.")
@@ -236,6 +282,12 @@ class Tracking(Strict):
     """Where the results are kept."""
 
     experiment: Name | None = Field(default=None, description="MLflow experiment; the trainable's name if not given.")
+    register_as: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_MODEL_NAME)] | None = Field(
+        default=None,
+        examples=["census-mtl"],
+        description="Name in MLflow's model registry. The best trial's model becomes its newest version, with the "
+        "alias champion, when the sweep ends completed or stopped: of several sweeps, the one that ends last has it.",
+    )
 
 
 _PARTS: Mapping[str, type[Strict]] = {
@@ -274,6 +326,14 @@ class SweepSpec(Strict):
         examples=[[{"alpha": 1.5, "weight_lr": 0.025}]],
     )
     objective: Objective = Objective()
+    objectives: Annotated[tuple[ListedObjective, ...], AfterValidator(_check_objectives)] = Field(
+        default=(),
+        strict=False,
+        max_length=5,
+        description="2 to 5 numbers to drive together instead of one; objective then only picks a trial for the "
+        "comparison.",
+        examples=[[{"metric": "val/loss/income"}, {"metric": "val/auc/never_married", "direction": "maximize"}]],
+    )
     search: Search = Search()
     early_stopping: EarlyStopping | None = None
     budget: Budget
@@ -299,6 +359,7 @@ class SweepSpec(Strict):
         parts: dict[str, Any] = {name: part.trusted(document[name]) for name, part in given.items()}
         parts["space"] = {name: trusted_dimension(dimension) for name, dimension in document["space"].items()}
         parts["initial"] = tuple(document.get("initial", ()))
+        parts["objectives"] = tuple(ListedObjective.trusted(item) for item in document.get("objectives", ()))
         parts["baselines"] = tuple(document.get("baselines", ()))
         return super().trusted({**document, **parts})
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from sweep_service.domain.adoption import LEARNERS
 from sweep_service.domain.branches import active_part, grid_size
 from sweep_service.domain.condition_check import (
@@ -22,13 +20,12 @@ from sweep_service.domain.condition_check import (
     with_implied_conditions,
 )
 from sweep_service.domain.errors import Finding, InvalidSpecError
-from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Scalar, Space, is_same, value_misfit
-from sweep_service.domain.spec import Objective, SweepSpec, is_loss
+from sweep_service.domain.sound_parts import SoundParts
+from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
+from sweep_service.domain.spec import Resources, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
-    Location,
     json_pointer,
-    places_around,
     read_shape,
     shape_findings,
     suggest,
@@ -37,8 +34,6 @@ from sweep_service.domain.task_params import MAX_TEXT, is_text, tasks_faults
 from trainables.catalog import BALANCERS, Parameter, Trainable
 
 MAX_GRID = 100_000  # points: as many trials as a budget can have
-
-_DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
@@ -51,7 +46,7 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
         raise InvalidSpecError([Finding(pointer="", code="not_an_object", detail="A sweep spec is a JSON object.")])
     spec, faults = read_shape(document)
     findings = shape_findings(faults, document)
-    parts = _SoundParts(document, [fault["loc"] for fault in faults])
+    parts = SoundParts(document, [fault["loc"] for fault in faults])
     findings += islice(_catalog_findings(parts, catalog), MAX_FINDINGS - len(findings))
     if findings or spec is None:
         raise InvalidSpecError(findings)
@@ -59,102 +54,7 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     return spec.model_copy(update={"space": space})
 
 
-class _SoundParts:
-    """The parts of a document whose shape is right: the catalogue can judge them, whatever is wrong with the rest."""
-
-    def __init__(self, document: Mapping[str, Any], faults: Sequence[Location]) -> None:
-        self._document = document
-        self._faults = frozenset(faults)
-        self._not_whole = self._faults | places_around(faults)
-        self.params = self._entries("params")
-        self.space = {name: _DIMENSION.validate_python(value) for name, value in self._entries("space").items()}
-        initial = enumerate(document.get("initial", ())) if self._is_readable("initial") else ()
-        self.initial: dict[int, dict[str, Any]] = {i: point for i, point in initial if self._is_whole("initial", i)}
-        baselines = enumerate(document.get("baselines", ())) if self._is_readable("baselines") else ()
-        self.baselines: dict[int, str] = {i: name for i, name in baselines if self._is_whole("baselines", i)}
-
-    @property
-    def trainable(self) -> str | None:
-        return self._document["trainable"] if self._is_whole("trainable") else None
-
-    @property
-    def metric(self) -> str | None:
-        if not self._is_readable("objective") or not self._is_whole("objective", "metric"):
-            return None
-        return self._document.get("objective", {}).get("metric", Objective().metric)
-
-    @property
-    def trials(self) -> int | None:
-        """How many search trials there may be."""
-        is_known = self._is_readable("budget") and self._is_whole("budget", "trials")
-        return self._document["budget"]["trials"] if is_known else None
-
-    def is_searched(self, name: str) -> bool:
-        """Whether space gives that parameter a range, be it a right one or not."""
-        return not self._is_readable("space") or name in self._document.get("space", {})
-
-    @property
-    def has_direction(self) -> bool:
-        """Whether the document itself says which way is better, rightly or not."""
-        return self._is_readable("objective") and "direction" in self._document.get("objective", {})
-
-    @property
-    def has_no_baselines(self) -> bool:
-        return self._is_whole("baselines") and not self.baselines
-
-    @property
-    def has_confirm(self) -> bool:
-        return self._document.get("confirm") is not None
-
-    @property
-    def sampler(self) -> str | None:
-        """What chooses the trials; None where the document does not say it rightly."""
-        if not self._is_readable("search") or not self._is_whole("search", "sampler"):
-            return None
-        return self._document.get("search", {}).get("sampler")
-
-    @property
-    def from_sweep(self) -> bool:
-        """Whether the search is to begin with another sweep's trials."""
-        return self._is_readable("search") and self._document.get("search", {}).get("from_sweep") is not None
-
-    @property
-    def min_steps(self) -> int | None:
-        """Before which step nothing is stopped early, where the document says so rightly."""
-        if not self._is_readable("early_stopping") or not self._is_whole("early_stopping", "min_steps"):
-            return None
-        return (self._document.get("early_stopping") or {}).get("min_steps")
-
-    def balancers(self, default: str | None) -> Sequence[Scalar | None]:
-        """What may train the search trials; none where that cannot be told."""
-        if self.is_searched(BALANCER):
-            dimension = self.space.get(BALANCER)
-            return dimension.choices if isinstance(dimension, Choice) else ()
-        is_known = self._is_readable("params") and self._is_whole("params", BALANCER)
-        return (self.params.get(BALANCER, default),) if is_known else ()
-
-    def may_be_given(self, name: str) -> bool:
-        """Whether params gives that parameter a value, or is itself so wrong that nobody can tell."""
-        return self.is_fixed(name) or not self._is_readable("params")
-
-    def is_fixed(self, name: str) -> bool:
-        """Whether params gives that parameter a value, be it a right one or not."""
-        return self._is_readable("params") and name in self._document.get("params", {})
-
-    def _entries(self, field: str) -> dict[str, Any]:
-        entries = self._document.get(field, {}) if self._is_readable(field) else {}
-        return {name: value for name, value in entries.items() if self._is_whole(field, name)}
-
-    def _is_whole(self, *place: str | int) -> bool:
-        """Nothing is wrong with it nor within it."""
-        return place not in self._not_whole
-
-    def _is_readable(self, *place: str | int) -> bool:
-        """It is of the right type; single entries may be wrong."""
-        return place not in self._faults
-
-
-def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
+def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
     trainable = None if parts.trainable is None else catalog.get(parts.trainable)
     space: Space = parts.space
     if trainable is not None:
@@ -171,11 +71,13 @@ def _catalog_findings(parts: _SoundParts, catalog: Mapping[str, Trainable]) -> I
     yield from _sampler_findings(parts, space)
     if not conditions:
         yield from _grid_findings(parts, space)
+    yield from _several_objectives_findings(parts)
+    yield from _gpu_hours_findings(parts)
     yield from _initial_findings(parts, space)
     yield from _comparison_findings(parts)
 
 
-def _params_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _params_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     for name, value in parts.params.items():
         pointer = json_pointer(("params", name))
         parameter = trainable.parameter(name)
@@ -199,7 +101,7 @@ def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
-def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     balancers = parts.balancers(str(trainable.defaults()[BALANCER]))
     yield from balancer_findings(parts.space, trainable)
     for name, dimension in parts.space.items():
@@ -226,17 +128,50 @@ def _space_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Findin
         yield from _dimension_findings(pointer, parameter, dimension)
 
 
-def _objective_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _objective_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     metrics = _metrics(parts, trainable)
-    if parts.metric is not None and metrics is not None and parts.metric not in metrics:
-        detail = f"{trainable.name} does not report it.{suggest(parts.metric, metrics)}"
-        yield Finding(pointer="/objective/metric", code="unknown_metric", detail=detail)
-    elif parts.metric is not None and not is_loss(parts.metric) and not parts.has_direction:
-        detail = f"{parts.metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
-        yield Finding(pointer="/objective/direction", code="missing", detail=detail)
+    named = {
+        "/objectives" + json_pointer([i]): (one["metric"], "direction" in one) for i, one in parts.objectives.items()
+    }
+    if parts.metric is not None:
+        named = {"/objective": (parts.metric, parts.has_direction), **named}
+    for pointer, (metric, has_direction) in named.items():
+        if metrics is not None and metric not in metrics:
+            detail = f"{trainable.name} does not report it.{suggest(metric, metrics)}"
+            yield Finding(pointer=f"{pointer}/metric", code="unknown_metric", detail=detail)
+        elif not is_loss(metric) and not has_direction:
+            detail = f"{metric!r} is no loss: say direction: maximize if more of it is better, else minimize."
+            yield Finding(pointer=f"{pointer}/direction", code="missing", detail=detail)
 
 
-def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
+def _several_objectives_findings(parts: SoundParts) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, objective in parts.objectives.items():
+        if objective["metric"] in seen:
+            pointer = json_pointer(("objectives", index, "metric"))
+            yield Finding(pointer=pointer, code="duplicate", detail="Another objective has this metric; list it once.")
+        seen.add(objective["metric"])
+    if parts.objectives and parts.sampler == "cmaes":
+        detail = "cmaes drives one number only: take the sampler tpe, gp or nsga2, or leave objectives out."
+        yield Finding(pointer="/search/sampler", code="not_for_objectives", detail=detail)
+    if parts.objectives and parts.stops_early:
+        detail = (
+            "A pruner compares trials by one number, and would end those that are good in another. "
+            "Leave early_stopping out, or objectives."
+        )
+        yield Finding(pointer="/early_stopping", code="not_for_objectives", detail=detail)
+    if parts.objectives and parts.from_sweep:
+        detail = "Of an earlier sweep's trials one number each is taken over. Leave from_sweep out, or objectives."
+        yield Finding(pointer="/search/from_sweep", code="not_for_objectives", detail=detail)
+
+
+def _gpu_hours_findings(parts: SoundParts) -> Iterator[Finding]:
+    if parts.said("budget", "gpu_hours") is not None and parts.said("resources", "gpus", Resources().gpus) == 0:
+        detail = "resources.gpus is 0: this bound would never be reached. Ask for GPUs, or remove it."
+        yield Finding(pointer="/budget/gpu_hours", code="never_reached", detail=detail)
+
+
+def _metrics(parts: SoundParts, trainable: Trainable) -> Sequence[str] | None:
     """What a trial reports; None where a wrong parameter leaves open which tasks it has."""
     name = trainable.tasks_from
     if name is None:
@@ -250,7 +185,7 @@ def _metrics(parts: _SoundParts, trainable: Trainable) -> Sequence[str] | None:
     return trainable.metrics_for(parts.params) if is_known else None
 
 
-def _sampler_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
+def _sampler_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "cmaes":
         for name, dimension in space.items():
             if isinstance(dimension, Choice):
@@ -265,7 +200,7 @@ def _sampler_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
         yield Finding(pointer="/search/sampler", code="not_for_space", detail=detail)
 
 
-def _grid_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
+def _grid_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.sampler == "grid":
         endless = [name for name, dimension in space.items() if dimension.num_points is None]
         for name in endless:
@@ -277,7 +212,7 @@ def _grid_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
             yield Finding(pointer="/space", code="too_large", detail=detail)
 
 
-def _initial_findings(parts: _SoundParts, space: Space) -> Iterator[Finding]:
+def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
     if parts.trials is not None and len(parts.initial) > parts.trials:
         detail = f"There are {len(parts.initial)} points, but only {parts.trials} trials in the budget."
         yield Finding(pointer="/initial", code="too_many", detail=detail)
@@ -317,7 +252,7 @@ def _given_value_findings(
         return
 
 
-def _early_stopping_findings(parts: _SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _early_stopping_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
     parameter = trainable.parameter("steps")
     steps = parts.params.get("steps", trainable.defaults().get("steps"))
     if parts.min_steps is None or parameter is None or value_fault(parameter, steps):
@@ -342,7 +277,7 @@ def _dimension_findings(pointer: str, parameter: Parameter, dimension: Dimension
             yield Finding(pointer=pointer + suffix, code="invalid_value", detail=fault)
 
 
-def _comparison_findings(parts: _SoundParts) -> Iterator[Finding]:
+def _comparison_findings(parts: SoundParts) -> Iterator[Finding]:
     if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
     balancers = parts.balancers(None)

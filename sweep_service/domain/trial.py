@@ -5,9 +5,9 @@ All times are aware and in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -50,7 +50,7 @@ class Sweep:
     generation: int = 0  # how many conductors have been started for it
     best_trial_id: str | None = None
     tracking_ref: str | None = None  # the parent run's id
-    results: Mapping[str, Any] | None = None  # leaderboard and verdict, once the sweep has ended
+    results: Mapping[str, Any] | None = None  # leaderboard, verdict and the like, once the sweep has ended
     adopted: tuple[AdoptedTrial, ...] = ()  # in the order of their making; no trials of this sweep
     created_at: datetime
     updated_at: datetime
@@ -103,6 +103,34 @@ class Attempt:
     message: str = ""
     started_at: datetime
     ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusyTime:
+    """How long attempts have taken, one added to the other."""
+
+    ended: timedelta = timedelta(0)  # those that have ended
+    running_since: tuple[datetime, ...] = ()  # when each of the others has started; in order
+
+    @classmethod
+    def of(cls, spans: Iterable[tuple[datetime, datetime | None]]) -> BusyTime:
+        """Of attempts, each with its start and its end; None: it runs."""
+        ended, running = timedelta(0), []
+        for start, end in spans:
+            if end is None:
+                running.append(start)
+            else:
+                ended += _length(start, end)
+        return cls(ended=ended, running_since=tuple(sorted(running)))
+
+    def until(self, now: datetime) -> timedelta:
+        """All of it, of those that run up to now."""
+        return self.ended + sum((_length(start, now) for start in self.running_since), timedelta(0))
+
+
+def _length(start: datetime, end: datetime) -> timedelta:
+    """Not below nothing: the two may be of clocks that differ, the conductor's and the store's."""
+    return max(end - start, timedelta(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.space import Space
 from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import Search
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
@@ -32,7 +32,7 @@ FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
 class ConductorActor:
-    """A conductor in a process of its own. ``begin``, ``report``, ``note`` and ``explain`` are those of
+    """A conductor in a process of its own. ``begin``, ``report``, ``log``, ``note`` and ``explain`` are those of
     :class:`~sweep_service.services.conductor.Conductor`; packs know of the actor only once it runs.
     """
 
@@ -65,6 +65,9 @@ class ConductorActor:
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         return self._conductor.report(pack, messages)
 
+    def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
+        return self._conductor.log(pack, said)
+
     def note(self, trial_id: str, message: str) -> None:
         self._conductor.note(trial_id, message)
 
@@ -78,6 +81,7 @@ def _new_conductor(name: str, lease: Lease) -> Any:
     _quieten_tune()
     # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
     from sweep_service.execution.tune_packs import TunePacks
+    from sweep_service.search.importance import parameter_importance
     from sweep_service.services.conductor import Conductor
     from sweep_service.storage.sql import open_sql_store
     from sweep_service.tracking.mlflow_tracker import MlflowTracker
@@ -90,6 +94,7 @@ def _new_conductor(name: str, lease: Lease) -> Any:
         store=open_sql_store(settings.store_url),
         tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
         open_search=open_optuna_search,
+        weigh_parameters=parameter_importance,
         runner=TunePacks(conductor=name, folder=settings.root / "tune", clock=clock),
         clock=clock,
     )
@@ -103,6 +108,7 @@ def open_optuna_search(sweep: Sweep) -> OpenSearch:
         return OptunaSearch(
             space=space,
             objective=sweep.spec.objective,
+            objectives=sweep.spec.objectives,
             sampler=sweep.spec.search.sampler,
             seed=seed,
             budget=budget,

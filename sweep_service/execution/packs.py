@@ -13,14 +13,18 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import ray.tune
 from ray.exceptions import RayError
 
+from sweep_service.clock import SystemClock
+from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
-from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+from sweep_service.execution.capture import Capture
+from sweep_service.execution.log_sender import LogSender
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
     from trainables.checkpoint import Checkpoint
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "sweeps"
+_LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
     "non_finite": TrialEnding.NON_FINITE,
@@ -48,11 +53,25 @@ def run_pack(config: Mapping[str, Any]) -> None:
     try:
         order = link.begin()
         if order.lanes:
-            _train(order, link)
+            train_pack(order, link)
     except Exception as error:
         link.explain(error)
         raise
     ray.tune.report({"lanes": len(order.lanes)})
+
+
+class PackLink(Protocol):
+    """What a pack has to say while it trains, and the answer."""
+
+    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        """The answer names the trials that are to stop."""
+        ...
+
+    def note(self, trial_id: str, message: str) -> None: ...
+
+    def log(self, said: Sequence[LaneLines]) -> bool:
+        """Whether the lines have arrived."""
+        ...
 
 
 class _ConductorLink:
@@ -70,6 +89,13 @@ class _ConductorLink:
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
 
+    def log(self, said: Sequence[LaneLines]) -> bool:
+        """Whether they have arrived. What becomes of lines must not touch the training."""
+        try:
+            return ray.get(self._actor.log.remote(self._pack, list(said)), timeout=_LOG_TIMEOUT_S)
+        except RayError:
+            return False
+
     def note(self, trial_id: str, message: str) -> None:
         ray.get(self._actor.note.remote(trial_id, message))
 
@@ -79,21 +105,28 @@ class _ConductorLink:
             ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
 
 
-def _train(order: PackOrder, link: _ConductorLink) -> None:
+def train_pack(order: PackOrder, link: PackLink) -> None:
+    """Train the trials of that order in this process, to the end of each."""
+    capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
+    with LogSender(capture, link.log) as sender, capture:
+        _train(order, _LaneReporter(order, link, capture, sender), link)
+
+
+def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
+    from trainables.prediction import encoding_hash
     from trainables.training import train
 
     torch.set_num_threads(order.num_threads)
-    reporter = _LaneReporter(order, link)
     try:
         problem = _load_problem(order)
     except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
         reporter.fail_all(error)
         return
     lanes = [_lane(lane_order, link) for lane_order in order.lanes]
-    reporter.data_hash = problem.data_hash
+    reporter.provenance = _provenance(problem.data_hash, encoding_hash(problem))
     # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
     device = torch.device("cpu") if order.gpus == 0 else None
     train(problem, lanes, reporter, device=device)
@@ -105,7 +138,7 @@ def _load_problem(order: PackOrder) -> Problem:
     return load_problem(order.trainable, order.lanes[0].params)
 
 
-def _lane(order: LaneOrder, link: _ConductorLink) -> Lane:
+def _lane(order: LaneOrder, link: PackLink) -> Lane:
     from trainables.protocol import Lane
 
     return Lane(
@@ -133,18 +166,20 @@ def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> C
 
 
 class _LaneReporter:
-    """Writes the checkpoints of reports and passes the rest on."""
+    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log."""
 
-    def __init__(self, order: PackOrder, link: _ConductorLink) -> None:
+    def __init__(self, order: PackOrder, link: PackLink, capture: Capture, sender: LogSender) -> None:
         self._orders = {lane.trial_id: lane for lane in order.lanes}
         self._link = link
+        self._capture = capture
+        self._sender = sender
         self._last_checkpoint: dict[str, Path] = {}
-        self.data_hash = ""
+        self.provenance: dict[str, str] = {}
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
-        stopped = self._link.report(messages)
+        stopped = self._send(messages)
         # Only now that the store names the new ones may their predecessors go.
         for trial_id, path in written.items():
             predecessor = self._last_checkpoint.get(trial_id)
@@ -159,7 +194,7 @@ class _LaneReporter:
 
         text = "".join(traceback.format_exception(error))
         message = f"{type(error).__name__}: {error}"
-        self._link.report(
+        self._send(
             [
                 LaneMessage(
                     trial_id=trial_id, step=0, metrics={}, ending=TrialEnding.ERROR, message=message, traceback=text
@@ -167,6 +202,14 @@ class _LaneReporter:
                 for trial_id in self._orders
             ]
         )
+
+    def _send(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        for message in messages:
+            if text := message.traceback or message.message:
+                self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
+        if any(message.ending is not None for message in messages):
+            self._sender.flush()  # who sees that a trial has ended finds all that it had to say
+        return self._link.report(messages)
 
     def _write_checkpoint(self, report: LaneReport) -> Path | None:
         if report.checkpoint is None:
@@ -185,15 +228,16 @@ class _LaneReporter:
             ending=ending,
             message=report.message,
             traceback=report.traceback,
-            provenance=_provenance(self.data_hash) if ending is not None else {},
+            provenance=self.provenance if ending is not None else {},
         )
 
 
-def _provenance(data_hash: str) -> dict[str, str]:
+def _provenance(data_hash: str, encoding_hash: str | None) -> dict[str, str]:
     """What a result depends on beside its parameters."""
     packages = {"code_version": "gradnorm-sweeps", "torch": "torch", "numpy": "numpy", "ray": "ray"}
     return {
         "data_hash": data_hash,
+        **({"encoding_hash": encoding_hash} if encoding_hash is not None else {}),
         "python": platform.python_version(),
         **{key: _version(package) for key, package in packages.items()},
     }

@@ -28,6 +28,7 @@ from optuna.trial import TrialState as OptunaState
 
 from sweep_service.domain.adoption import ADOPTED
 from sweep_service.domain.branches import active_part, is_active, parents_first
+from sweep_service.domain.front import values_of
 from sweep_service.domain.space import Choice, Dimension, FloatRange, Space
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
@@ -55,24 +56,34 @@ class OptunaSearch:
 
     ``history`` holds the trials of this search made before, in any order and state; each is told as what it is, the
     ones that still run as pending. What has been adopted of another sweep is among them, with numbers below 0.
-    ``budget`` is the number of trials that the search will be asked for in all.
+    ``budget`` is the number of trials that the search will be asked for in all. Where there are ``objectives``, these
+    are what is driven, and ``objective`` is not looked at.
     """
 
     def __init__(
-        self, *, space: Space, objective: Objective, sampler: str, seed: int, budget: int, history: Sequence[Trial] = ()
+        self,
+        *,
+        space: Space,
+        objective: Objective,
+        objectives: Sequence[Objective] = (),
+        sampler: str,
+        seed: int,
+        budget: int,
+        history: Sequence[Trial] = (),
     ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = space
         self._order = parents_first(space)
-        self._distributions = {name: _distribution(dimension) for name, dimension in space.items()}
+        self._distributions = {name: distribution(dimension) for name, dimension in space.items()}
         self._sampler = sampler
         self._tried: dict[int, Tried] = {}  # by our number
         design = DESIGNS.get(sampler)
         self._design = design(space=space, seed=seed) if design else None
         self._objective = objective
+        self._objectives = objectives
         self._seed = seed
         self._budget = budget
-        self._study = optuna.create_study(direction=objective.direction)
+        self._study = optuna.create_study(directions=[one.direction for one in objectives or (objective,)])
         self._optuna_numbers: dict[int, int] = {}  # our trial number -> the study's
         self._ended: set[int] = set()  # our numbers; kept here, because to ask the study copies every trial it has
         for trial in sorted(history, key=lambda trial: trial.number):
@@ -126,27 +137,39 @@ class OptunaSearch:
         if trial.number in self._ended:
             return
         self._tried[trial.number] = Tried.of(trial, self._objective)
-        state, number = _OPTUNA_STATES[trial.state], self._optuna_numbers[trial.number]
-        value = trial.objective if state is OptunaState.COMPLETE else None
+        state, number = self._state(trial), self._optuna_numbers[trial.number]
+        values = self._values(trial)
         storage = self._study._storage  # a study has no door for values of a trial that its own ask did not hand out
         for step, seen in self._intermediate(trial).items():
             trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
             storage.set_trial_intermediate_value(trial_id, step, seen)
-        self._study.tell(number, value, state=state)
+        self._study.tell(number, values, state=state)
         self._ended.add(trial.number)
+
+    def _values(self, trial: Trial) -> Sequence[float] | None:
+        """What the study takes for its result; None: it has none."""
+        if trial.state is not TrialState.COMPLETED or trial.objective is None:
+            return None
+        return values_of(trial, self._objectives) if self._objectives else [trial.objective]
+
+    def _state(self, trial: Trial) -> OptunaState:
+        """What the study takes it for. By several objectives only a trial that has them all has a result."""
+        state = _OPTUNA_STATES[trial.state]
+        is_without = self._objectives and state.is_finished() and self._values(trial) is None
+        return OptunaState.FAIL if is_without else state
 
     def _intermediate(self, trial: Trial) -> Mapping[int, float]:
         """The last value of a trial that was stopped early, by its step. Samplers rank such trials by that alone: the
         further it came the better, of equally far ones the better value. An earlier value says nothing to them.
         """
-        if trial.state is not TrialState.EARLY_STOPPED or self._objective.metric not in trial.metrics:
+        if self._state(trial) is not OptunaState.PRUNED or self._objective.metric not in trial.metrics:
             return {}
         return {trial.last_step: trial.metrics[self._objective.metric]}
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
-        state = _OPTUNA_STATES[trial.state]
+        state = self._state(trial)
         intermediate = self._intermediate(trial)
-        last = next((value for value in intermediate.values() if not math.isnan(value)), None)
+        last = [value for value in intermediate.values() if not math.isnan(value)]
         marks = dict(trial.search_state)
         silent = {key.removeprefix(_SILENT): marks.pop(key) for key in list(marks) if key.startswith(_SILENT)}
         if self._sampler in BREEDERS and ADOPTED in marks:
@@ -157,7 +180,7 @@ class OptunaSearch:
         return create_trial(
             state=state,
             # Of one that was stopped early Optuna takes the last value for the trial's when it is told, but not here.
-            value=trial.objective if state is OptunaState.COMPLETE else last,
+            values=self._values(trial) or last or None,
             intermediate_values=dict(intermediate),
             params=params,
             distributions={name: self._distributions[name] for name in params},
@@ -179,7 +202,8 @@ def _suggest(asked: optuna.Trial, name: str, dimension: Dimension) -> Any:
     return asked.suggest_int(name, dimension.low, dimension.last, log=dimension.log, step=dimension.step)
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """The dimension as Optuna has it."""
     if isinstance(dimension, Choice):
         return CategoricalDistribution(dimension.choices)
     if isinstance(dimension, FloatRange):

@@ -7,7 +7,7 @@ then make another history of it; here there is nothing to lose.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -80,25 +80,26 @@ class _Gp(GPSampler):
     ) -> dict[str, Any]:
         """By a copy of the study in which the trials without a result have the worst of the results."""
         trials = study.get_trials(deepcopy=False)
-        values = [t.value for t in trials if t.state is OptunaState.COMPLETE and t.value is not None]
-        if len(values) < self._num_startup:
+        results = [trial.values for trial in trials if trial.state is OptunaState.COMPLETE]
+        if len(results) < self._num_startup:
             return {}
-        worst = max(values) if study.direction is StudyDirection.MINIMIZE else min(values)
-        copy = create_study(direction=study.direction)
-        copy.add_trials([_with_value(one, worst) for one in trials])
+        by_objective = zip(study.directions, zip(*results, strict=True), strict=True)
+        worst = [max(values) if way is StudyDirection.MINIMIZE else min(values) for way, values in by_objective]
+        copy = create_study(directions=study.directions)
+        copy.add_trials([_with_values(one, worst) for one in trials])
         return super().sample_relative(copy, trial, search_space)
 
 
-def _with_value(trial: FrozenTrial, worst: float) -> FrozenTrial:
+def _with_values(trial: FrozenTrial, worst: Sequence[float]) -> FrozenTrial:
     """Without its attributes, which the model does not read and which would be copied."""
     is_running = trial.state is OptunaState.RUNNING
-    value = None if is_running else trial.value if trial.state is OptunaState.COMPLETE else worst
+    values = None if is_running else trial.values if trial.state is OptunaState.COMPLETE else worst
     state = OptunaState.RUNNING if is_running else OptunaState.COMPLETE
-    return create_trial(state=state, value=value, params=trial.params, distributions=trial.distributions)
+    return create_trial(state=state, values=values, params=trial.params, distributions=trial.distributions)
 
 
 class _Nsga2(NSGAIISampler):
-    """NSGA-II for one objective, with nothing kept beside the trials, and without points that have been tried."""
+    """NSGA-II with nothing kept beside the trials, and without points that have been tried."""
 
     def __init__(self, space: Space, *, seed: int, population_size: int) -> None:
         super().__init__(seed=seed, population_size=population_size, crossover=_CROSSOVER, mutation_prob=0.1)
@@ -108,10 +109,15 @@ class _Nsga2(NSGAIISampler):
         """The best of all generations before: what keeping the best of each and of its parents comes to. Optuna keeps
         the list as it was when the generation began; one of a rebuilt study knows the trials that ended since. What has
         been adopted was before the first generation.
+
+        By several objectives the best are Optuna's: by ranks of domination, and of one rank those that stand apart.
         """
         trials = study.get_trials(deepcopy=False, states=[OptunaState.COMPLETE])
         key = self._get_generation_key()
         past = [t for t in trials if ADOPTED in t.system_attrs or t.system_attrs.get(key, generation) < generation]
+        if len(study.directions) > 1:
+            best = list(self._elite_population_selection_strategy(study, past))
+            return best if len(best) > 1 else []  # of one alone nothing is bred
         sign = 1 if study.direction is StudyDirection.MINIMIZE else -1
         best = sorted(past, key=lambda trial: (sign * (trial.value or 0.0), trial.number))[: self.population_size]
         return best if len(best) > 1 else []  # of one alone nothing is bred

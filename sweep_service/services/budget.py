@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from sweep_service.domain.front import last_to_join
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason
 from sweep_service.domain.trial import Role, Trial
-from sweep_service.services.results import best_trial
+from sweep_service.services.results import best_trial, completed_search
 
 
 def search_end(spec: SweepSpec, trials: Sequence[Trial]) -> SweepReason | None:
@@ -22,14 +23,23 @@ def search_end(spec: SweepSpec, trials: Sequence[Trial]) -> SweepReason | None:
         return None
     if target is not None and not spec.objective.is_better(target, best.objective):
         return SweepReason.TARGET_REACHED
-    if patience is not None and _num_since(best, trials) >= patience:
-        return SweepReason.NO_IMPROVEMENT
+    if patience is not None:
+        improved = last_to_join(completed_search(trials), spec.objectives) if spec.objectives else best
+        if improved is not None and _num_since(improved, trials) >= patience:
+            return SweepReason.NO_IMPROVEMENT
     return None
 
 
-def is_out_of_time(spec: SweepSpec, started_at: datetime, now: datetime) -> bool:
-    """Whether the wall time is over."""
-    return spec.budget.time is not None and now - started_at >= spec.budget.time
+def is_spent(spec: SweepSpec, started_at: datetime, now: datetime, busy: timedelta) -> bool:
+    """Whether the wall time is over or the GPU-hours are used, after attempts that took so long in all."""
+    budget = spec.budget
+    is_over = budget.time is not None and now - started_at >= budget.time
+    return is_over or (budget.gpu_hours is not None and used_gpu_hours(spec, busy) >= budget.gpu_hours)
+
+
+def used_gpu_hours(spec: SweepSpec, busy: timedelta) -> float:
+    """What attempts that took so long in all have used of GPUs."""
+    return spec.resources.gpus * (busy / timedelta(hours=1))
 
 
 def _num_since(best: Trial, trials: Sequence[Trial]) -> int:

@@ -29,8 +29,9 @@ from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
+from sweep_service.services.importance import WeighParameters, importance_of
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackSupply
@@ -65,7 +66,7 @@ class PackRunner(Protocol):
 
 
 class Conductor:
-    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``note`` and ``explain``, from any thread."""
+    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``log``, ``note`` and ``explain``."""
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class Conductor:
         store: SweepStore,
         tracker: Tracker,
         open_search: Callable[[Sweep], OpenSearch],
+        weigh_parameters: WeighParameters,
         runner: PackRunner,
         clock: Clock,
     ) -> None:
@@ -85,6 +87,7 @@ class Conductor:
         self._store = store
         self._clock = clock
         self._open_search = open_search
+        self._weigh_parameters = weigh_parameters
         self._runner = runner
         self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
@@ -115,6 +118,15 @@ class Conductor:
         assert generation is not None
         return self._patiently(lambda: generation.report(pack, messages))
 
+    def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
+        """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""
+        try:
+            if self._generation is not None:
+                self._generation.log(pack, said)
+        except StoreUnavailableError:
+            return False
+        return True
+
     def note(self, trial_id: str, message: str) -> None:
         """What a worker has to say of a trial beside its results."""
         self._patiently(lambda: self._store.add_notice(self._lease, message, trial_id=trial_id))
@@ -143,6 +155,7 @@ class Conductor:
             # From here on the lease is short, and this process keeps it alive.
             self._renew()
             sweep = self._store.get_sweep(self._lease.sweep_id)
+            logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
             for work in (self._guard, self._watch):
                 threading.Thread(target=work, name=work.__name__, daemon=True).start()
             self._conduct(sweep)
@@ -256,7 +269,8 @@ class Conductor:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
             ending = self._ending(outcome)
-            ending = replace(ending, results=summarise(ending, trials))
+            importance = importance_of(self._weigh_parameters, ending, trials)
+            ending = replace(ending, results=summarise(ending, trials, importance))
             delivered = self._delivery.try_finish(ending, trials)
             if delivered or not waits or ending.state is SweepState.CANCELLED:
                 try:

@@ -20,8 +20,10 @@ from sweep_service.domain.errors import (
     TrackingRefusedError,
     TrackingUnavailableError,
 )
+from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import SweepStore, Tracker
+from sweep_service.services.reports import contenders_curves
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +110,8 @@ class Delivery:
         best = next((trial for trial in trials if trial.id == sweep.best_trial_id), None)
         if best is not None and best.checkpoint is not None:
             self._store_model(ref, sweep, best, Path(best.checkpoint))
-        reports = self._store.list_reports(best.id) if best is not None else ()
-        self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, reports)
+        curves = contenders_curves(self._store, sweep.results or {})
+        self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, curves)
 
     def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: Path) -> None:
         """The best trial's model; a sweep whose model is lost still has its results, and says so."""
@@ -118,6 +120,22 @@ class Delivery:
         except (ModelUnusableError, TrackingRefusedError) as error:
             logger.warning("%s ends without the model of its best trial. %s", sweep.id, error)
             self._notice(f"The best trial's model is not stored. {error}", trial_id=best.id)
+            return
+        name = sweep.spec.tracking.register_as
+        if name is not None and sweep.state in (SweepState.COMPLETED, SweepState.STOPPED):
+            self._register_model(ref, sweep, best, name)
+
+    def _register_model(self, ref: str, sweep: Sweep, best: Trial, name: str) -> None:
+        """A sweep that was cancelled or failed puts nobody else's model out of its place, so it never comes here."""
+        try:
+            version = self._tracker.register_model(ref, sweep, best, name)
+        except TrackingRefusedError as error:
+            logger.warning("%s ends without its model being registered. %s", sweep.id, error)
+            self._notice(f"The model of trial {best.number} is not registered as {name!r}. {error}", trial_id=best.id)
+            return
+        if version is not None:
+            fact = f"registered as {name}, version {version}, with the alias champion"
+            self._notice(f"The model of trial {best.number} is {fact}.", trial_id=best.id)
 
     def _sweep_ref(self, sweep: Sweep) -> str:
         if sweep.tracking_ref is not None:

@@ -14,10 +14,12 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum
 
 from sweep_service.domain.errors import IllegalMoveError, PackOverError, StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
@@ -25,7 +27,7 @@ from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
-from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.results import best_trial
 
@@ -138,10 +140,22 @@ class Generation:
             reports = [
                 report_of(m, pack.attempts[m.trial_id], objective, self._sweep.id, now) for m in live if m.metrics
             ]
-            ends = [end_of(message, objective) for message in live if message.ending is not None]
+            ends = [end_of(message, self._spec) for message in live if message.ending is not None]
             done = {end.trial_id for end in ends}
             self._record(reports, [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)])
             return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
+
+    def log(self, key: str, said: Sequence[LaneLines]) -> None:
+        """Store what the lanes' code has said; of a pack that has been given up, nothing."""
+        with self._lock:
+            attempts = dict(self._packs[key].attempts) if key in self._packs else {}
+        batches = [
+            LogLines(trial_id=s.trial_id, attempt_id=attempts[s.trial_id], first=s.first, lines=s.lines)
+            for s in said
+            if s.trial_id in attempts
+        ]
+        if batches:
+            self._store.append_logs(self._lease, batches)
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
         """The pack's worker has ended, or died. Trials of it that have not ended get another attempt, or end for
@@ -197,7 +211,7 @@ class Generation:
     def outcome(self) -> Outcome:
         """How the sweep ends, once :meth:`next_pack` has said DONE."""
         with self._lock:
-            return outcome_of(self._spec, self.trials, self._winding_up)
+            return outcome_of(self._spec, self.trials, self._winding_up, self._busy_time(self._clock.now()))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -246,13 +260,22 @@ class Generation:
                 trial_id = self._waiting.popleft()
                 if not self._trials[trial_id].state.is_ended:
                     return trial_id
-            new = () if self._winding_up is not SweepState.RUNNING else self._plan.next_trials(self._clock.now())
+            if self._winding_up is not SweepState.RUNNING:
+                return None
+            now = self._clock.now()
+            new = self._plan.next_trials(now, self._busy_time(now))
             if not new:
                 return None
             self._store.add_trials(self._lease, new)
             for trial in new:
                 self._take(trial)
                 self._waiting.append(trial.id)
+
+    def _busy_time(self, now: datetime) -> timedelta:
+        """How long the sweep's attempts have taken; not asked where nothing depends on it."""
+        if self._spec.budget.gpu_hours is None:
+            return timedelta(0)
+        return self._store.busy_time(self._sweep.id).until(now)
 
     def _begin_lane(self, pack: _Pack, trial: Trial, node: str) -> LaneOrder:
         resume_from = self._resumable(trial)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 
-from sweep_service.domain.spec import Objective
+from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import TrialEnding
 from sweep_service.domain.trial import Report
 from sweep_service.ports import TrialEnd
@@ -27,17 +27,18 @@ def report_of(message: LaneMessage, attempt_id: str, objective: Objective, sweep
     )
 
 
-def end_of(message: LaneMessage, objective: Objective) -> TrialEnd:
-    """The end that the message, a lane's last one, makes of its trial."""
+def end_of(message: LaneMessage, spec: SweepSpec) -> TrialEnd:
+    """The end that the message, a lane's last one, makes of its trial: a completed one has every objective."""
     ending, text = message.ending, message.message
     assert ending is not None
-    value = _value(message.metrics, objective) if ending is TrialEnding.COMPLETED else None
-    if ending is TrialEnding.COMPLETED and value is None:
-        ending, text = TrialEnding.ERROR, f"The trial did not report the objective {objective.metric!r}."
+    needed = (spec.objective, *spec.objectives)
+    missing = next((one.metric for one in needed if _value(message.metrics, one) is None), None)
+    if ending is TrialEnding.COMPLETED and missing is not None:
+        ending, text = TrialEnding.ERROR, f"The trial did not report the objective {missing!r}."
     return TrialEnd(
         trial_id=message.trial_id,
         ending=ending,
-        objective=value,
+        objective=_value(message.metrics, spec.objective) if ending is TrialEnding.COMPLETED else None,
         message=text,
         traceback=message.traceback,
         provenance=message.provenance,

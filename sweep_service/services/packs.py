@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep_service.domain.logs import LogLine
 from sweep_service.domain.states import TrialEnding
 
 
@@ -43,3 +44,12 @@ class LaneMessage:
     message: str = ""
     traceback: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)  # with the last message
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneLines:
+    """What a lane's code has printed and logged. A worker sends lines again until they have arrived."""
+
+    trial_id: str
+    first: int  # lines of the lane in this pack before these, whether they have been sent or were dropped
+    lines: tuple[LogLine, ...]

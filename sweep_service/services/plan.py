@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.adoption import as_history
@@ -21,7 +21,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
-from sweep_service.services.budget import is_out_of_time, search_end
+from sweep_service.services.budget import is_spent, search_end
 from sweep_service.services.results import best_baseline, best_trial
 from trainables.catalog import Trainable
 
@@ -29,7 +29,7 @@ from trainables.catalog import Trainable
 HOPELESS_AFTER = 5
 
 # (space, seed, budget, history) -> a sampler that knows the history, in which adopted trials have numbers below 0
-OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search]
+OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search | None]
 
 
 class _Line:
@@ -45,7 +45,7 @@ class _Line:
         trials: Sequence[Trial],
     ) -> None:
         self.kind = line
-        self._quota = quota
+        self.quota = quota
         self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
@@ -58,7 +58,7 @@ class _Line:
     @property
     def share(self) -> float:
         """How much of its quota it has been given, from 0 to 1."""
-        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self._quota
+        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self.quota
 
     @property
     def wants_more(self) -> bool:
@@ -69,7 +69,7 @@ class _Line:
         states = [t.state for t in self._trials.values() if t.state.is_ended and t.state.counts_in_budget]
         # One that was stopped early trained well, if not well enough: its problem works.
         works = {TrialState.COMPLETED, TrialState.EARLY_STOPPED}.intersection(states)
-        return len(states) >= min(HOPELESS_AFTER, self._quota) and not works
+        return len(states) >= min(HOPELESS_AFTER, self.quota) and not works
 
     def ask(self, number: int) -> Draw:
         """The draw for the trial of that number. Asked again for it (its trial could not be stored), the same one."""
@@ -109,6 +109,13 @@ class Plan:
         """Whether the search has failed so often, and only failed, that going on is a waste."""
         return self._search_line.is_hopeless
 
+    @property
+    def most_trials(self) -> Mapping[Role, int]:
+        """How many trials of each role there are to be, if nothing ends the sweep earlier and every line completes."""
+        search, *baselines = (line.quota for line in self._lines)
+        comparison = len(confirm_seeds(self._spec)) * len(self._lines)
+        return {Role.SEARCH: search, Role.BASELINE: sum(baselines), Role.CONFIRM: comparison}
+
     def take(self, trial: Trial) -> None:
         """Note what has become of a trial."""
         self._trials[trial.id] = trial
@@ -116,20 +123,21 @@ class Plan:
             if line.kind.holds(trial):
                 line.take(trial)
 
-    def next_trials(self, now: datetime) -> Sequence[Trial]:
-        """New trials to store and start: one of a line, or the whole comparison once every line is through.
+    def next_trials(self, now: datetime, busy: timedelta = timedelta(0)) -> Sequence[Trial]:
+        """New trials to store and start: one of a line, or the whole comparison once every line is through. ``busy``
+        is how long attempts have taken until now; looked at where there is a budget of GPU-hours.
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """
         self._started_at = self._started_at or now
-        if self.is_hopeless or is_out_of_time(self._spec, self._started_at, now):
+        if self.is_hopeless or is_spent(self._spec, self._started_at, now, busy):
             return ()
         # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
         # end.
         lines = [line for line in reversed(self._lines) if self._goes_on(line)]
         if lines:
             # But they must not take all of a limited time: there the lines take turns.
-            line = lines[0] if self._spec.budget.time is None else min(lines, key=lambda one: one.share)
+            line = lines[0] if not self._spec.budget.is_timed else min(lines, key=lambda one: one.share)
             return (self._new_line_trial(line, now),)
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()

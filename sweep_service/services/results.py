@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cmp_to_key
 from typing import Any
 
+from sweep_service.domain.front import pareto_front
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import TrialEnding, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
@@ -41,23 +42,44 @@ def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Tr
     return next(iter(_ranked(spec, own)), None)
 
 
-def summarise(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Leaderboard, best, baselines and verdict as JSON-compatible values (no NaN, no infinity).
+def completed_search(trials: Sequence[Trial]) -> list[Trial]:
+    """The search trials that have trained to their end."""
+    return [trial for trial in trials if trial.role is Role.SEARCH and trial.state is TrialState.COMPLETED]
 
-    The leaderboard ranks the completed search and baseline trials by the objective. The verdict is None where the spec
-    asks for none, or no trial was ever repeated for it.
+
+def front_of(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial] | None:
+    """The Pareto front of the search so far, best in the first objective first; None: there is one objective only."""
+    return pareto_front(completed_search(trials), spec.objectives) if spec.objectives else None
+
+
+def summarise(sweep: Sweep, trials: Sequence[Trial], importance: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Leaderboard, best, front, baselines, verdict and the importance of the parameters as JSON-compatible values (no
+    NaN, no infinity).
+
+    The leaderboard ranks the completed search and baseline trials by the objective. The front has its rows, each with
+    its ``values`` of the objectives by metric; it is None where there is one objective only. The verdict is None where
+    the spec asks for none, or no trial was ever repeated for it. ``importance`` is each searched parameter's share,
+    None where it is not known.
     """
     spec = sweep.spec
     leaderboard = _leaderboard(spec, trials)
     by_id = {row["trial_id"]: row for row in leaderboard}
     best = best_trial(spec, trials)
+    front = front_of(spec, trials)
     baselines = [best_baseline(spec, trials, name) for name in spec.baselines]
     return {
         "leaderboard": leaderboard,
         "best": by_id[best.id] if best else None,
+        "front": None if front is None else [by_id[t.id] | {"values": front_values(spec, t)} for t in front],
         "baselines": [by_id[trial.id] for trial in baselines if trial],
         "verdict": _verdict(spec, trials),
+        "importance": None if importance is None else dict(importance),
     }
+
+
+def front_values(spec: SweepSpec, trial: Trial) -> dict[str, float]:
+    """The values of the objectives by metric, of a trial that has them all."""
+    return {objective.metric: trial.metrics[objective.metric] for objective in spec.objectives}
 
 
 def _ranked(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial]:

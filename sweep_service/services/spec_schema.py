@@ -42,10 +42,15 @@ def _rule(trainable: Trainable) -> dict[str, Any]:
                     "additionalProperties": False,
                 },
                 "space": {"propertyNames": {"enum": searchable}},
-                "objective": {"properties": {"metric": {"enum": list(trainable.metrics)}}},
+                "objective": _metric(trainable),
+                "objectives": {"items": _metric(trainable)},
             },
         },
     }
+
+
+def _metric(trainable: Trainable) -> dict[str, Any]:
+    return {"properties": {"metric": {"enum": list(trainable.metrics)}}}
 
 
 def _value(parameter: Parameter) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from datetime import timedelta
+from typing import Any
 
 from sweep_service.domain.adoption import Adoption
 from sweep_service.domain.branches import draw_uniform
@@ -14,12 +15,17 @@ from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, is_id, new_id
 from sweep_service.domain.lines import fixed_params
+from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
 from sweep_service.domain.states import SweepState, TrialState, Verb
-from sweep_service.domain.trial import Role, Sweep, Trial
+from sweep_service.domain.trial import BusyTime, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
+from sweep_service.services.budget import used_gpu_hours
+from sweep_service.services.pages import Page, page_of
+from sweep_service.services.plan import Plan
+from sweep_service.services.results import front_of, front_values
 from sweep_service.services.spec_schema import spec_schema
 from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
@@ -30,16 +36,6 @@ _NOT_FUSED = (
     "the trainable and the space are."
 )
 
-_ItemT = TypeVar("_ItemT")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page(Generic[_ItemT]):
-    """A part of a list, in the list's order."""
-
-    items: tuple[_ItemT, ...]
-    has_more: bool
-
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -47,6 +43,7 @@ class Progress:
 
     budget_trials: int
     used_trials: int  # search trials that have used up a part of the budget
+    used_gpu_hours: float | None  # None: the sweep asks for no GPU
     trials: Mapping[Role, Mapping[TrialState, int]]  # every role; only states that some trial is in
 
 
@@ -68,11 +65,20 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontTrial:
+    """A trial that none of the others dominates."""
+
+    trial: Trial
+    values: Mapping[str, float]  # of the objectives, by metric
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestTrial:
     """The best completed search trial so far, or the reason why there is none."""
 
     trial: Trial | None
     reason: str = ""
+    front: tuple[FrontTrial, ...] | None = None  # best in the first objective first; None: there is one objective only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ class Preview:
     lanes: int  # trials that one pack would train
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
+    most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
     adoption: Adoption | None  # None: it asks for no other sweep's trials
 
 
@@ -125,21 +132,11 @@ class SweepService:
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
         spec, _, adoption = self._checked(document)
-        now = self._clock.now()
-        sweep = Sweep(
-            id=new_id(IdPrefix.SWEEP, now=now),
-            project=self._project,
-            created_by=created_by,
-            spec=spec,
-            state=SweepState.QUEUED,
-            adopted=adoption.adopted if adoption else (),
-            created_at=now,
-            updated_at=now,
-        )
+        sweep = self._new_sweep(spec, created_by, adoption)
         stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "")
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
-        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}), leaders=())
+        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}, timedelta(0)), leaders=())
         return Submission(overview=overview, is_replay=False)
 
     def preview(self, document: Any) -> Preview:
@@ -150,19 +147,23 @@ class SweepService:
         """
         spec, trainable, adoption = self._checked(document)
         fixed = fixed_params(spec, trainable)
+        sweep = self._new_sweep(spec, "", adoption)
+        plan = Plan(sweep=sweep, trainable=trainable, trials=(), open_search=lambda *_: None)
         draws = [draw_uniform(spec.space, seed=spec.search.seed + index) for index in range(NUM_SAMPLES)]
         return Preview(
             spec=spec,
             lanes=spec.resources.lanes,
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
+            most_trials=plan.most_trials,
             adoption=adoption,
         )
 
     def get(self, sweep_id: str) -> SweepOverview:
         """The sweep, its progress and its best trials so far."""
         sweep = self._sweep(sweep_id)
-        progress = _progress(sweep, self._store.count_trials(sweep_id))
+        busy = self._store.busy_time(sweep_id) if sweep.spec.resources.gpus else BusyTime()
+        progress = _progress(sweep, self._store.count_trials(sweep_id), busy.until(self._clock.now()))
         return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
 
     def get_state(self, sweep_id: str) -> SweepState:
@@ -180,26 +181,32 @@ class SweepService:
         """Newest first or oldest first, only those that come after the sweep ``beyond`` in that order."""
         bound = {"after" if oldest_first else "before": beyond}
         found = self._store.list_sweeps(**bound, only=only, oldest_first=oldest_first, limit=limit + 1)
-        return _page(found, limit)
+        return page_of(found, limit)
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
         """By number, only those above ``after``."""
         _check_id(sweep_id)
-        return _page(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
+        return page_of(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[Event]:
         """By seq, only those above ``after``."""
         _check_id(sweep_id)
-        return _page(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
+        return page_of(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
+
+    def list_logs(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[KeptLine]:
+        """What its trials have said, by seq, only lines above ``after``."""
+        _check_id(sweep_id)
+        return page_of(self._store.list_sweep_logs(sweep_id, after=after, limit=limit + 1), limit)
 
     def best(self, sweep_id: str) -> BestTrial:
-        """The best completed search trial so far."""
+        """The best completed search trial so far and, of several objectives, the Pareto front."""
         sweep = self._sweep(sweep_id)
+        front = tuple(self._front(sweep)) if sweep.spec.objectives else None
         if sweep.best_trial_id is not None:
-            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id))
+            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id), front=front)
         if sweep.state.is_ended:
-            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.")
-        return BestTrial(trial=None, reason="No search trial has completed yet.")
+            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.", front=front)
+        return BestTrial(trial=None, reason="No search trial has completed yet.", front=front)
 
     def stop(self, sweep_id: str) -> SweepOverview:
         """Let running trials finish and start no new ones. Nothing happens if that is so already.
@@ -243,6 +250,19 @@ class SweepService:
         """Raise StoreUnavailableError or SchemaOutdatedError unless sweeps can be served."""
         self._store.check_ready()
 
+    def _new_sweep(self, spec: SweepSpec, created_by: str, adoption: Adoption | None) -> Sweep:
+        now = self._clock.now()
+        return Sweep(
+            id=new_id(IdPrefix.SWEEP, now=now),
+            project=self._project,
+            created_by=created_by,
+            spec=spec,
+            state=SweepState.QUEUED,
+            adopted=adoption.adopted if adoption else (),
+            created_at=now,
+            updated_at=now,
+        )
+
     def _checked(self, document: Any) -> tuple[SweepSpec, Trainable, Adoption | None]:
         catalog = self._store.read_catalog()
         spec = check_spec(document, catalog)
@@ -260,6 +280,10 @@ class SweepService:
             if leader is not None:
                 yield leader
 
+    def _front(self, sweep: Sweep) -> Iterator[FrontTrial]:
+        for trial in front_of(sweep.spec, self._store.list_trials(sweep.id)) or ():
+            yield FrontTrial(trial=trial, values=front_values(sweep.spec, trial))
+
     def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
         _check_id(sweep_id)
         self._store.control_sweep(sweep_id, verb)
@@ -276,12 +300,12 @@ def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _page(items: Sequence[_ItemT], limit: int) -> Page[_ItemT]:
-    """Of ``limit + 1`` items asked for: the first ``limit``, and whether there was another."""
-    return Page(items=tuple(items[:limit]), has_more=len(items) > limit)
-
-
-def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int]) -> Progress:
+def _progress(sweep: Sweep, counts: Mapping[tuple[Role, TrialState], int], busy: timedelta) -> Progress:
     by_role = {role: {s: counts[role, s] for s in TrialState if (role, s) in counts} for role in Role}
     used = sum(number for state, number in by_role[Role.SEARCH].items() if state.counts_in_budget)
-    return Progress(budget_trials=sweep.spec.budget.trials, used_trials=used, trials=by_role)
+    return Progress(
+        budget_trials=sweep.spec.budget.trials,
+        used_trials=used,
+        used_gpu_hours=used_gpu_hours(sweep.spec, busy) if sweep.spec.resources.gpus else None,
+        trials=by_role,
+    )

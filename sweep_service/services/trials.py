@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from sweep_service.domain.errors import TrialNotFoundError
 from sweep_service.domain.ids import IdPrefix, is_id
+from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.trial import Attempt, Report, Trial
 from sweep_service.ports import SweepStore
+from sweep_service.services.pages import Page, page_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,11 @@ class TrialService:
             last_seq=page[-1].seq if page else after,
             has_more=len(found) > limit,
         )
+
+    def logs(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Page[KeptLine]:
+        """The next lines that its attempts have said, by seq, above ``after``."""
+        _check_id(trial_id)
+        return page_of(self._store.list_trial_logs(trial_id, after=after, limit=limit + 1), limit)
 
 
 def _only(report: Report, keys: Collection[str]) -> Report:

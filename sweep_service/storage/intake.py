@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from sweep_service.domain.logs import LogLines, clipped
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import AdoptedTrial, Attempt, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
@@ -110,6 +111,19 @@ def accept_report(report: Report, *, sweep_id: str) -> Report:
         reported_at=utc_time(report.reported_at, field="reported_at"),
         seq=0,
     )
+
+
+def accept_log_lines(batch: LogLines) -> LogLines:
+    """Lines, fit to be stored. Raises ValueError if their place is no number of lines."""
+    if batch.first < 0:
+        raise ValueError(f"first must be at least 0; it is {batch.first} for {batch.attempt_id}.")
+    lines = tuple(
+        replace(
+            line, at=utc_time(line.at, field="at"), level=plain_text(line.level), text=plain_text(clipped(line.text))
+        )
+        for line in batch.lines
+    )
+    return replace(batch, lines=lines)
 
 
 def accept_end(end: TrialEnd) -> TrialEnd:

@@ -12,10 +12,11 @@ from sqlalchemy.sql import ColumnElement
 
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
-from sweep_service.storage import moves, rows
+from sweep_service.storage import moves, rows, sql_logs
 from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, reports, sweeps, trials
 
 _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
@@ -180,6 +181,13 @@ class LockedSweep:
         self.save_attempts(ended)
         self.save_trials([trial for trial in current.values() if trial is not named[trial.id]])
 
+    def append_logs(self, batches: Sequence[LogLines]) -> None:
+        """Raises NotFoundError, also for an attempt of another trial than is said."""
+        saying = self.attempts(sorted({batch.attempt_id for batch in batches}))
+        for batch in batches:
+            _check_trial(saying[batch.attempt_id], batch.trial_id)
+        sql_logs.append(self._connection, self.sweep.id, batches)
+
     def _take_reports(self, new_reports: Sequence[Report], current: dict[str, Trial]) -> None:
         if not new_reports:
             return
@@ -188,8 +196,7 @@ class LockedSweep:
         fresh: list[Report] = []
         for report in new_reports:
             attempt = reporting[report.attempt_id]
-            if attempt.trial_id != report.trial_id:
-                raise NotFoundError(f"There is no attempt {attempt.id!r} of {report.trial_id!r}.")
+            _check_trial(attempt, report.trial_id)
             key = (report.trial_id, report.step)
             is_new = key not in known
             trial = moves.take_report(current[report.trial_id], attempt, report, is_new=is_new)
@@ -209,6 +216,11 @@ class LockedSweep:
             reports.c.trial_id.in_(trial_ids), reports.c.step.in_(steps)
         )
         return {(row.trial_id, row.step) for row in self._connection.execute(query)}
+
+
+def _check_trial(attempt: Attempt, trial_id: str) -> None:
+    if attempt.trial_id != trial_id:
+        raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial_id!r}.")
 
 
 def _read_clock(connection: Connection, now: ColumnElement[datetime]) -> datetime:

@@ -17,6 +17,7 @@ from sweep_service.domain.errors import (
     LeaseLostError,
 )
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import (
     AttemptState,
@@ -27,7 +28,7 @@ from sweep_service.domain.states import (
     check_deletable,
     verb_target,
 )
-from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_tables import MemoryTables
@@ -139,6 +140,12 @@ class MemorySweepStore:
         tables = self._tables
         tables.sweep(sweep_id)
         return Counter((trial.role, trial.state) for trial in tables.trials_of(sweep_id))
+
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        attempts = [attempt for attempt in tables.attempts.values() if attempt.sweep_id == sweep_id]
+        return BusyTime.of((attempt.started_at, attempt.ended_at) for attempt in attempts)
 
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
@@ -306,6 +313,22 @@ class MemorySweepStore:
                 )
                 tables.append(*events)
                 tables.update_sweep(sweep, now=now)
+
+    def append_logs(self, lease: Lease, batches: Sequence[LogLines]) -> None:
+        accepted = [intake.accept_log_lines(batch) for batch in batches]
+        with self._fenced(lease) as (tables, _):
+            for batch in accepted:
+                tables.append_logs(lease.sweep_id, batch)
+
+    def list_trial_logs(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[KeptLine]:
+        tables = self._tables
+        sweep_id = tables.trial(trial_id).sweep_id
+        return [line for line in tables.kept_lines(sweep_id, after=after) if line.trial_id == trial_id][:limit]
+
+    def list_sweep_logs(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[KeptLine]:
+        tables = self._tables
+        tables.sweep(sweep_id)
+        return list(tables.kept_lines(sweep_id, after=after))[:limit]
 
     def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
         tables = self._tables

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sweep_service.domain.errors import KeyReusedError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
 from sweep_service.ports import SubmissionKey, TrialEnd
 from sweep_service.storage import moves
+from sweep_service.storage.log_chunks import LogChunk, drop_before, new_chunks
 from trainables.catalog import Trainable
 
 
@@ -25,6 +27,7 @@ class MemoryTables:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     reports: dict[tuple[str, int], Report] = field(default_factory=dict)  # by trial and step
     events: dict[tuple[str, int], Event] = field(default_factory=dict)  # by sweep and seq
+    log_chunks: dict[tuple[str, int], LogChunk] = field(default_factory=dict)  # by sweep and last seq, in that order
     num_reports: dict[str, int] = field(default_factory=dict)  # by sweep
     num_events: dict[str, int] = field(default_factory=dict)  # by sweep
     num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
@@ -40,6 +43,7 @@ class MemoryTables:
             attempts=dict(self.attempts),
             reports=dict(self.reports),
             events=dict(self.events),
+            log_chunks=dict(self.log_chunks),
             num_reports=dict(self.num_reports),
             num_events=dict(self.num_events),
             num_delivered=dict(self.num_delivered),
@@ -74,6 +78,7 @@ class MemoryTables:
         self.attempts = {key: row for key, row in self.attempts.items() if row.sweep_id != sweep_id}
         self.reports = {key: row for key, row in self.reports.items() if row.sweep_id != sweep_id}
         self.events = {key: row for key, row in self.events.items() if row.sweep_id != sweep_id}
+        self.log_chunks = {key: row for key, row in self.log_chunks.items() if row.sweep_id != sweep_id}
         self.keys = {key: named for key, named in self.keys.items() if named[1] != sweep_id}
 
     def trial(self, trial_id: str, *, of: str | None = None) -> Trial:
@@ -118,6 +123,34 @@ class MemoryTables:
         if is_new:
             seq = self.num_reports[report.sweep_id] = self.num_reports.get(report.sweep_id, 0) + 1
             self.reports[key] = replace(report, seq=seq)
+
+    def append_logs(self, sweep_id: str, batch: LogLines) -> None:
+        attempt = self.attempt(batch.attempt_id, of=sweep_id)
+        if attempt.trial_id != batch.trial_id:
+            raise NotFoundError(f"There is no attempt {attempt.id!r} of {batch.trial_id!r}.")
+        own = [chunk for chunk in self.log_chunks.values() if chunk.attempt_id == attempt.id]
+        end_line, end_byte = (own[-1].end_line, own[-1].end_byte) if own else (0, 0)
+        last_seq = max((seq for of, seq in self.log_chunks if of == sweep_id), default=0)
+        new = new_chunks(batch, sweep_id=sweep_id, end_line=end_line, end_byte=end_byte, last_seq=last_seq)
+        if not new:
+            return
+        self.log_chunks |= {(sweep_id, chunk.last_seq): chunk for chunk in new}
+        for chunk in own + new:
+            if chunk.is_droppable and chunk.end_byte <= drop_before(new[-1].end_byte):
+                del self.log_chunks[sweep_id, chunk.last_seq]
+
+    def kept_lines(self, sweep_id: str, *, after: int) -> Iterator[KeptLine]:
+        """Those of a sweep with a seq above ``after``, by seq."""
+        ends: dict[str, int] = {}  # by attempt: where the chunk before ends
+        for chunk in self.log_chunks.values():
+            if chunk.sweep_id != sweep_id:
+                continue
+            end_before, ends[chunk.attempt_id] = ends.get(chunk.attempt_id, 0), chunk.end_line
+            numbers = {
+                "trial_number": self.trials[chunk.trial_id].number,
+                "attempt": self.attempts[chunk.attempt_id].number,
+            }
+            yield from chunk.kept_lines(end_before=end_before, after=after, **numbers)
 
     def end_trial(self, trial: Trial, end: TrialEnd, *, now: datetime) -> None:
         ended, attempt, events = moves.end_trial(trial, self.running_attempt(trial.id), end, now=now)

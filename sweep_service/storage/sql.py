@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable, verb_target
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SubmissionKey, TrialEnd
@@ -214,6 +215,11 @@ class SqlSweepStore(SharedTables):
                 locked.sweep, told = moves.new_best(locked.sweep, locked.trial(best), now=locked.now)
                 locked.append(*told)
             locked.flush()
+
+    def append_logs(self, lease: Lease, batches: Sequence[LogLines]) -> None:
+        accepted = [intake.accept_log_lines(batch) for batch in batches]
+        with self._fenced(lease) as locked:
+            locked.append_logs(accepted)
 
     def mark_delivered(self, lease: Lease, *, up_to: int) -> None:
         with self._fenced(lease) as locked:

@@ -9,11 +9,12 @@ from sqlalchemy import ColumnElement, Connection, Executable, Row, func, select
 
 from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import TrialState
-from sweep_service.domain.trial import Attempt, Cluster, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
-from sweep_service.storage import rows
+from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
 from sweep_service.storage.tables import (
@@ -21,6 +22,7 @@ from sweep_service.storage.tables import (
     adoptions,
     attempts,
     events,
+    log_chunks,
     publications,
     reports,
     submission_keys,
@@ -104,6 +106,12 @@ class SharedTables:
             found = _rows_of_sweep(connection, sweep_id, query)
         return {(Role(row.role), TrialState(row.state)): row.number for row in found}
 
+    def busy_time(self, sweep_id: str) -> BusyTime:
+        query = select(attempts.c.started_at, attempts.c.ended_at).where(attempts.c.sweep_id == sweep_id)
+        with self._database.reading() as connection:
+            found = _rows_of_sweep(connection, sweep_id, query)
+        return BusyTime.of((row.started_at, row.ended_at) for row in found)
+
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None
     ) -> Trial | None:
@@ -137,6 +145,20 @@ class SharedTables:
         query = select(events).where(events.c.sweep_id == sweep_id, events.c.seq > after).order_by(events.c.seq)
         with self._database.reading() as connection:
             return [rows.event_of(row) for row in _rows_of_sweep(connection, sweep_id, query.limit(limit))]
+
+    def list_trial_logs(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Sequence[KeptLine]:
+        with self._database.reading() as connection:
+            found = sql_logs.read(connection, log_chunks.c.trial_id == trial_id, after=after, limit=limit)
+            if not found:
+                _check_trial_exists(connection, trial_id)
+            return found
+
+    def list_sweep_logs(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Sequence[KeptLine]:
+        with self._database.reading() as connection:
+            found = sql_logs.read(connection, log_chunks.c.sweep_id == sweep_id, after=after, limit=limit)
+            if not found:
+                _check_sweep_exists(connection, sweep_id)
+            return found
 
     def undelivered(self, sweep_id: str, *, limit: int) -> Sequence[Report]:
         query = (
@@ -192,13 +214,23 @@ def _conditions(only: SweepFilter) -> Iterator[ColumnElement[bool]]:
 
 def _rows_of_sweep(connection: Connection, sweep_id: str, query: Executable) -> Sequence[Row[*tuple[Any, ...]]]:
     found = connection.execute(query).all()
-    if not found and connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep_id)).first() is None:
-        raise SweepNotFoundError(sweep_id)
+    if not found:
+        _check_sweep_exists(connection, sweep_id)
     return found
+
+
+def _check_sweep_exists(connection: Connection, sweep_id: str) -> None:
+    if connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep_id)).first() is None:
+        raise SweepNotFoundError(sweep_id)
 
 
 def _rows_of_trial(connection: Connection, trial_id: str, query: Executable) -> Sequence[Row[*tuple[Any, ...]]]:
     found = connection.execute(query).all()
-    if not found and connection.execute(select(trials.c.id).where(trials.c.id == trial_id)).first() is None:
-        raise TrialNotFoundError(trial_id)
+    if not found:
+        _check_trial_exists(connection, trial_id)
     return found
+
+
+def _check_trial_exists(connection: Connection, trial_id: str) -> None:
+    if connection.execute(select(trials.c.id).where(trials.c.id == trial_id)).first() is None:
+        raise TrialNotFoundError(trial_id)

@@ -262,6 +262,23 @@ events = Table(
     Column("at", UtcDateTime, nullable=False),
 )
 
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    Column("sweep_id", Identifier, ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+    Column("last_seq", BigInteger, primary_key=True),  # of its last line
+    Column("trial_id", Identifier, ForeignKey("trials.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt_id", Identifier, ForeignKey("attempts.id", ondelete="CASCADE"), nullable=False),
+    Column("first_line", BigInteger, nullable=False),  # its place among all that the attempt has said …
+    Column("first_byte", BigInteger, nullable=False),  # … in lines and in bytes
+    Column("num_lines", Integer, nullable=False),
+    Column("num_bytes", Integer, nullable=False),
+    Column("lines", JSON, nullable=False),  # of each: time, stream, level, text
+    UniqueConstraint("attempt_id", "first_byte"),
+    CheckConstraint("num_lines > 0", name="lines"),
+)
+Index("ix_log_chunks_trial_id_last_seq", log_chunks.c.trial_id, log_chunks.c.last_seq)
+
 submission_keys = Table(
     "submission_keys",
     metadata,

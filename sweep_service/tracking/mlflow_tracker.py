@@ -1,4 +1,4 @@
-"""Results in MLflow: one parent run a sweep, one child run a trial. The only module that imports mlflow.
+"""Results in MLflow: one parent run a sweep, one child run a trial.
 
 Runs are made only after a search by tag has found none, metrics keep the timestamps of their reports, files overwrite
 themselves: so every method can be repeated. Only ``MlflowClient`` with explicit run ids: no active run, nothing global.
@@ -8,52 +8,36 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from sweep_service.domain.errors import ModelUnusableError, TrackingRefusedError, TrackingUnavailableError
-from sweep_service.domain.states import SweepState, TrialState
-from sweep_service.domain.trial import Report, Sweep, Trial
-from sweep_service.tracking.files import write_results, write_spec
-from sweep_service.tracking.models import save_model_folder
-from sweep_service.tracking.summary import describe_sweep
-from sweep_service.tracking.tags import as_text, ending_tags, sweep_tags, trial_tags
-
-# MLflow reads these when it is imported. Whoever has set one of them keeps it.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# By default a call to a server that is down blocks for minutes; results wait in the outbox, on our own clock, instead.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.uri import append_to_uri_path
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweep_service.domain.errors import ModelUnusableError
+from sweep_service.domain.states import SweepState, TrialState
+from sweep_service.domain.trial import Report, Sweep, Trial
+from sweep_service.tracking.files import write_results, write_spec
+from sweep_service.tracking.mlflow_connection import REFUSALS, MlflowConnection, first_line
+from sweep_service.tracking.models import save_model_folder
+from sweep_service.tracking.registry import MODEL_FOLDER, register_version
+from sweep_service.tracking.summary import describe_sweep
+from sweep_service.tracking.tags import as_text, ending_tags, sweep_tags, trial_tags
 
 logger = logging.getLogger(__name__)
-
-MODEL_FOLDER = "model"
 
 _MAX_METRICS = 1000  # of one log_batch
 _MAX_PARAMS_OR_TAGS = 100  # of one log_batch
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000  # of the oldest servers in use; newer ones take more
-
-# Sending the same again would be refused again. Anything else may pass: the server is down, busy or being upgraded.
-# BAD_REQUEST among it: so MLflow calls trouble of its database that is no OperationalError, such as a pool without a
-# free connection.
-_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 
 _TRIAL_STATUS: Mapping[TrialState, str] = {
     TrialState.PENDING: "SCHEDULED",
@@ -83,7 +67,7 @@ class MlflowTracker:
 
     def __init__(self, tracking_uri: str, artifact_location: str | None = None) -> None:
         self._artifact_location = artifact_location
-        self._tracking_uri = tracking_uri
+        self._connection = MlflowConnection(tracking_uri)
         self._experiments: dict[str, str] = {}  # parent run's id -> its experiment's id
         self._refused: set[tuple[str, str]] = set()  # (run id, metric key) that MLflow will not take
 
@@ -147,13 +131,12 @@ class MlflowTracker:
                 self._client.log_text(ref, trial.traceback, "traceback.txt")
             self._terminate(ref, _TRIAL_STATUS[trial.state], trial.ended_at)
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
         """See the port. What cannot be written by a fault of ours is left out with a warning: the runs must end."""
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                write_results(Path(folder), sweep, best_reports)
-            except Exception:  # a plot that cannot be drawn
-                logger.exception("Not all files of %s could be written.", sweep.id)
+            write_results(Path(folder), sweep, trials, curves)
             self._upload(ref, Path(folder))
         with self._server():
             try:
@@ -190,7 +173,7 @@ class MlflowTracker:
             try:
                 save_model_folder(model, sweep, trial, checkpoint)
             except Exception as error:  # builds the model by its author's code
-                fact = f"{type(error).__name__}: {_first_line(error)}"
+                fact = f"{type(error).__name__}: {first_line(error)}"
                 raise ModelUnusableError(f"No model of trial {trial.number} from {checkpoint}: {fact}") from error
             self._upload(ref, model, MODEL_FOLDER)
             with self._server():
@@ -203,24 +186,21 @@ class MlflowTracker:
                     },
                 )
 
-    @cached_property
-    def _client(self) -> MlflowClient:
-        """Made at the first use, inside ``_server``: a database is opened here, and migrated if it is new."""
-        if self._tracking_uri.startswith("sqlite:///"):
-            # SQLite makes a missing file but not a missing folder, and MLflow would try that again for minutes.
-            Path(self._tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=self._tracking_uri, registry_uri=self._tracking_uri)
+    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str:
+        """See the port."""
+        with self._server():
+            source = append_to_uri_path(self._client.get_run(ref).info.artifact_uri, MODEL_FOLDER)
+            tags = {"sweep_id": sweep.id, "trial_id": trial.id}
+            version = register_version(self._client, name, source=source, run_id=ref, tags=tags)
+            self._set_tags(ref, {"registered_model": name, "registered_version": version})
+            return version
 
-    @contextmanager
-    def _server(self) -> Iterator[None]:
-        """What goes wrong between here and MLflow, under two names."""
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            fact = _without_password(f"MLflow at {self._tracking_uri}: {_first_line(error)}")
-            if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
-                raise TrackingRefusedError(fact) from error
-            raise TrackingUnavailableError(fact) from error
+    @property
+    def _client(self) -> MlflowClient:
+        return self._connection.client
+
+    def _server(self) -> AbstractContextManager[None]:
+        return self._connection.calls()
 
     def _experiment_id(self, name: str) -> str:
         """The experiment of that name, made if there is none, brought back if somebody has deleted it."""
@@ -269,7 +249,7 @@ class MlflowTracker:
             try:
                 self._client.log_batch(ref, params=chunk)
             except MlflowException as error:
-                if error.error_code not in _REFUSALS:
+                if error.error_code not in REFUSALS:
                     raise
                 self._log_params_singly(ref, chunk)
 
@@ -278,16 +258,16 @@ class MlflowTracker:
             try:
                 self._client.log_batch(ref, params=[param])
             except MlflowException as error:
-                if error.error_code not in _REFUSALS:
+                if error.error_code not in REFUSALS:
                     raise
-                logger.warning("MLflow refuses the parameter %s of run %s: %s", param.key, ref, _first_line(error))
+                logger.warning("MLflow refuses the parameter %s of run %s: %s", param.key, ref, first_line(error))
 
     def _log_metrics(self, ref: str, metrics: Sequence[Metric]) -> None:
         for chunk in _chunks(metrics, _MAX_METRICS):
             try:
                 self._client.log_batch(ref, metrics=chunk)
             except MlflowException as error:
-                if error.error_code not in _REFUSALS:
+                if error.error_code not in REFUSALS:
                     raise
                 self._log_metrics_by_key(ref, chunk)
 
@@ -297,10 +277,10 @@ class MlflowTracker:
             try:
                 self._client.log_batch(ref, metrics=[metric for metric in metrics if metric.key == key])
             except MlflowException as error:
-                if error.error_code not in _REFUSALS:
+                if error.error_code not in REFUSALS:
                     raise
                 self._refused.add((ref, key))
-                logger.warning("MLflow refuses the metric %s of run %s: %s", key, ref, _first_line(error))
+                logger.warning("MLflow refuses the metric %s of run %s: %s", key, ref, first_line(error))
 
     def _set_tags(self, ref: str, tags: Mapping[str, str]) -> None:
         fitting = [RunTag(key, value) for key, value in _fitting(tags).items()]
@@ -351,17 +331,8 @@ def _millis(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value[:_MAX_TAG_LENGTH] for key, value in tags.items()}
-
-
-def _without_password(text: str) -> str:
-    """MLflow's own messages repeat the URI that it was given; these end in events that many may read."""
-    return re.sub(r"://[^/@\s]+@", "://…@", text)
 
 
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sweep_service.domain.trial import Sweep, Trial
+
+if TYPE_CHECKING:
+    from trainables.protocol import Problem
 
 
 def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
     """Write the trial's network into ``folder``, which must not exist yet.
 
-    ``mlflow.pytorch.load_model`` reads the folder where this package is installed; ``state_dict.pt`` and ``model.json``
-    serve everybody else. Raises whatever the problem's code, or the checkpoint's, raises.
+    ``mlflow.pytorch.load_model`` reads the folder where this package is installed; ``state_dict.pt``, ``model.json``
+    and, where the problem knows of tables, ``encoding.json`` serve everybody else, and ``sweep predict``. Raises
+    whatever the problem's code, or the checkpoint's, raises.
     """
     import torch
     from mlflow.pytorch import save_model
@@ -22,6 +28,7 @@ def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path
     from trainables.catalog import load_problem
     from trainables.checkpoint import Checkpoint
     from trainables.export import export_model
+    from trainables.prediction import MODEL_FILE, STATE_FILE
 
     problem = load_problem(sweep.spec.trainable, trial.params)
     module = export_model(Checkpoint.load(checkpoint), problem)
@@ -34,7 +41,7 @@ def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path
         save_model(module, str(folder), serialization_format="pickle", pip_requirements=requirements)
     finally:
         own_warnings.setLevel(level)
-    torch.save(module.state_dict(), folder / "state_dict.pt")
+    torch.save(module.state_dict(), folder / STATE_FILE)
     description = {
         "trainable": sweep.spec.trainable,
         "params": dict(trial.params),
@@ -44,5 +51,22 @@ def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path
         "objective": {"metric": sweep.spec.objective.metric, "value": trial.objective},
         "sweep_id": sweep.id,
         "trial_id": trial.id,
+        **_save_encoding(folder, problem, trial),
     }
-    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (folder / MODEL_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_encoding(folder: Path, problem: Problem, trial: Trial) -> Mapping[str, Any]:
+    """Write what leads from a raw table to the network and back; returns what model.json says where there is none."""
+    from trainables.prediction import ENCODING_FILE, codec_of, encoding_hash
+
+    codec = codec_of(problem)
+    if codec is None:
+        return {}
+    now = encoding_hash(problem)
+    if trial.provenance.get("encoding_hash", now) != now:
+        # The means and categories of today's file are not those that this network was trained on.
+        return {"no_encoding": "the data had changed between its training and the end of its sweep"}
+    text = json.dumps(codec.document(), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / ENCODING_FILE).write_text(text + "\n", encoding="utf-8")
+    return {}

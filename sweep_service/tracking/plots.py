@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweep_service.domain.trial import Report
+from sweep_service.report.palette import COLOURS
+from sweep_service.report.series import all_values, series_by_task, spans_decades
 
-_WEIGHT = "weight/"
-_LINEAR_UP_TO = 30.0  # largest weight over smallest, beyond which the axis is logarithmic
-
-# Okabe and Ito's palette without yellow (too faint on white): told apart with every common colour blindness, and
-# together with the markers in grey too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -23,7 +19,7 @@ def save_weight_curves(path: Path, reports: Sequence[Report], *, title: str) -> 
     Raises:
         OSError: the file cannot be written.
     """
-    curves = _curves(reports)
+    curves = series_by_task(reports, "weight/")
     if not curves:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,8 +33,8 @@ def save_weight_curves(path: Path, reports: Sequence[Report], *, title: str) -> 
             steps,
             weights,
             label=task.replace("$", r"\$"),  # or matplotlib reads a formula
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=_STYLES[index // len(_COLOURS) % len(_STYLES)],
+            color=COLOURS[index % len(COLOURS)],
+            linestyle=_STYLES[index // len(COLOURS) % len(_STYLES)],
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=5,
             markevery=max(1, len(steps) // 15),
@@ -48,7 +44,7 @@ def save_weight_curves(path: Path, reports: Sequence[Report], *, title: str) -> 
     axes.set_title(title)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("task weight")
-    if _spans_decades(curves):  # on a linear axis the small ones would all lie on zero
+    if spans_decades(all_values(curves)):  # on a linear axis the small ones would all lie on zero
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
@@ -56,20 +52,3 @@ def save_weight_curves(path: Path, reports: Sequence[Report], *, title: str) -> 
     axes.legend(title="task", loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(curves) // 16, frameon=False)
     figure.savefig(path)
     return True
-
-
-def _spans_decades(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> bool:
-    values = [weight for _, weights in curves.values() for weight in weights]
-    return min(values) > 0 and max(values) / min(values) > _LINEAR_UP_TO
-
-
-def _curves(reports: Sequence[Report]) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and weights by task, in the order of the steps."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for report in sorted(reports, key=lambda report: report.step):
-        for key, value in report.metrics.items():
-            if key.startswith(_WEIGHT):
-                steps, weights = curves.setdefault(key.removeprefix(_WEIGHT), ([], []))
-                steps.append(report.step)
-                weights.append(value)
-    return dict(sorted(curves.items()))

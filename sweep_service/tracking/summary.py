@@ -19,7 +19,8 @@ _MAX_LENGTH = 5000  # of a tag in MLflow
 def describe_sweep(sweep: Sweep) -> str:
     """Markdown: the verdict, the best parameters and the top of the leaderboard, or what is being searched."""
     results, spec = sweep.results or {}, sweep.spec
-    head = f"`{sweep.id}` trains **{spec.trainable}** for `{spec.objective.metric}` ({spec.objective.direction})."
+    driven = ", ".join(f"`{one.metric}` ({one.direction})" for one in spec.objectives or (spec.objective,))
+    head = f"`{sweep.id}` trains **{spec.trainable}** for {driven}."
     parts = [head + (f" It ended *{sweep.state}*. {sweep.message}" if sweep.state.is_ended else "")]
     best = results.get("best")
     if verdict := results.get("verdict"):
@@ -27,6 +28,8 @@ def describe_sweep(sweep: Sweep) -> str:
     if best:
         objective = f"{spec.objective.metric} = **{_cell(best['objective'])}**"
         parts += [f"### Best: trial {best['number']} ({best['label']}), {objective}", _params_table(best["params"])]
+    if front := results.get("front"):
+        parts += ["### Pareto front", _front_table(front)]
     if rows := results.get("leaderboard"):
         parts += ["### Leaderboard", _leaderboard_table(rows, results.get("baselines", ()), spec.objective.metric)]
     elif sweep.state.is_ended:
@@ -37,7 +40,18 @@ def describe_sweep(sweep: Sweep) -> str:
 def leaderboard_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """All rows, one column a value: ``params.<name>``, ``val/<metric>/<task>``. Empty cells: it has no such value."""
     fixed = ("rank", "label", "role", "trial_id", "number", "objective", "delta_m")
-    flat = [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows]
+    return _csv(fixed, [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows])
+
+
+def front_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The Pareto front: of each trial its values of the objectives, then its parameters."""
+    fixed = ("trial_id", "number", *(rows[0]["values"] if rows else ()))
+    flat = [{name: row[name] for name in fixed[:2]} | dict(row["values"]) | _params(row) for row in rows]
+    return _csv(fixed, flat)
+
+
+def _csv(fixed: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> str:
+    """With those columns first."""
     columns = list(dict.fromkeys([*fixed, *(name for row in flat for name in row)]))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
@@ -66,6 +80,16 @@ def _task_values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _params_table(params: Mapping[str, Any]) -> str:
     return _table(("parameter", "value"), params.items()) if params else ""
+
+
+def _front_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Its first rows, and how many there are beside them."""
+    shown = rows[:_NUM_ROWS]
+    metrics = list(rows[0]["values"])
+    names = list(dict.fromkeys(name for row in shown for name in row["params"]))
+    lines = [(row["number"], *row["values"].values(), *(row["params"].get(name) for name in names)) for row in shown]
+    hidden = len(rows) - len(shown)
+    return _table(("trial", *metrics, *names), lines) + (f"\n\n{hidden} more in `front.csv`." if hidden else "")
 
 
 def _leaderboard_table(rows: Sequence[Mapping[str, Any]], baselines: Iterable[Mapping[str, Any]], metric: str) -> str:

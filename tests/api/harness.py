@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from api.server import Server
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.logs import LogLine, LogLines, LogStream
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Attempt, AttemptState, Lease, Report, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd
@@ -143,6 +145,7 @@ class Conductor:
         self.sweep_id = sweep_id
         self._lease = self._claim(sweep_id)
         self._num_trials = 0
+        self._num_lines: Counter[str] = Counter()  # by attempt
 
     def _claim(self, sweep_id: str) -> Lease:
         """Claims go to the oldest sweep first, so those of other tests are claimed, and left alone, on the way."""
@@ -209,6 +212,18 @@ class Conductor:
         self._store.record(self._lease, reports=[report])
         return report
 
+    def say(self, attempt: Attempt, *texts: str, stream: LogStream = LogStream.STDOUT, level: str = "") -> None:
+        """The attempt's code says that, after all that it has said before."""
+        first = self._num_lines[attempt.id]
+        self._num_lines[attempt.id] += len(texts)
+        lines = tuple(LogLine(at=datetime.now(UTC), stream=stream, level=level, text=text) for text in texts)
+        said = LogLines(trial_id=attempt.trial_id, attempt_id=attempt.id, first=first, lines=lines)
+        self._store.append_logs(self._lease, [said])
+
+    def end(self, attempt: Attempt, ending: TrialEnding = TrialEnding.ERROR, *, message: str = "") -> None:
+        """The attempt's trial ends without a result."""
+        self._store.record(self._lease, ends=[TrialEnd(trial_id=attempt.trial_id, ending=ending, message=message)])
+
     def lose(self, attempt: Attempt) -> None:
         """The attempt's worker has died."""
         self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message="its worker died")
@@ -224,8 +239,9 @@ class Conductor:
         objective: float = 0.5,
         message: str = "",
         is_best: bool = False,
+        metrics: Mapping[str, float] | None = None,
     ) -> Trial:
-        """Start, report once, end."""
+        """Start, report once, end. ``metrics`` are reported beside the usual ones."""
         attempt = self.start(trial)
         completed = ending is TrialEnding.COMPLETED
         report = Report(
@@ -233,7 +249,7 @@ class Conductor:
             trial_id=trial.id,
             attempt_id=attempt.id,
             step=100,
-            metrics={"val/normalized_loss": objective, "val/loss/left": 2 * objective},
+            metrics={"val/normalized_loss": objective, "val/loss/left": 2 * objective, **(metrics or {})},
             objective=objective,
             reported_at=datetime.now(UTC),
         )
@@ -261,6 +277,19 @@ def finish_sweep(store: SweepStore, sweep_id: str, *, state: SweepState = SweepS
     return conductor
 
 
+BOTH = [{"metric": "val/loss/left"}, {"metric": "val/auc/right", "direction": "maximize"}]
+
+
+def run_front(store: SweepStore, sweep_id: str) -> Conductor:
+    """Trials 0 to 3 of a sweep for BOTH: 0 is beaten by 1, 3 has the best score, 1 is the best by the objective."""
+    conductor = Conductor(store, sweep_id)
+    for objective, score, alpha in ((0.4, 0.5, 0.0), (0.3, 0.6, 1.0), (0.5, 0.4, 2.0), (0.9, 0.9, 3.0)):
+        trial, metrics = conductor.add_trial(alpha=alpha), {"val/auc/right": score}
+        conductor.run(trial, objective=objective, is_best=alpha == 1.0, metrics=metrics)
+    conductor.run(conductor.add_trial(Role.BASELINE, "equal"), objective=0.1, metrics={"val/auc/right": 1.0})
+    return conductor
+
+
 def results_of(best: Trial, baseline: Trial) -> dict[str, Any]:
     """Results in the shape in which a conductor stores them."""
     rows = [
@@ -270,7 +299,7 @@ def results_of(best: Trial, baseline: Trial) -> dict[str, Any]:
         for rank, (trial, objective) in enumerate(((best, 0.4), (baseline, 0.5)), start=1)
     ]
     comparison = {"baseline": "equal", "outcome": "helped", "mean_difference": -0.0987, "interval": [-0.11, -0.09]}
-    comparison |= {"p_value": 0.001, "p_value_holm": 0.001, "num_pairs": 3}
+    comparison |= {"p_value": 0.001, "p_value_holm": 0.001, "num_pairs": 3, "margin": 0.01, "reason": None}
     verdict = {"summary": "GradNorm helped against equal.", "metric": "test/normalized_loss", "confidence": 0.95}
     verdict |= {"margin": 0.01, "seeds": 3, "covers": "Seeds only.", "against": [{**comparison, "tasks": {}}]}
     return {"leaderboard": rows, "best": rows[0], "baselines": rows[1:], "verdict": verdict}

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
-from harness import SPEC, Conductor, Service, finish_sweep
+from harness import BOTH, SPEC, Conductor, Service, finish_sweep, run_front
 from typer.testing import CliRunner
 
-from sweep_service.cli import _client, app
+from sweep_service.cli import app
+from sweep_service.cli.service import connected
 from sweep_service.domain.states import SweepState
 
 Sweep = Callable[..., Result]
@@ -295,7 +296,7 @@ def test_a_wrong_address_is_a_wrong_usage() -> None:
 
 def test_a_fault_of_the_program_is_not_told_as_one_of_its_user(service: Service) -> None:
     def fail() -> None:
-        with _client(service.url):
+        with connected(service.url):
             raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
@@ -348,6 +349,18 @@ def test_the_best_trial_is_shown_and_its_absence_is_an_exit_code(sweep: Sweep, s
     finish_sweep(service.store, sweep_id)
     assert sweep("best", sweep_id).stdout.splitlines() == ["trial 1 (gradnorm): 0.4", "alpha=2 weight_lr=0.02"]
     assert json.loads(sweep("best", sweep_id, "--json").stdout)["best"]["number"] == 1
+
+
+def test_the_front_of_several_objectives_is_a_table_below_the_best_trial(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit(objectives=BOTH)["id"]
+    run_front(service.store, sweep_id)
+    first, params, *table = sweep("best", sweep_id).stdout.splitlines()
+    assert (first, params) == ("trial 1 (gradnorm): 0.3", "alpha=1")
+    assert table[0].strip() == "Pareto front"
+    rows = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in table]
+    assert ["trial", "val/loss/left", "val/auc/right", "parameters"] in rows
+    assert [row for row in rows if row[0].isdigit()] == [["1", "0.6", "0.6", "alpha=1"], ["3", "1.8", "0.9", "alpha=3"]]
+    assert len(json.loads(sweep("best", sweep_id, "--json").stdout)["front"]) == 2
 
 
 def test_events_are_told_in_order_once_each_and_followed_to_the_end(sweep: Sweep, service: Service) -> None:

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 import pytest
-from harness import TOY, Conductor, Service, finish_sweep, problem
+from harness import BOTH, TOY, Conductor, Service, finish_sweep, problem, run_front
 
 from sweep_service.domain.states import SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role
@@ -168,6 +168,7 @@ def test_a_finished_sweep_shows_progress_leaders_best_and_results(service: Servi
     assert sweep["progress"] == {
         "budget_trials": 4,
         "used_trials": 2,
+        "used_gpu_hours": None,
         "trials": {"search": {"completed": 2}, "baseline": {"completed": 1}, "confirm": {}},
     }
     assert [(leader["balancer"], leader["objective"]) for leader in sweep["leaders"]] == [
@@ -178,7 +179,7 @@ def test_a_finished_sweep_shows_progress_leaders_best_and_results(service: Servi
     assert sweep["results"]["verdict"]["against"][0]["outcome"] == "helped"
     assert sweep["ended_at"] >= sweep["started_at"] >= sweep["created_at"]
     answer = service.http.get(f"/api/v1/sweeps/{sweep_id}/best").json()
-    assert answer["reason"] is None
+    assert (answer["reason"], answer["front"]) == (None, None)
     assert answer["best"]["id"] == sweep["best_trial_id"]
     assert answer["best"]["searched"] == {"alpha": 2.0, "weight_lr": 0.02}
 
@@ -229,10 +230,36 @@ def test_while_nothing_has_completed_best_says_why_there_is_none(service: Servic
     sweep = service.submit()
     answer = service.http.get(sweep["links"]["best"])
     assert answer.status_code == 200
-    assert answer.json() == {"best": None, "reason": "No search trial has completed yet."}
+    assert answer.json() == {"best": None, "reason": "No search trial has completed yet.", "front": None}
     conductor = Conductor(service.store, sweep["id"])
     conductor.move(SweepState.FAILED)
     assert "ended without" in service.http.get(sweep["links"]["best"]).json()["reason"]
+
+
+def test_of_several_objectives_best_has_the_front_with_its_values(service: Service) -> None:
+    sweep = service.submit(objectives=BOTH)
+    assert service.http.get(sweep["links"]["best"]).json()["front"] == []
+    run_front(service.store, sweep["id"])
+    answer = service.http.get(sweep["links"]["best"]).json()
+    assert answer["best"]["number"] == 1
+    assert [(trial["number"], trial["values"]) for trial in answer["front"]] == [
+        (1, {"val/loss/left": 0.6, "val/auc/right": 0.6}),
+        (3, {"val/loss/left": 1.8, "val/auc/right": 0.9}),
+    ]
+    assert {name: value for name, value in answer["front"][0].items() if name != "values"} == answer["best"]
+
+
+def test_the_gpu_hours_of_all_attempts_are_told_while_they_run(service: Service) -> None:
+    sweep = service.submit(resources={"gpus": 4}, budget={"trials": 4, "gpu_hours": 8})
+    assert sweep["progress"]["used_gpu_hours"] == 0
+    conductor = Conductor(service.store, sweep["id"])
+    conductor.start(conductor.add_trial())
+
+    def used() -> float:
+        return service.http.get(sweep["links"]["self"]).json()["progress"]["used_gpu_hours"]
+
+    first = used()
+    assert 0 < first < used() < 4 * 0.1
 
 
 def test_trainables_are_listed_with_what_can_be_set(service: Service) -> None:

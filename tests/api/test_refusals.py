@@ -167,6 +167,7 @@ def test_a_sweep_that_was_queued_is_never_said_to_have_failed() -> None:
     assert sweep["progress"] == {
         "budget_trials": 4,
         "used_trials": 0,
+        "used_gpu_hours": None,
         "trials": {"search": {}, "baseline": {}, "confirm": {}},
     }
     assert sweep["leaders"] == []

@@ -35,7 +35,8 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     assert response.status_code == 201
     sweep = response.json()
     assert sweep["state"] == "queued"
-    assert sweep["spec"]["budget"] == {"trials": 4, "wall_time": None, "target": None, "no_improvement": None}
+    bounds = {"wall_time": None, "gpu_hours": None, "target": None, "no_improvement": None}
+    assert sweep["spec"]["budget"] == {"trials": 4, **bounds}
     assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0, "from_sweep": None}, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep
@@ -81,6 +82,11 @@ BAD_SPECS = {
     "unknown trainable": (changed("/trainable", "toi"), {"/trainable"}),
     "unknown metric": (changed("/objective", {"metric": "val/f1/left"}), {"/objective/metric"}),
     "no direction for a score": (changed("/objective", {"metric": "val/auc/right"}), {"/objective/direction"}),
+    "several objectives and a pruner": (
+        {**SPEC, "objectives": [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}], "early_stopping": {}},
+        {"/early_stopping"},
+    ),
+    "GPU-hours without GPUs": (changed("/budget/gpu_hours", 8), {"/budget/gpu_hours"}),
     "unknown parameter": (changed("/params", {"widht": 3}), {"/params/widht"}),
     "unknown searched parameter": (
         changed("/space/gamma", {"type": "float", "low": 0.0, "high": 1.0}),
@@ -357,7 +363,8 @@ def schema(service: Service) -> Draft202012Validator:
 
 def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft202012Validator) -> None:
     full = {**SPEC, "params": {"width": 4, "lr": 0.5, "dtype": "float64"}, "objective": {"metric": "val/loss/left"}}
-    for spec in (SPEC, full, service.submit(**full)["spec"]):
+    two = {**SPEC, "objectives": [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}]}
+    for spec in (SPEC, full, two, service.submit(**full)["spec"], service.submit(**two)["spec"]):
         schema.validate(dict(spec))
 
 
@@ -372,6 +379,7 @@ def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft
         ("/params", {"dtype": "float16"}),
         ("/space/steps", {"type": "int", "low": 1, "high": 2}),
         ("/objective", {"metric": "val/f1/left"}),
+        ("/objectives", [{"metric": "val/loss/left"}, {"metric": "val/f1/left"}]),
         ("/budgett", 1),
     ],
 )
@@ -387,3 +395,27 @@ def test_before_anybody_has_published_the_catalogue_the_schema_leaves_it_out() -
     schema = Draft202012Validator(document)
     assert schema.is_valid({**SPEC, "trainable": "anything"})
     assert not schema.is_valid({**SPEC, "budgett": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "trials"),
+    [
+        # A baseline that reads nothing of the space runs once, and a grid has no more trials than points.
+        ({}, {"search": 4, "baseline": 1, "confirm": 6}),
+        ({"baselines": [], "confirm": None}, {"search": 4, "baseline": 0, "confirm": 0}),
+        (
+            {"space": {"width": {"type": "int", "low": 1, "high": 99}}, "baselines": ["equal", "single_task"]},
+            {"search": 4, "baseline": 8, "confirm": 9},
+        ),
+        (
+            {"space": {"width": {"type": "int", "low": 1, "high": 3}}, "search": {"sampler": "grid"}},
+            {"search": 3, "baseline": 3, "confirm": 6},
+        ),
+    ],
+    ids=str,
+)
+def test_a_preview_says_how_many_trials_there_would_be(
+    service: Service, changes: dict[str, Any], trials: dict[str, int]
+) -> None:
+    document = {name: value for name, value in {**SPEC, **changes}.items() if value is not None}
+    assert service.http.post("/api/v1/sweeps?validate_only=true", json=document).json()["trials"] == trials

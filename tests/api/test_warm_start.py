@@ -1,150 +1,136 @@
-"""POST /api/v1/sweeps with search.from_sweep: what is adopted, what is told of it, and what is refused."""
+"""A sweep that begins with what another one has shown, from HTTP to the store."""
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
-import httpx
 import pytest
-from harness import SPEC, Conductor, Service, finish_sweep, problem
+from harness import SPEC, Conductor, Service, finish_sweep, pointers, problem
 
 from sweep_service.domain.states import SweepState, TrialEnding
 from sweep_service.domain.trial import Role
 
 
-def earlier(service: Service, *, num: int = 3, **changes: Any) -> str:
-    """A sweep that still runs, with so many completed search trials, an early-stopped one, one that failed, and one of
-    the baseline."""
-    sweep_id = service.submit(**changes)["id"]
-    conductor = Conductor(service.store, sweep_id)
-    conductor.move(SweepState.RUNNING)
-    for index in range(num):
-        trial = conductor.add_trial(alpha=0.5 + index, weight_lr=0.01)
-        conductor.run(trial, objective=0.5 - 0.1 * index, is_best=True)
-    conductor.run(conductor.add_trial(alpha=0.1, weight_lr=0.01), TrialEnding.PRUNED, objective=0.9)
-    conductor.run(conductor.add_trial(alpha=0.2, weight_lr=0.01), TrialEnding.ERROR)
-    conductor.run(conductor.add_trial(Role.BASELINE, "equal"), objective=0.6)
+def after(source_id: str, **changes: Any) -> dict[str, Any]:
+    return {"search": {"sampler": "tpe", "from_sweep": source_id}, **changes}
+
+
+@pytest.fixture
+def source_id(service: Service) -> str:
+    """A sweep with two search trials (alpha 1.0 and 2.0), an early-stopped and a failed one, and a baseline."""
+    sweep_id = service.submit()["id"]
+    conductor = finish_sweep_with_more(service, sweep_id)
+    assert conductor.sweep_id == sweep_id
     return sweep_id
 
 
-def document(sweep_id: str, **changes: Any) -> dict[str, Any]:
-    return {**SPEC, **changes, "search": {"sampler": "tpe", "from_sweep": sweep_id, **changes.get("search", {})}}
+def finish_sweep_with_more(service: Service, sweep_id: str) -> Conductor:
+    conductor = Conductor(service.store, sweep_id)
+    conductor.move(SweepState.RUNNING)
+    for alpha, objective in ((1.0, 0.6), (2.0, 0.4)):
+        conductor.run(conductor.add_trial(alpha=alpha, weight_lr=0.01), objective=objective)
+    stopped = conductor.add_trial(alpha=0.5, weight_lr=0.02)
+    conductor.run(stopped, TrialEnding.PRUNED, objective=0.9)
+    conductor.run(conductor.add_trial(alpha=2.5, weight_lr=0.02), TrialEnding.ERROR, message="boom")
+    conductor.run(conductor.add_trial(Role.BASELINE, "equal"), objective=0.5)
+    return conductor
 
 
-def post(service: Service, body: dict[str, Any], query: str = "", **headers: str) -> httpx.Response:
-    return service.http.post(f"/api/v1/sweeps{query}", json=body, headers=headers)
-
-
-def test_a_sweep_adopts_what_it_can_when_it_is_submitted_and_says_so(service: Service) -> None:
-    source = earlier(service)
-    answer = post(service, document(source))
-    assert answer.status_code == 201, answer.text
-    sweep = answer.json()
-    assert sweep["adopted"] == 5
-    assert service.http.get(sweep["links"]["self"]).json() == sweep
-    assert (sweep["progress"]["used_trials"], sweep["leaders"], sweep["best_trial_id"]) == (0, [], None)
+def test_what_has_a_result_is_adopted_and_said_in_an_event(service: Service, source_id: str) -> None:
+    sweep = service.submit(**after(source_id))
+    assert sweep["adopted"] == 3
+    assert sweep["progress"]["used_trials"] == 0, "they are none of its trials"
+    assert service.http.get(sweep["links"]["trials"]).json()["trials"] == []
+    messages = [event["message"] for event in service.http.get(sweep["links"]["events"]).json()["events"]]
+    assert any(f"begin with trials of {source_id}" in message and "search: 3 of 3" in message for message in messages)
     stored = service.store.get_sweep(sweep["id"]).adopted
-    assert [(one.role, one.point.get("alpha"), one.value) for one in stored] == [
-        (Role.SEARCH, 0.5, 0.5),
-        (Role.SEARCH, 1.5, 0.4),
-        (Role.SEARCH, 2.5, 0.3),
-        (Role.SEARCH, 0.1, 0.9),
-        (Role.BASELINE, None, 0.6),
-    ]
-    first, notice = service.http.get(sweep["links"]["events"]).json()["events"]
-    assert (first["kind"], notice["kind"]) == ("sweep.submitted", "sweep.notice")
-    assert notice["message"] == f"The samplers begin with trials of {source}. search: 4 of 4. equal: 1 of 1."
+    assert [(one.point["alpha"], one.value) for one in stored] == [(1.0, 0.6), (2.0, 0.4), (0.5, 0.9)]
 
 
-def test_a_preview_tells_what_would_be_adopted_and_why_the_others_would_not(service: Service) -> None:
-    source, before = earlier(service), service.num_sweeps()
-    space = {**SPEC["space"], "alpha": {"type": "float", "low": 1.0, "high": 3.0}}
-    answer = post(service, document(source, space=space), "?validate_only=true")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["adoption"] == {
-        "from_sweep": source,
-        "lines": [
-            {
-                "role": "search",
-                "balancer": "gradnorm",
-                "considered": 4,
-                "adopted": 2,
-                "left_out": [
-                    {"reason": "params.alpha was 0.5, here it is searched from 1 to 3", "trials": 1},
-                    {"reason": "params.alpha was 0.1, here it is searched from 1 to 3", "trials": 1},
-                ],
-            },
-            {"role": "baseline", "balancer": "equal", "considered": 1, "adopted": 1, "left_out": []},
-        ],
-    }
+def test_a_preview_says_what_would_be_adopted_and_why_other_trials_would_not(service: Service, source_id: str) -> None:
+    narrow = {**SPEC["space"], "alpha": {"type": "float", "low": 0.8, "high": 3.0}}
+    answer = service.http.post(
+        "/api/v1/sweeps", params={"validate_only": "true"}, json={**SPEC, **after(source_id, space=narrow)}
+    )
+    assert answer.status_code == 200
+    search = answer.json()["adoption"]["lines"][0]
+    assert (search["considered"], search["adopted"]) == (3, 2)
+    (left_out,) = search["left_out"]
+    assert left_out["trials"] == 1
+    assert left_out["reason"] == "params.alpha was 0.5, here it is searched from 0.8 to 3"
+
+
+def test_a_parameter_that_is_new_in_the_space_takes_what_the_trials_had(service: Service, source_id: str) -> None:
+    wider = {**SPEC["space"], "lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+    sweep = service.submit(**after(source_id, space=wider))
+    assert {one.point["lr"] for one in service.store.get_sweep(sweep["id"]).adopted} == {1e-3}, "the default"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"params": {"steps": 77}}, "params.steps was 1500, here 77"),
+        ({"params": {"width": 16}}, "params.width was 8, here 16"),
+        ({"objective": {"metric": "val/loss/left", "direction": "minimize"}}, "cannot be compared"),
+    ],
+)
+def test_a_sweep_whose_trials_do_not_fit_is_refused_with_the_reason(
+    service: Service, source_id: str, changes: dict[str, Any], told: str
+) -> None:
+    before = service.num_sweeps()
+    answer = problem(service.http.post("/api/v1/sweeps", json={**SPEC, **after(source_id, **changes)}), 422)
+    assert pointers(answer) == {"/search/from_sweep"}
+    assert told in answer["errors"][0]["detail"]
     assert service.num_sweeps() == before
-    plain = post(service, dict(SPEC), "?validate_only=true").json()
-    assert plain["adoption"] is None
+
+
+@pytest.mark.parametrize("source", ["swp_01J9Z3NDEKTSV4RRFFQ69G5FAV", "swp_nonsense", ""])
+def test_a_sweep_that_is_not_there_is_refused(service: Service, source: str) -> None:
+    answer = problem(service.http.post("/api/v1/sweeps", json={**SPEC, **after(source)}), 422)
+    assert pointers(answer) == {"/search/from_sweep"}
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_a_sampler_that_learns_nothing_has_no_use_for_it(service: Service, source_id: str, sampler: str) -> None:
+    document = {**SPEC, "search": {"sampler": sampler, "from_sweep": source_id}}
+    answer = problem(service.http.post("/api/v1/sweeps", json=document), 422)
+    assert "/search/from_sweep" in pointers(answer)
+
+
+def test_several_objectives_and_an_earlier_sweep_exclude_each_other(service: Service, source_id: str) -> None:
+    both = [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}]
+    answer = problem(service.http.post("/api/v1/sweeps", json={**SPEC, **after(source_id, objectives=both)}), 422)
+    assert pointers(answer) == {"/search/from_sweep"}
 
 
 def test_what_was_adopted_stays_when_the_earlier_sweep_goes_on(service: Service) -> None:
-    source = service.submit()["id"]
-    conductor = Conductor(service.store, source)
+    source_id = service.submit()["id"]
+    conductor = Conductor(service.store, source_id)
     conductor.move(SweepState.RUNNING)
     conductor.run(conductor.add_trial(alpha=1.0, weight_lr=0.01), objective=0.5)
-    sweep = post(service, document(source)).json()
+    sweep = service.submit(**after(source_id))
     conductor.run(conductor.add_trial(alpha=2.0, weight_lr=0.01), objective=0.1)
     assert len(service.store.get_sweep(sweep["id"]).adopted) == sweep["adopted"] == 1
 
 
 def test_it_stays_and_is_not_adopted_again_when_the_earlier_sweep_is_deleted(service: Service) -> None:
-    source, key = service.submit()["id"], uuid.uuid4().hex
-    finish_sweep(service.store, source)
-    body = document(source)
-    first = post(service, body, **{"Idempotency-Key": key})
-    assert first.json()["adopted"] == 3
-    assert service.http.delete(f"/api/v1/sweeps/{source}").status_code == 204
-    again = post(service, body, **{"Idempotency-Key": key})
-    assert again.headers["idempotent-replayed"] == "true"
-    assert again.json() == first.json()
-    assert len(service.http.get(first.json()["links"]["events"]).json()["events"]) == 2
-    (finding,) = problem(post(service, body), 422)["errors"]
-    assert finding["code"] == "unknown_sweep"
+    source_id = service.submit()["id"]
+    finish_sweep(service.store, source_id)
+    document, headers = {**SPEC, **after(source_id)}, {"Idempotency-Key": f"gone-{source_id}"}
+    first = service.http.post("/api/v1/sweeps", json=document, headers=headers).json()
+    assert service.http.delete(f"/api/v1/sweeps/{source_id}").status_code == 204
+    assert service.http.get(first["links"]["self"]).json()["adopted"] == first["adopted"] == 2
+    again = service.http.post("/api/v1/sweeps", json=document, headers=headers)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first
+    assert len(service.http.get(first["links"]["events"]).json()["events"]) == 2
+    problem(service.http.post("/api/v1/sweeps", json=document), 422)
 
 
-@pytest.mark.parametrize("sweep_id", ["swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "the other one", "swp_"])
-@pytest.mark.parametrize("query", ["", "?validate_only=true"])
-def test_an_unknown_sweep_is_refused_at_its_field(service: Service, sweep_id: str, query: str) -> None:
-    (finding,) = problem(post(service, document(sweep_id), query), 422)["errors"]
-    assert (finding["pointer"], finding["code"]) == ("/search/from_sweep", "unknown_sweep")
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "hint"),
-    [
-        ({"params": {"lr": 0.5}}, "nothing_to_adopt", "4: params.lr was 0.001, here 0.5"),
-        (
-            {"objective": {"metric": "val/loss/left"}},
-            "other_objective",
-            "minimize val/normalized_loss, this one is to minimize val/loss/left",
-        ),
-        (
-            {"objective": {"metric": "val/normalized_loss", "direction": "maximize"}},
-            "other_objective",
-            "to maximize val/normalized_loss",
-        ),
-        ({"search": {"sampler": "random"}}, "not_for_sampler", "random learns nothing"),
-        ({"search": {"sampler": "qmc"}}, "not_for_sampler", "qmc learns nothing"),
-    ],
-)
-def test_what_cannot_be_adopted_or_used_is_refused_with_the_reason(
-    service: Service, changes: dict[str, Any], code: str, hint: str
-) -> None:
-    source, before = earlier(service), service.num_sweeps()
-    (finding,) = problem(post(service, document(source, **changes)), 422)["errors"]
-    assert (finding["pointer"], finding["code"]) == ("/search/from_sweep", code)
-    assert hint in finding["detail"]
-    assert service.num_sweeps() == before
-
-
-def test_a_sweep_without_an_ended_trial_gives_nothing(service: Service) -> None:
-    source = service.submit()["id"]
-    (finding,) = problem(post(service, document(source)), 422)["errors"]
-    assert finding["code"] == "nothing_to_adopt"
-    assert "search: 0 of 0" in finding["detail"]
+def test_a_repetition_under_its_key_adopts_nothing_anew(service: Service, source_id: str) -> None:
+    document, headers = {**SPEC, **after(source_id)}, {"Idempotency-Key": f"warm-{source_id}"}
+    first = service.http.post("/api/v1/sweeps", json=document, headers=headers)
+    again = service.http.post("/api/v1/sweeps", json=document, headers=headers)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json()["id"] == first.json()["id"]
+    assert again.json()["adopted"] == first.json()["adopted"] == 3

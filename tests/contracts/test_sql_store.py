@@ -238,8 +238,11 @@ def test_a_sweep_stored_by_other_rules_is_served_like_any_other(engine: Engine) 
     assert lease.sweep_id == new_sweep().id
     store.move_sweep(lease, SweepState.RUNNING)
     assert store.control_sweep(lease.sweep_id, Verb.CANCEL).spec.retries == SPEC.retries
-    search = store.get_sweep(lease.sweep_id).spec.canonical()["search"]
-    assert search == {"sampler": "grid", "seed": 0, "from_sweep": None}
+    assert store.get_sweep(lease.sweep_id).spec.canonical()["search"] == {
+        "sampler": "grid",
+        "seed": 0,
+        "from_sweep": None,
+    }
 
 
 def test_a_catalogue_that_a_newer_dispatcher_has_published_is_read(engine: Engine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from store_values import TTL, claimed, events_of, new_attempt, new_end, new_report, new_sweep, new_trial
+from store_values import TTL, claimed, events_of, new_attempt, new_end, new_report, new_sweep, new_trial, said
 
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.states import SweepState, TrialEnding, Verb
@@ -23,6 +23,7 @@ def ended(store: SweepStore, index: int = 0) -> tuple[Lease, Trial]:
     store.start_attempt(lease, attempt := new_attempt(trial))
     end = new_end(trial.id, TrialEnding.COMPLETED, objective=0.5)
     store.record(lease, reports=[new_report(attempt, 1)], ends=[end], best=trial.id)
+    store.append_logs(lease, [said(attempt, 0, ["a line"])])
     store.move_sweep(lease, SweepState.RUNNING)
     store.move_sweep(lease, SweepState.COMPLETED)
     return lease, trial

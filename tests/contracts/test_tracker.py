@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -266,7 +267,8 @@ def track(
         tracker.close_trial(refs[trial.id], trial)
     best = trials[1]
     tracker.log_model(ref, ended, best, checkpoint)
-    tracker.close_sweep(ref, ended, trials, [report for report in reports if report.trial_id == best.id])
+    curves = {trial.id: make_reports(trial) for trial in (best, trials[2])}
+    tracker.close_sweep(ref, ended, trials, curves)
     return ref, refs
 
 
@@ -420,7 +422,7 @@ def test_the_sweeps_run_ends_as_the_sweep_did_even_without_results(place: Place,
         one = replace(sweep, id=new_id(IdPrefix.SWEEP, now=NOW))
         ref = tracker.open_sweep(one)
         results = None if state is SweepState.FAILED else summarise(one, [])
-        tracker.close_sweep(ref, replace(one, state=state, results=results), [], [])
+        tracker.close_sweep(ref, replace(one, state=state, results=results), [], {})
         run = place.client.get_run(ref)
         assert (run.info.status, run.data.tags["state"]) == (status, str(state))
         assert "No trial was completed" in run.data.tags["mlflow.note.content"]
@@ -434,7 +436,7 @@ def test_no_run_is_left_running_by_an_ended_sweep(place: Place, sweep, finished,
     twin = client.create_run(
         client.get_run(ref).info.experiment_id, tags={"sweep_id": sweep.id, "mlflow.parentRunId": ref}
     )
-    tracker.close_sweep(ref, ended, trials, [])
+    tracker.close_sweep(ref, ended, trials, {})
     statuses = {run.info.run_id: run.info.status for run in place.runs(sweep)}
     assert statuses.pop(twin.info.run_id) == "KILLED"
     assert set(statuses.values()) == {"FINISHED"}
@@ -472,6 +474,9 @@ def test_the_parent_of_an_ended_sweep_shows_the_best_the_leaderboard_and_the_ver
     ]
     assert json.loads(place.read(ref, "verdict.json", tmp_path)) == finished[0].results["verdict"]
     assert place.read(ref, "plots/weights_best.png", tmp_path).startswith(b"\x89PNG")
+    report = place.read(ref, "report.html", tmp_path).decode()
+    assert set(re.findall(r'<section id="(\w+)">', report)) >= {"overview", "verdict", "weights", "history", "spec"}
+    assert report.endswith("</html>\n")
 
 
 def test_a_reopened_sweep_goes_on_in_its_run_and_shows_its_new_best(place: Place, sweep, finished, checkpoint):
@@ -483,7 +488,7 @@ def test_a_reopened_sweep_goes_on_in_its_run_and_shows_its_new_best(place: Place
     better = completed(make_trial(sweep, 20), 0.1)
     tracker.open_trial(sweep, ref, better)
     again = replace(ended, results=summarise(ended, [*trials, better]))
-    tracker.close_sweep(ref, again, [*trials, better], make_reports(better))
+    tracker.close_sweep(ref, again, [*trials, better], {better.id: make_reports(better)})
     run = place.client.get_run(ref)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best/objective"] == 0.1
@@ -527,7 +532,7 @@ def test_a_sweeps_run_that_somebody_deleted_is_refused_and_not_waited_for(place:
     with pytest.raises(TrackingRefusedError):
         tracker.log_model(ref, ended, trials[1], checkpoint)
     with pytest.raises(TrackingRefusedError):
-        tracker.close_sweep(ref, ended, trials, [])
+        tracker.close_sweep(ref, ended, trials, {})
 
 
 def test_a_trial_that_starts_after_the_experiment_was_deleted_brings_it_back(place: Place, sweep: Sweep):
@@ -543,9 +548,20 @@ def test_a_plot_that_cannot_be_drawn_leaves_the_rest_of_the_results_as_it_is(pla
     tracker, (ended, trials) = place.tracker(), finished
     ref = tracker.open_sweep(sweep)
     unplottable = replace(make_reports(trials[1])[0], metrics={"weight/digit": "heavy"})
-    tracker.close_sweep(ref, ended, trials, [unplottable])
+    tracker.close_sweep(ref, ended, trials, {trials[1].id: [unplottable]})
     assert place.client.get_run(ref).info.status == "FINISHED"
     assert "leaderboard.csv" in {file.path for file in place.client.list_artifacts(ref)}
+    assert "Not all files" in caplog.text
+
+
+def test_a_report_that_cannot_be_made_leaves_the_plots_as_they_are(place: Place, sweep, finished, caplog):
+    tracker, (ended, trials) = place.tracker(), finished
+    ref = tracker.open_sweep(sweep)
+    unreadable = replace(make_reports(trials[2])[0], metrics={"val/loss/digit": "heavy"})
+    curves = {trials[1].id: make_reports(trials[1]), trials[2].id: [unreadable]}
+    tracker.close_sweep(ref, ended, trials, curves)
+    assert place.files(ref) >= {"leaderboard.csv", "verdict.json", "plots/weights_best.png"}
+    assert "report.html" not in place.files(ref)
     assert "Not all files" in caplog.text
 
 
@@ -589,8 +605,9 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             "open_trial": lambda: tracker.open_trial(sweep, "ref", trials[0]),
             "log_reports": lambda: tracker.log_reports({trials[0].id: "ref"}, make_reports(trials[0])),
             "close_trial": lambda: tracker.close_trial("ref", trials[0]),
-            "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, []),
+            "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, {}),
             "log_model": lambda: tracker.log_model("ref", ended, trials[0], checkpoint),
+            "register_model": lambda: tracker.register_model("ref", ended, trials[0], "a name"),
         }
         for name, call in calls.items():
             start = time.monotonic()
@@ -599,6 +616,83 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             assert time.monotonic() - start < 10, name
             assert "MLflow at http://" in str(raised.value)
             assert "secret" not in str(raised.value)
+
+
+# --- MLflow: the registry ---------------------------------------------------------------------------------------------
+
+
+def versions_of(place: Place, name: str) -> dict[str, dict[str, str]]:
+    """Tags of the versions of a registered model."""
+    return {str(each.version): dict(each.tags) for each in place.client.search_model_versions(f"name='{name}'")}
+
+
+@pytest.fixture
+def logged(place: Place, sweep: Sweep, checkpoint: Path) -> tuple[MlflowTracker, str, Trial]:
+    """The run of a sweep with the model of that trial."""
+    tracker, trial = place.tracker(), completed(make_trial(sweep, 1, params=MODEL_PARAMS), 0.5)
+    ref = tracker.open_sweep(sweep)
+    tracker.log_model(ref, sweep, trial, checkpoint)
+    return tracker, ref, trial
+
+
+def test_a_registered_model_is_a_version_that_loads_by_its_alias(place: Place, sweep: Sweep, logged, tmp_path: Path):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    assert tracker.register_model(ref, sweep, trial, name) == "1"
+    version = place.client.get_model_version_by_alias(name, "champion")
+    assert (str(version.version), version.run_id) == ("1", ref)
+    assert version.tags == {"sweep_id": sweep.id, "trial_id": trial.id}
+    tags = place.client.get_run(ref).data.tags
+    assert (tags["registered_model"], tags["registered_version"]) == (name, "1")
+    script = (
+        "import sys, mlflow, mlflow.pytorch\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "print(type(mlflow.pytorch.load_model(f'models:/{sys.argv[2]}@champion')).__name__)\n"
+    )
+    command = [sys.executable, "-c", script, place.uri, name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "MultiTaskModel", done.stderr
+
+
+def test_registering_again_makes_no_second_version(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    first = tracker.register_model(ref, sweep, trial, name)
+    place.client.delete_registered_model_alias(name, "champion")  # as if a conductor had died before giving it
+    assert place.tracker().register_model(ref, sweep, trial, name) == first
+    assert set(versions_of(place, name)) == {first}
+    assert str(place.client.get_model_version_by_alias(name, "champion").version) == first
+
+
+def test_another_sweep_of_the_name_makes_the_next_version_and_takes_the_alias(place: Place, sweep, logged, checkpoint):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    tracker.register_model(ref, sweep, trial, name)
+    second = replace(sweep, id=new_id(IdPrefix.SWEEP, now=NOW))
+    other = completed(make_trial(second, 0, params=MODEL_PARAMS), 0.4)
+    second_ref = tracker.open_sweep(second)
+    tracker.log_model(second_ref, second, other, checkpoint)
+    assert tracker.register_model(second_ref, second, other, name) == "2"
+    assert place.client.get_model_version_by_alias(name, "champion").run_id == second_ref
+    sweeps = {version: tags["sweep_id"] for version, tags in versions_of(place, name).items()}
+    assert sweeps == {"1": sweep.id, "2": second.id}
+
+
+def test_a_registered_model_that_somebody_deleted_is_made_anew(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"model of {sweep.id}"
+    tracker.register_model(ref, sweep, trial, name)
+    place.client.delete_registered_model(name)
+    assert tracker.register_model(ref, sweep, trial, name) == "1"
+
+
+def test_the_name_of_a_prompt_is_refused_and_so_is_one_that_mlflow_does_not_take(place: Place, sweep: Sweep, logged):
+    tracker, ref, trial = logged
+    name = f"prompt-of-{sweep.id}"
+    place.client.register_prompt(name, template="Dear {{name}}")
+    for refused in (name, "a/b"):
+        with pytest.raises(TrackingRefusedError):
+            tracker.register_model(ref, sweep, trial, refused)
 
 
 # --- MLflow: the model ------------------------------------------------------------------------------------------------

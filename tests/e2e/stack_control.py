@@ -29,6 +29,11 @@ class RunningStack:
     mlflow_url: str
     client: SweepClient
 
+    @property
+    def tables(self) -> Path:
+        """The folder that its problems may read."""
+        return _tables_of(self.home)
+
     def log(self, name: str) -> str:
         return read(self.home / "logs" / f"{name}.log")
 
@@ -48,6 +53,10 @@ def read(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+def _tables_of(home: Path) -> Path:
+    return home / "tables"
+
+
 def _command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -60,7 +69,8 @@ def start_command(home: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROBLEMS),
-        "SWEEP_LEASE_TTL": "PT4S",
+        "SWEEP_DATA_ROOTS": str(_tables_of(home)),
+        "SWEEP_LEASE_TTL": "PT8S",
         "SWEEP_UNSCHEDULABLE_AFTER": "PT3S",
         "COLUMNS": "200",
     }

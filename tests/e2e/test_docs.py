@@ -13,8 +13,9 @@ from stack_control import RunningStack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["rest.md"]
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = ["predict.md", "rest.md"]
 
 
 def commands_of(page: str) -> list[str]:
@@ -29,7 +30,15 @@ def test_every_command_of_a_page_works_in_its_order(page: str, stack: RunningSta
     # -e within a pipe and within $(…) too: no command may fail unseen.
     script = "set -euo pipefail\nshopt -s inherit_errexit\n" + "\n".join(blocks)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "SWEEP_URL": stack.api_url, "PATH": path, "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "SWEEP_URL": stack.api_url,
+        "SWEEP_HOME": str(stack.home),
+        "SWEEP_DATA_ROOTS": str(stack.tables),
+        "PYTHONPATH": str(ROOT),
+        "PATH": path,
+        "COLUMNS": "200",
+    }
     ran = subprocess.run(
         ["bash", "-x"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )

@@ -116,7 +116,7 @@ def test_mlflow_holds_a_parent_and_a_finished_child_per_trial_with_whole_curves(
                 assert all(math.isfinite(point.value) for point in history)
         assert run.info.run_id == trials[run.data.tags["trial_id"]]["tracking_ref"]
     names = {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
-    assert {"leaderboard.csv", "model", "plots"} <= names
+    assert {"leaderboard.csv", "model", "plots", "report.html"} <= names
 
 
 def test_the_best_model_loads_and_predicts(
@@ -142,6 +142,44 @@ def test_mlflows_page_answers_with_the_experiment(stack: RunningStack, digits_sw
     assert answer.status_code == 200
 
 
+def test_a_sweep_of_two_objectives_ends_with_its_front_and_the_gpu_hours_that_it_took(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    objectives = [{"metric": "val/loss/lower_half"}, {"metric": "val/accuracy/digit", "direction": "maximize"}]
+    spec = {
+        "name": "two-objectives",
+        "trainable": "digits",
+        "params": {"steps": 60, "batch_size": 64},
+        "space": {
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        },
+        "objectives": objectives,
+        "search": {"sampler": "nsga2"},
+        "budget": {"trials": 8, "gpu_hours": 10},
+        "resources": {"cpus": 1, "gpus": 0.5, "parallel": 2},
+        "baselines": ["equal"],
+    }
+    sweep = run_sweep(stack, spec)
+    assert (sweep["state"], sweep["reason"]) == ("completed", "budget_trials")
+    trials = [trial for trial in stack.client.trials(sweep["id"]) if trial["role"] == "search"]
+    points = {t["number"]: (t["metrics"]["val/loss/lower_half"], -t["metrics"]["val/accuracy/digit"]) for t in trials}
+    undominated = {
+        number
+        for number, (loss, cost) in points.items()
+        if not any(a <= loss and b <= cost and (a, b) != (loss, cost) for a, b in points.values())
+    }
+    found = stack.client.best(sweep["id"])
+    assert {trial["number"] for trial in found["front"]} == undominated
+    assert found["best"]["objective"] == min(trial["objective"] for trial in trials)
+    for trial in found["front"]:
+        assert trial["values"] == {one["metric"]: trial["metrics"][one["metric"]] for one in objectives}
+    assert [row["trial_id"] for row in sweep["results"]["front"]] == [trial["id"] for trial in found["front"]]
+    assert 0 < sweep["progress"]["used_gpu_hours"] < 0.5 * 16 / 60, "half a GPU, for less than a minute a trial"
+    parent, _ = runs_of(mlflow_client, sweep["experiment"], sweep["id"])
+    assert "front.csv" in {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
+
+
 def test_a_nan_trial_is_infeasible_and_a_crashing_one_failed_and_the_sweep_goes_on(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:
@@ -161,12 +199,25 @@ def test_a_nan_trial_is_infeasible_and_a_crashing_one_failed_and_the_sweep_goes_
             assert "ValueError: the trunk was told to raise" in trial["message"]
             assert "faulty_problems.py" in trial["traceback"]
             assert trial["num_attempts"] == 1, "an error of the user's code is not tried again"
+            check_logs_of_failure(list(stack.client.trial_logs(trial["id"])), trial)
         if trial["params"]["fault"] == "nan":
             assert "near" in trial["message"] or "far" in trial["message"]
     _, children = runs_of(mlflow_client, "faults", sweep["id"])
     statuses = {run.data.tags["trial_id"]: run.info.status for run in children}
     by_state = {"completed": "FINISHED", "infeasible": "FAILED", "failed": "FAILED"}
     assert statuses == {trial["id"]: by_state[trial["state"]] for trial in trials}
+
+
+def check_logs_of_failure(lines: list[dict[str, Any]], trial: dict[str, Any]) -> None:
+    """Prints, logging, warnings and the traceback of a trial that raised."""
+    assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+    assert {(line["trial_id"], line["attempt"], line["left_out"]) for line in lines} == {(trial["id"], 0, 0)}
+    said = [(line["stream"], line["level"], line["text"]) for line in lines]
+    assert ("stdout", "", "what will go wrong: raise") in said
+    assert ("log", "INFO", "faulty: 400 rows") in said
+    assert any(text.startswith("trainables.engine.lane: gradnorm on cpu") for _, _, text in said)
+    failure = "\n".join(text for stream, level, text in said if (stream, level) == ("log", "ERROR"))
+    assert failure == trial["traceback"].rstrip()
 
 
 def test_a_sweep_of_which_nothing_completes_fails_early_and_says_why(stack: RunningStack) -> None:
@@ -183,6 +234,9 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_in_another_a
     assert sweep["state"] == "completed"
     trials = stack.client.trials(sweep["id"])
     assert [(trial["state"], trial["num_attempts"]) for trial in trials] == [("completed", 2)] * 2
+    said = [(line["attempt"], line["text"]) for line in stack.client.trial_logs(trials[0]["id"])]
+    assert (1, "what will go wrong: kill") in said
+    assert any(attempt == 1 and "step 25 to 50 (resumed)" in text for attempt, text in said)
 
 
 def test_a_trial_that_kills_its_worker_every_time_fails_after_its_retries(stack: RunningStack) -> None:
@@ -216,6 +270,7 @@ def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_clien
     spec = faulty_spec("cancelled", params={"delay_ms": 10_000, "steps": 1000}, budget={"trials": 8})
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: running(stack, sweep_id) == 2, what="two running trials")
+    await_that(lambda: list(stack.client.sweep_logs(sweep_id)), within_s=20, what="lines of trials that hang")
     assert stack.client.cancel(sweep_id)["state"] == "cancelling"
     sweep = stack.client.wait(sweep_id, timeout=20)
     assert (sweep["state"], sweep["reason"]) == ("cancelled", "user")

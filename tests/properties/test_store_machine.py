@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial
+from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial, said
 
 from sweep_service.domain.errors import SweepServiceError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
@@ -80,10 +80,12 @@ class SameStores(RuleBasedStateMachine):
             return
         for sweep_id in SWEEP_IDS:
             self.both(lambda store, _, i=sweep_id: store.undelivered(i, limit=1000))
+            self.both(lambda store, _, i=sweep_id: store.busy_time(i))
             for number in NUMBERS:
                 trial_id = new_trial(sweep_id, number).id
                 self.both(lambda store, _, i=trial_id: store.list_attempts(i))
                 self.both(lambda store, _, i=trial_id: store.list_reports(i))
+                self.both(lambda store, _, i=trial_id: store.list_trial_logs(i, limit=1000))
         self.sql.close()
         shutil.rmtree(self.folder)
 
@@ -208,6 +210,14 @@ class SameStores(RuleBasedStateMachine):
     def end_attempt(self, sweep_id: str, number: int, back: int, state: AttemptState) -> None:
         attempt_id = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) - 1 - back).id
         self.fenced(lambda store, lease: store.end_attempt(lease, attempt_id, state, message="m"), sweep_id, 0)
+
+    @rule(sweep_id=sweep_ids, number=numbers, back=rarely, age=rarely, first=st.integers(0, 12), size=st.integers(0, 6))
+    def append_logs(self, sweep_id: str, number: int, back: int, age: int, first: int, size: int) -> None:
+        attempt = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) - 1 - back)
+        # Some are long: a few calls are then more than is kept.
+        lines = [f"{index}" * (40_000 if index % 3 else 1) for index in range(first, first + size)]
+        self.fenced(lambda store, lease: store.append_logs(lease, [said(attempt, first, lines)]), sweep_id, age)
+        self.both(lambda store, _: store.list_sweep_logs(sweep_id, after=first, limit=5))
 
     @rule(data=st.data(), sweep_id=sweep_ids, age=rarely)
     def record(self, data: st.DataObject, sweep_id: str, age: int) -> None:

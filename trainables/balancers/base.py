@@ -13,7 +13,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from trainables.protocol import MultiTaskModel, Problem, SeparateModels
+from trainables.protocol import Blueprint, MultiTaskModel, SeparateModels
 
 State = Mapping[str, Tensor]
 
@@ -44,7 +44,7 @@ class Balancer:
     needs: Needs = Needs.NOTHING
     uses_after_step: bool = False  # True costs one forward pass more a step
 
-    def build_model(self, problem: Problem) -> MultiTaskModel | SeparateModels:
+    def build_model(self, problem: Blueprint) -> MultiTaskModel | SeparateModels:
         """The network to train. Draws from torch's global generators."""
         return problem.build_model()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from trainables.balancers.equal import Equal
-from trainables.protocol import MultiTaskModel, Problem, SeparateModels
+from trainables.protocol import Blueprint, MultiTaskModel, SeparateModels
 from trainables.seeding import capture_rng, restore_rng
 
 
@@ -21,7 +21,7 @@ class SingleTask(Equal):
 
     name = "single_task"
 
-    def build_model(self, problem: Problem) -> SeparateModels:
+    def build_model(self, problem: Blueprint) -> SeparateModels:
         """Every network starts from the same draw: as the shared network of that seed does."""
         start = capture_rng()
         models = {}

@@ -5,6 +5,7 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -21,6 +22,8 @@ from trainables.gradients import WeighableLosses, differentiator
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
 from trainables.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 DATA_STREAM, BALANCER_STREAM = 0, 1  # a lane's own generators
 
@@ -66,6 +69,10 @@ class LaneTraining:
         self._batches = Batches(
             problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
         )
+        size = sum(parameter.numel() for parameter in self._parameters)
+        resumed = " (resumed)" if lane.resume_from is not None else ""
+        steps = f"step {self.step} to {settings.steps}{resumed}"
+        logger.info("%s on %s, %d parameters, %s", lane.balancer, device, size, steps)
 
     def advance(self) -> LaneReport:
         """Train to the next report.

@@ -18,6 +18,8 @@ others are kept, as in the paper. So nobody should read a low loss as insight in
 giving a target away: 30 (people at the employer) is 0 exactly where no weeks were worked, 22 and 23 (place in the
 household) spell out "never married" or "spouse" for part of the rows, 19 (tax filer) says "joint" for couples. Rows
 differ in how far this helps, equally for every balancer.
+
+The file has no header: its columns go by their numbers, and by ``COLUMN_NAMES`` where somebody brings a table with one.
 """
 
 from __future__ import annotations
@@ -27,18 +29,17 @@ import functools
 import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trainables.catalog import TaskKind
-from trainables.metrics import auc, binary_accuracy, mae, rmse
-from trainables.problems.encoding import Categories, TableStem, encode_categories, standardise
-from trainables.problems.tabular import InMemoryProblem, hash_splits, shared_bottom_model, split_rows, take_rows
-from trainables.protocol import MultiTaskModel, Task
+from trainables.problems.encoding import CategoryColumn, NumberColumn, TableStem
+from trainables.problems.table_codec import ColumnCodec
+from trainables.problems.table_encoding import TableEncoding
+from trainables.problems.tabular import InMemoryProblem, hash_splits, split_rows, take_rows
+from trainables.problems.targets import TargetColumn
 
 NUM_COLUMNS = 42
 INCOME, MARITAL_STATUS, WEEKS_WORKED, INSTANCE_WEIGHT = 41, 7, 39, 24
@@ -51,31 +52,30 @@ CATEGORICAL = tuple(
     if column not in {INCOME, MARITAL_STATUS, WEEKS_WORKED, INSTANCE_WEIGHT, *CONTINUOUS}
 )
 
-TASKS = (
-    Task(
-        name="income",
-        kind=TaskKind.BINARY,
-        loss=functional.binary_cross_entropy_with_logits,
-        metrics={"auc": auc, "accuracy": binary_accuracy},
-        num_classes=2,
-    ),
-    Task(
-        name="never_married",
-        kind=TaskKind.BINARY,
-        loss=functional.binary_cross_entropy_with_logits,
-        metrics={"auc": auc, "accuracy": binary_accuracy},
-        num_classes=2,
-    ),
-    Task(name="weeks_worked", kind=TaskKind.REGRESSION, loss=functional.mse_loss, metrics={"rmse": rmse, "mae": mae}),
+COLUMN_NAMES = (
+    *("age", "class_of_worker", "industry_code", "occupation_code", "education", "wage_per_hour", "enrolled_last_week"),
+    *("marital_status", "major_industry", "major_occupation", "race", "hispanic_origin", "sex", "union_member"),
+    *("reason_for_unemployment", "employment_status", "capital_gains", "capital_losses", "dividends", "tax_filer"),
+    *("previous_region", "previous_state", "household_detail", "household_summary", "instance_weight"),
+    *("migration_msa", "migration_region", "migration_within_region", "same_house_last_year", "migration_sunbelt"),
+    *("num_employed", "parents_of_under_18", "father_born_in", "mother_born_in", "born_in", "citizenship"),
+    *("self_employed", "veterans_questionnaire", "veterans_benefits", "weeks_worked", "year", "income"),
+)
+"""Of all columns, in the order of the file."""
+
+TARGETS = (
+    TargetColumn(name="income", kind=TaskKind.BINARY, classes=("- 50000.", "50000+.")),
+    TargetColumn(name="never_married", kind=TaskKind.BINARY, classes=("not Never married", "Never married")),
+    TargetColumn(name="weeks_worked", kind=TaskKind.REGRESSION),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """The parsed file. B rows, F continuous columns."""
+    """The parsed file, and what was learnt of it."""
 
-    categories: Categories
-    continuous_BF: Tensor  # standardised by the training split
+    encoding: TableEncoding
+    inputs: tuple[Tensor, ...]
     targets: Mapping[str, Tensor]
 
 
@@ -87,34 +87,17 @@ def census_income(
 ) -> InMemoryProblem:
     """The problem. Its parameters are described in the catalogue."""
     table = _load()
-    inputs = (table.categories.codes_BC, table.continuous_BF)
-    train, validation, test = (take_rows(inputs, table.targets, rows) for rows in split_rows(len(inputs[0])))
+    codec = ColumnCodec(encoding=table.encoding, hidden=tuple(hidden), embedding_dim=embedding_dim, dropout=dropout)
+    rows = split_rows(len(table.inputs[0]))
+    train, validation, test = (take_rows(table.inputs, table.targets, part) for part in rows)
     return InMemoryProblem(
-        tasks=TASKS,
+        tasks=codec.tasks,
         train=train,
         validation=validation,
         test=test,
         data_hash=hash_splits([train, validation, test]),
-        model=partial(
-            _model,
-            num_codes=table.categories.num_codes,
-            unknown_codes=table.categories.unknown_codes,
-            embedding_dim=embedding_dim,
-            hidden=tuple(hidden),
-            dropout=dropout,
-        ),
-    )
-
-
-def _model(
-    *, num_codes: int, unknown_codes: Sequence[int], embedding_dim: int, hidden: Sequence[int], dropout: float
-) -> MultiTaskModel:
-    return shared_bottom_model(
-        stem=TableStem(num_codes=num_codes, unknown_codes=unknown_codes, embedding_dim=embedding_dim),
-        stem_width=len(CATEGORICAL) * embedding_dim + len(CONTINUOUS),
-        hidden=hidden,
-        heads={task.name: 0 for task in TASKS},
-        dropout=dropout,
+        model=codec.build_model,
+        codec=codec,
     )
 
 
@@ -127,18 +110,29 @@ def _load() -> _Table:
     if len(columns) != NUM_COLUMNS:
         raise ValueError(f"the census file has {len(columns)} columns, not {NUM_COLUMNS}")
     train_rows = split_rows(len(columns[AGE]))[0].tolist()
+    texts = {column: columns[column] for column in CATEGORICAL}
+    values = {column: _numbers(columns[column]) for column in CONTINUOUS}
+    encoding = TableEncoding(
+        categories=tuple(
+            CategoryColumn.fitted(COLUMN_NAMES[column], cells, train_rows) for column, cells in texts.items()
+        ),
+        numbers=tuple(
+            NumberColumn.fitted(COLUMN_NAMES[column], values_B, train_rows, is_log=column in MONEY)
+            for column, values_B in values.items()
+        ),
+        targets=TARGETS,
+        positions=COLUMN_NAMES,
+    )
     return _Table(
-        categories=encode_categories([columns[column] for column in CATEGORICAL], train_rows),
-        continuous_BF=standardise([_numbers(column, columns[column]) for column in CONTINUOUS], train_rows),
+        encoding=encoding,
+        inputs=encoding.encoded(list(texts.values()), list(values.values()), num_rows=len(columns[AGE])),
         targets={
             "income": torch.tensor([float(cell.startswith("50000+")) for cell in columns[INCOME]]),
             "never_married": torch.tensor([float(cell.strip() == "Never married") for cell in columns[MARITAL_STATUS]]),
-            "weeks_worked": torch.tensor([float(cell) for cell in columns[WEEKS_WORKED]]),
+            "weeks_worked": _numbers(columns[WEEKS_WORKED]).float(),
         },
     )
 
 
-def _numbers(column: int, cells: Sequence[str]) -> Tensor:
-    """Money on a logarithmic scale, all else as it is."""
-    values_B = torch.tensor([float(cell) for cell in cells], dtype=torch.float64)
-    return values_B.log1p() if column in MONEY else values_B
+def _numbers(cells: Sequence[str]) -> Tensor:
+    return torch.tensor([float(cell) for cell in cells], dtype=torch.float64)

@@ -1,53 +1,117 @@
-"""A table's columns as tensors. Everything is fitted to the training split alone; what it never showed is "unknown".
+"""A table's columns as tensors: what is learnt of them from the training split, and what becomes of any rows by it.
+
+The first is a value that can be written down and read again (``table_codec``); the second is the same for the rows that
+a network is trained on and for those that it is asked about years later. What training never showed is "unknown".
 
 Shapes: B rows, C categorical columns, F numeric columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
 
+class Cells(StrEnum):
+    """What a column of categories holds: the same category may be written in several ways, and is one text here."""
+
+    TEXTS = "texts"
+    NUMBERS = "numbers"  # 7, 7.0 and "7" are one
+    BOOLEANS = "booleans"  # True and "true" are one
+
+
 @dataclass(frozen=True, kw_only=True)
-class Categories:
-    """Categorical columns as rows of one embedding table, in which each column has a range of its own."""
+class CategoryColumn:
+    """A column whose values are looked up in an embedding table."""
 
-    codes_BC: Tensor
-    num_codes: int
-    unknown_codes: tuple[int, ...]  # one a column: what the training split never showed
+    name: str
+    cells: Cells = Cells.TEXTS
+    known: tuple[str, ...]  # what the training split shows, sorted
 
-
-def encode_categories(columns: Sequence[Sequence[str]], train_rows: Sequence[int]) -> Categories:
-    """Number the categories of the training split, column after column; the first number of a column is "unknown"."""
-    codes, unknown_codes, offset = [], [], 0
-    for cells in columns:
-        known = sorted({cells[row] for row in train_rows})
-        number = {value: offset + 1 + index for index, value in enumerate(known)}
-        codes.append(torch.tensor([number.get(cell, offset) for cell in cells]))
-        unknown_codes.append(offset)
-        offset += 1 + len(known)
-    return Categories(codes_BC=torch.stack(codes, dim=1), num_codes=offset, unknown_codes=tuple(unknown_codes))
+    @classmethod
+    def fitted(
+        cls, name: str, cells: Sequence[str], train_rows: Sequence[int], *, kind: Cells = Cells.TEXTS
+    ) -> CategoryColumn:
+        """The column as its training rows show it."""
+        return cls(name=name, cells=kind, known=tuple(sorted({cells[row] for row in train_rows})))
 
 
-def standardise(columns: Sequence[Tensor], train_rows: Sequence[int]) -> Tensor:
-    """Columns of float64, (B,) each, to mean 0 and spread 1 on the training split, (B, F) in float32.
+@dataclass(frozen=True, kw_only=True)
+class NumberColumn:
+    """A column of numbers that is brought to mean 0 and spread 1 of the training split."""
 
-    A missing value (NaN) becomes 0, the mean. So does all of a column that is the same in every training row: nothing
-    could be learnt from it, and divided by next to nothing any other value would be enormous.
-    """
-    return torch.stack([_standardised(values_B, train_rows) for values_B in columns], dim=1).float()
+    name: str
+    mean: float
+    spread: float  # 0: it is the same in every training row, and says nothing
+    is_log: bool = False  # mean and spread are those of log(1 + value)
+    has_indicator: bool = False  # an input more says where it is missing
+
+    @classmethod
+    def fitted(
+        cls,
+        name: str,
+        values_B: Tensor,
+        train_rows: Sequence[int],
+        *,
+        is_log: bool = False,
+        has_indicator: bool = False,
+    ) -> NumberColumn:
+        """The column as its training rows show it; values in float64, NaN where one is missing.
+
+        One that is the same in every training row gets no spread: nothing could be learnt from it, and divided by next
+        to nothing any other value would be enormous.
+        """
+        fitted = values_B[train_rows]
+        fitted = fitted[~fitted.isnan()]
+        fitted = fitted.log1p() if is_log else fitted
+        is_constant = len(fitted) < 2 or bool(fitted.std() <= 1e-12 * fitted.abs().max())
+        return cls(
+            name=name,
+            mean=0.0 if is_constant else fitted.mean().item(),
+            spread=0.0 if is_constant else fitted.std().item(),
+            is_log=is_log,
+            has_indicator=has_indicator,
+        )
+
+    def standardised(self, values_B: Tensor) -> Tensor:
+        """Values in float64, on the scale that the network knows; a missing one (NaN) becomes 0, the mean."""
+        if self.spread == 0:
+            return torch.zeros_like(values_B)
+        scaled_B = values_B.log1p() if self.is_log else values_B
+        return ((scaled_B - self.mean) / self.spread).where(~values_B.isnan(), 0.0)
 
 
-def _standardised(values_B: Tensor, train_rows: Sequence[int]) -> Tensor:
-    fitted = values_B[train_rows]
-    fitted = fitted[~fitted.isnan()]
-    if len(fitted) < 2 or fitted.std() <= 1e-12 * fitted.abs().max():
-        return torch.zeros_like(values_B)
-    return ((values_B - fitted.mean()) / fitted.std()).nan_to_num(nan=0.0)
+def num_codes(columns: Collection[CategoryColumn]) -> int:
+    """Rows of the embedding table in which each column has a range of its own: one for "unknown", then its own."""
+    return sum(1 + len(column.known) for column in columns)
+
+
+def unknown_codes(columns: Sequence[CategoryColumn]) -> tuple[int, ...]:
+    """Each column's code of what the training split never showed, the first of its range."""
+    return tuple(num_codes(columns[:index]) for index in range(len(columns)))
+
+
+def encode_categories(columns: Sequence[CategoryColumn], cells: Sequence[Sequence[str]]) -> Tensor:
+    """The codes of each column's cells, (B, C)."""
+    codes = []
+    for column, offset, texts in zip(columns, unknown_codes(columns), cells, strict=True):
+        number = {value: offset + 1 + index for index, value in enumerate(column.known)}
+        codes.append(torch.tensor([number.get(text, offset) for text in texts], dtype=torch.long))
+    return torch.stack(codes, dim=1)
+
+
+def encode_numbers(columns: Sequence[NumberColumn], values: Sequence[Tensor], num_rows: int) -> Tensor:
+    """The columns' values, float64 and (B,) each, as a network takes them: (B, F) in float32, then the indicators."""
+    if not columns:
+        return torch.zeros(num_rows, 0)
+    pairs = list(zip(columns, values, strict=True))
+    standard_BF = torch.stack([column.standardised(values_B) for column, values_B in pairs], dim=1).float()
+    indicators = [values_B.isnan().float().unsqueeze(1) for column, values_B in pairs if column.has_indicator]
+    return torch.cat([standard_BF, *indicators], dim=1)
 
 
 class TableStem(nn.Module):
@@ -62,4 +126,19 @@ class TableStem(nn.Module):
     def forward(self, codes_BC: Tensor, numeric_BF: Tensor) -> Tensor:
         # index_select in place of the module's call: its gradient is seven times cheaper on a CPU, and the same.
         embedded = self.embedding.weight.index_select(0, codes_BC.flatten())
-        return torch.cat([embedded.view(len(codes_BC), -1), numeric_BF], dim=1)
+        num_rows, num_columns = codes_BC.shape
+        return torch.cat([embedded.view(num_rows, num_columns * embedded.shape[1]), numeric_BF], dim=1)
+
+
+class Rescale(nn.Module):
+    """A head's last step: from numbers of mean 0 and spread 1 to the target's own."""
+
+    def __init__(self, *, scale: float, shift: float) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("shift", torch.tensor(shift))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs * self.scale + self.shift

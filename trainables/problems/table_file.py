@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATA_ROOTS = "SWEEP_DATA_ROOTS"
+FORMS = (".csv", ".csv.gz", ".parquet")  # of files with tables, by the endings of their names
 MIN_ROWS = 50  # below, a split of 20 % says nothing
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -61,23 +63,46 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         DataError: it has another ending, cannot be read as what its ending says, or has a column's name twice.
     """
+    form = table_form(path.name)
+    if form is None:
+        raise DataError(f"data: {path.name!r} must end in {_listed(FORMS)}")
+    try:
+        with path.open("rb") as file:
+            return parse_table(file, form)
+    except (DataError, OSError) as error:
+        raise DataError(f"data: {path.name!r} cannot be read: {error}") from error
+
+
+def table_form(name: str) -> str | None:
+    """Which of FORMS a file's name ends in."""
+    return next((form for form in FORMS if name.lower().endswith(form)), None)
+
+
+def parse_table(file: BinaryIO, form: str, **csv_options: Any) -> pd.DataFrame:
+    """The table in an open file of that form. ``csv_options`` are pandas' own, for CSV.
+
+    Raises:
+        DataError: it cannot be read as what it is said to be, or has a column's name twice.
+    """
     import pandas as pd  # takes a second to import, and only a table needs it
 
-    name = path.name.lower()
     try:
-        if name.endswith((".csv", ".csv.gz")):
-            table = pd.read_csv(path, skipinitialspace=True, low_memory=False)
-        elif name.endswith(".parquet"):
-            table = pd.read_parquet(path, engine="pyarrow")
+        if form == ".parquet":
+            table = pd.read_parquet(file, engine="pyarrow")
         else:
-            raise DataError(f"data: {path.name!r} must end in .csv, .csv.gz or .parquet")
-    except DataError:
-        raise
+            compression = "gzip" if form.endswith(".gz") else None
+            # By itself pandas would take the first field of rows that are longer than the header for their names.
+            options: dict[str, Any] = {"skipinitialspace": True, "low_memory": False, "index_col": False, **csv_options}
+            with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+                table = pd.read_csv(file, compression=compression, **options)
+    except Warning as warning:
+        raise DataError("its rows have more fields than its first line has names") from warning
     except Exception as error:
-        raise DataError(f"data: {path.name!r} cannot be read: {error}") from error
-    table.columns = [str(column) for column in table.columns]
-    if not table.columns.is_unique:
-        raise DataError("data: two columns have the same name")
+        raise DataError(str(error).strip()) from error
+    names = [str(column) for column in table.columns]
+    table.columns = names
+    if len(set(names)) < len(names):
+        raise DataError("two columns have the same name")
     for column in table.columns:
         if pd.api.types.is_object_dtype(table[column].dtype) and pd.api.types.infer_dtype(table[column]) == "decimal":
             table[column] = table[column].astype(float)  # a Parquet type, and no number to NumPy
@@ -93,9 +118,13 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], *, what: str) -> 
     columns = list(table.columns)
     for name in names:
         if name not in columns:
-            close = difflib.get_close_matches(name, columns, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {_listed(map(repr, columns))}"
-            raise DataError(f"{what}: the data has no column {name!r}; {hint}")
+            raise DataError(f"{what}: the data has no column {name!r}; {hint_at(name, columns)}")
+
+
+def hint_at(name: str, columns: Sequence[str]) -> str:
+    """What may have been meant by a name that is no column's."""
+    close = difflib.get_close_matches(name, columns, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {_listed(map(repr, columns))}"
 
 
 def split_of_rows(table: pd.DataFrame, *, split: str, split_column: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from trainables.protocol import MultiTaskModel, Split, Task
+from trainables.protocol import MultiTaskModel, Split, TableCodec, Task
 
 SPLIT_SEED = 20180710  # of the permutation only: the splits are the same in every sweep and for every trial's seed
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2  # the rest is the test split
@@ -25,6 +25,7 @@ class InMemoryProblem:
     test: Split
     data_hash: str
     model: Callable[[], MultiTaskModel]
+    codec: TableCodec | None = None  # None: it cannot be asked about the rows of a table
 
     def build_model(self) -> MultiTaskModel:
         return self.model()

@@ -1,8 +1,11 @@
 """A problem that fails as it is told: NaN, an exception, a killed process, or just slow."""
+# ruff: noqa: T201
 
+import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -34,12 +37,15 @@ class Trunk(nn.Module):
 
     def _fail(self) -> None:
         if self.fault == "raise":
+            warnings.warn("about to raise", stacklevel=1)
             raise ValueError("the trunk was told to raise")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def faulty(*, fault: str, at_step: int, delay_ms: float) -> InMemoryProblem:
+    print(f"what will go wrong: {fault}")
+    logging.getLogger("faulty").info("%d rows", 400)
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(400, 4, generator=generator)
     targets: Mapping[str, Tensor] = {"near": inputs.sum(1), "far": 100 * inputs.prod(1)}

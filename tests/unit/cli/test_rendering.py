@@ -193,3 +193,29 @@ def test_parameters_are_sorted_and_plain() -> None:
     assert parameters({"b": "x\ny", "a": True, "c": [1, 2]}) == "a=True b=x y c=[1, 2]"
     assert parameters({}) == parameters(None) == "–"
     assert plain("a\x1bb") == "a b"
+
+
+def test_the_results_of_several_objectives_have_their_front_the_first_rows_of_it() -> None:
+    rows = [
+        {"number": n, "values": {"val/loss/a": n / 10, "val/auc/b": 0.5}, "params": {"alpha": n}} for n in range(20)
+    ]
+    text = shown(results_view({**SWEEP, "results": {"leaderboard": ROWS, "front": rows}}))
+    assert "Pareto front" in text
+    assert "val/auc/b" in text
+    assert "alpha=14" in text
+    assert "alpha=15" not in text
+    assert "… and 5 more trials" in text
+    assert "Pareto" not in shown(results_view(SWEEP))
+
+
+@pytest.mark.parametrize("front", [None, {}, [], [None], [{}], [{"values": None}], [{"values": {"a": None}}]], ids=repr)
+def test_a_front_with_missing_parts_is_borne(front: Any) -> None:
+    assert shown(results_view({**SWEEP, "results": {"leaderboard": ROWS, "front": front}}))
+
+
+def test_the_live_view_has_the_gpu_hours_of_a_sweep_that_uses_gpus() -> None:
+    progress = {**SWEEP["progress"], "used_gpu_hours": 1.2345}
+    assert "1.234 GPU-hours" in shown(live_view({**SWEEP, "progress": progress}))
+    bounded = {**SWEEP, "progress": progress, "spec": {"budget": {"gpu_hours": 8}}}
+    assert "1.234/8 GPU-hours" in shown(live_view(bounded))
+    assert "GPU" not in shown(live_view({**SWEEP, "progress": {**progress, "used_gpu_hours": None}}))

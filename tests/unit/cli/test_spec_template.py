@@ -41,3 +41,11 @@ def test_every_parameter_stands_in_it_and_any_line_can_be_brought_in(name: str) 
 def test_words_that_yaml_would_take_for_something_else_are_quoted() -> None:
     trainable = CATALOG["digits"].model_dump(mode="json") | {"metrics": ["val/normalized_loss"], "name": "no"}
     assert read_spec_file(spec_template(trainable)).document["trainable"] == "no"
+
+
+def test_what_must_be_given_is_marked_and_nothing_else_is() -> None:
+    for trainable in CATALOG.values():
+        text = spec_template(trainable.model_dump(mode="json") | {"metrics": list(trainable.metrics)})
+        marked = {line.split(":")[0].strip() for line in text.splitlines() if "# TO FILL IN" in line}
+        assert marked == {parameter.name for parameter in trainable.parameters if parameter.default is None}
+        assert ("Lines that say TO FILL IN" in text) == bool(marked)

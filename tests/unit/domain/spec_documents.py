@@ -129,6 +129,7 @@ _places = st.sampled_from(
         *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
         *("/space/balancer", "/space/alpha/when", "/space/alpha/when/seed", "/space/seed/when", "/initial"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
+        *("/objectives", "/objectives/0", "/budget/gpu_hours"),
         *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
     ]
 )
@@ -192,6 +193,7 @@ rightly_shaped = st.fixed_dictionaries(
             {"trials": st.integers(1, 100_000)},
             optional={
                 "wall_time": st.none() | st.sampled_from(["30m", "2h"]),
+                "gpu_hours": st.none() | st.sampled_from([0.5, 8]),
                 "target": st.floats(-9, 9) | st.integers(-9, 9),
                 "no_improvement": st.none() | st.integers(1, 99),
             },
@@ -202,6 +204,8 @@ rightly_shaped = st.fixed_dictionaries(
         "objective": st.fixed_dictionaries(
             {}, optional={"metric": st.just("val/auc/a"), "direction": st.sampled_from(["minimize", "maximize"])}
         ),
+        "objectives": st.just([])
+        | st.just([{"metric": "val/loss/a"}, {"metric": "val/auc/a", "direction": "maximize"}]),
         "search": st.fixed_dictionaries(
             {}, optional={"sampler": st.sampled_from(["tpe", "random", "nsga2"]), "seed": st.integers(0, 2**31 - 1)}
         ),
@@ -214,7 +218,9 @@ rightly_shaped = st.fixed_dictionaries(
         "baselines": st.lists(st.sampled_from(["equal", "inverse_initial_loss", "single_task"]), max_size=4),
         "confirm": st.none() | st.fixed_dictionaries({}, optional={"seeds": st.integers(2, 9), "margin": st.just(0.5)}),
         "retries": st.integers(0, 100),
-        "tracking": st.fixed_dictionaries({}, optional={"experiment": st.none() | st.just("e")}),
+        "tracking": st.fixed_dictionaries(
+            {}, optional={"experiment": st.none() | st.just("e"), "register_as": st.none() | st.just("mtl 2.0")}
+        ),
         "labels": st.dictionaries(st.sampled_from("ab"), st.just("c")),
     },
 )

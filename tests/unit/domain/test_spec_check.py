@@ -135,6 +135,11 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/name", "two\nlines", "string_pattern_mismatch", "one line"),
         ("/name", "  ", "string_pattern_mismatch", "spaces alone"),
         ("/tracking/experiment", "\u3000", "string_pattern_mismatch", "spaces alone"),
+        *(
+            ("/tracking/register_as", name, "string_pattern_mismatch", "without / : @ ?")
+            for name in ("a/b", "a:b", "a@b", "it's", "..", ".", " a", "a?", "a\nb")
+        ),
+        ("/tracking/register_as", "", "string_too_short", "at least 1"),
         ("/name", "\ud800", "invalid_text", "Unicode"),
         ("/budget/trials", 0, "greater_than_equal", "1"),
         ("/budget/trials", 100_001, "less_than_equal", "100000"),
@@ -146,6 +151,9 @@ def test_an_unknown_key_is_refused_with_what_was_meant(pointer: str, hint: str) 
         ("/resources/cpus", math.inf, "finite_number", "finite"),
         ("/resources/gpus", -0.5, "greater_than_equal", "0"),
         ("/resources/gpus", 1.5, "invalid_value", "whole number"),
+        ("/resources/gpus", 0.00005, "invalid_value", "a multiple of 0.0001"),
+        ("/resources/gpus", 0.33333, "invalid_value", "a multiple of 0.0001"),
+        ("/resources/cpus", 1e-9, "invalid_value", "a multiple of 0.0001"),
         ("/resources/parallel", 0, "greater_than_equal", "1"),
         ("/confirm/seeds", 1, "greater_than_equal", "2"),
         ("/confirm/margin", 0, "greater_than", "0"),

@@ -178,7 +178,8 @@ def test_delta_m_is_left_out_where_that_baseline_did_not_run_or_a_loss_is_missin
 
 def test_a_sweep_in_which_nothing_completed_has_an_empty_leaderboard():
     results = summarise(make_sweep(), [make_trial(0, None, state=TrialState.FAILED)])
-    assert results == {"leaderboard": [], "best": None, "baselines": [], "verdict": None}
+    nothing = {"best": None, "front": None, "verdict": None, "importance": None}
+    assert results == {"leaderboard": [], "baselines": [], **nothing}
 
 
 @pytest.fixture

@@ -84,13 +84,13 @@ class Rig:
         spec: SweepSpec,
         objective: Callable[[Trial], float] | None = None,
         checkpoint_root: Path = Path("/nonexistent"),
-        adopted: tuple[AdoptedTrial, ...] = (),
+        adopted: Sequence[AdoptedTrial] = (),
     ) -> None:
         self.clock = FakeClock()
         self.checkpoint_root = checkpoint_root
         self.store = ShakyStore(self.clock)
         self.store.publish_catalog(list(CATALOG.values()))
-        self.store.add_sweep(new_sweep(spec=spec, adopted=adopted))
+        self.store.add_sweep(new_sweep(spec=spec, adopted=tuple(adopted)))
         self.objective = objective or (lambda trial: float(trial.params["lr"]) + trial.seed % 7)
         self.lease, self.generation = self.next_generation()
         self._num_packs = 0
@@ -175,9 +175,11 @@ class RecordingTracker:
         self.on_close_sweep: Callable[[], None] = lambda: None
         self.lost_checkpoints: set[Path] = set()  # no model comes out of these
         self.models: list[str] = []  # trials whose model is stored
+        self.registered: list[tuple[str, str]] = []  # name, trial
         self.opened: list[str] = []
         self.points: list[tuple[str, int, str]] = []  # (run, step, metric), in the order of delivery
         self.closed: dict[str, str] = {}
+        self.curves: Mapping[str, Sequence[Report]] = {}  # that the sweep was closed with
 
     def open_sweep(self, sweep: Sweep) -> str:
         return self._open(f"run of {sweep.id}")
@@ -195,8 +197,11 @@ class RecordingTracker:
         self._take(ref, self.cannot_close)
         self.closed[ref] = trial.state
 
-    def close_sweep(self, ref: str, sweep: Sweep, trials: Sequence[Trial], best_reports: Sequence[Report]) -> None:
+    def close_sweep(
+        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
+    ) -> None:
         self._answer()
+        self.curves = curves
         self.on_close_sweep()
         self.on_close_sweep = lambda: None
         if self.fault is not None:
@@ -209,6 +214,13 @@ class RecordingTracker:
         if checkpoint in self.lost_checkpoints:
             raise ModelUnusableError(f"no file {checkpoint}")
         self.models.append(trial.id)
+
+    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str:
+        self._answer()
+        self._take(name, self.cannot_close)
+        assert trial.id in self.models
+        self.registered.append((name, trial.id))
+        return "7"
 
     def _open(self, ref: str) -> str:
         self._answer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,13 +16,15 @@ from store_values import START, new_attempt, new_sweep, new_trial
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError
 from sweep_service.domain.events import EventKind
+from sweep_service.domain.logs import LogLine, LogStream
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
-from sweep_service.services.packs import LaneMessage, PackOrder
+from sweep_service.services.importance import WeighParameters
+from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.settings import Settings
 
@@ -101,6 +103,11 @@ def last_message(trial_id: str) -> LaneMessage:
     return LaneMessage(trial_id=trial_id, step=20, metrics=metrics, ending=TrialEnding.COMPLETED)
 
 
+def said(trial_id: str, first: int, *texts: str) -> LaneLines:
+    lines = tuple(LogLine(at=START, stream=LogStream.STDOUT, text=text) for text in texts)
+    return LaneLines(trial_id=trial_id, first=first, lines=lines)
+
+
 class House:
     """A claimed sweep with all that its conductor needs."""
 
@@ -113,6 +120,7 @@ class House:
         self.store.add_sweep(new_sweep(spec=spec))
         self.tracker = RecordingTracker()
         self.packs = FakePacks()
+        self.weigh: WeighParameters = lambda sweep, trials: None
         self.lease = self.claim()
 
     def claim(self) -> Lease:
@@ -128,6 +136,7 @@ class House:
             store=self.store,
             tracker=self.tracker,
             open_search=open_optuna_search,
+            weigh_parameters=self.weigh,
             runner=self.packs,
             clock=SystemClock(),
         )
@@ -341,6 +350,37 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
     assert [(e.trial_id, e.message) for e in told] == [(house.trials[0].id, "its checkpoint cannot be read")]
 
 
+def test_what_a_pack_says_is_kept_with_its_attempt_and_once(house: House) -> None:
+    def talk(key: str, order: PackOrder) -> None:
+        conductor = house.packs.conductor
+        assert conductor is not None
+        (lane,) = order.lanes
+        assert conductor.log(key, [said(lane.trial_id, 0, "one", "two")])
+        for fail, sent in (("before", ("two", "three")), ("after", ("two", "three")), (None, ("two", "three", "four"))):
+            house.store.fails.append(fail)
+            assert conductor.log(key, [said(lane.trial_id, 1, *sent)]) is (fail is None)
+        conductor.log(key, [said("trl_of_another_pack", 0, "lost")])
+        conductor.log("pack that was given up", [said(lane.trial_id, 9, "too late")])
+
+    house.packs.during = talk
+    assert house.run().state is SweepState.COMPLETED
+    for trial in house.trials:
+        kept = [(line.attempt, line.line.text) for line in house.store.list_trial_logs(trial.id)]
+        assert kept == [(0, "one"), (0, "two"), (0, "three"), (0, "four")]
+    assert len(house.store.list_sweep_logs(house.lease.sweep_id)) == 12
+
+
+def test_lines_that_a_store_does_not_take_hold_up_nothing(house: House) -> None:
+    def talk(key: str, order: PackOrder) -> None:
+        house.store.fails.append("before")
+        assert house.packs.conductor is not None
+        assert house.packs.conductor.log(key, [said(order.lanes[0].trial_id, 0, "a word")]) is False
+
+    house.packs.during = talk
+    assert house.run().state is SweepState.COMPLETED
+    assert house.store.list_sweep_logs(house.lease.sweep_id) == []
+
+
 def test_a_report_waits_for_a_store_that_is_away(house: House) -> None:
     house.packs.during = lambda key, order: house.store.fails.extend(["before", "after"])
     assert house.run().state is SweepState.COMPLETED
@@ -400,3 +440,42 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
     house.run()
     assert house.packs.killed == ["worker of pack-1"]
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
+
+
+def test_the_importance_of_the_parameters_is_among_the_results(house: House) -> None:
+    asked: list[tuple[SweepState, int]] = []
+
+    def weigh(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
+        asked.append((sweep.state, len(trials)))
+        return {"lr": 0.75, "alpha": 0.25}
+
+    house.weigh = weigh
+    assert (house.run().results or {})["importance"] == {"lr": 0.75, "alpha": 0.25}
+    assert asked == [(SweepState.COMPLETED, 3)]
+
+
+def test_a_fault_in_weighing_the_parameters_fails_no_sweep(house: House) -> None:
+    def weigh(sweep: Sweep, trials: Sequence[Trial]) -> None:
+        raise ZeroDivisionError
+
+    house.weigh = weigh
+    sweep = house.run()
+    assert sweep.state is SweepState.COMPLETED
+    assert (sweep.results or {})["importance"] is None
+    assert (sweep.results or {})["best"] is not None
+
+
+def test_a_cancelled_sweep_does_not_wait_for_its_parameters_to_be_weighed(house: House) -> None:
+    asked: list[Sweep] = []
+    house.weigh = lambda sweep, trials: asked.append(sweep)
+    house.ask(Verb.CANCEL)
+    assert house.run().state is SweepState.CANCELLED
+    assert asked == []
+
+
+def test_the_run_is_closed_with_the_curves_of_the_best_trial_and_of_each_baselines_best(tmp_path: Path) -> None:
+    house = House(tmp_path, small_spec(budget={"trials": 2}, baselines=["equal"], resources={"parallel": 1}))
+    results = house.run().results or {}
+    wanted = {results["best"]["trial_id"], results["baselines"][0]["trial_id"]}
+    assert set(house.tracker.curves) == wanted
+    assert {report.trial_id for reports in house.tracker.curves.values() for report in reports} == wanted

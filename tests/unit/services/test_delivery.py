@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conductor_fakes import RecordingTracker, Rig, small_spec
 
 from sweep_service.domain.errors import LeaseLostError
 from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Trial
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Pause
@@ -146,6 +149,48 @@ def test_the_model_of_the_best_trial_is_stored() -> None:
     rig.run_to_end()
     delivery_of(rig, tracker).try_finish(rig.sweep, rig.trials)
     assert tracker.models == [rig.sweep.best_trial_id]
+
+
+def registering(**changes: Any) -> Rig:
+    """A sweep that has ended, and wants its model registered."""
+    rig = Rig(small_spec(budget={"trials": 2}, tracking={"register_as": "census-mtl"}, **changes))
+    rig.run_to_end()
+    return rig
+
+
+@pytest.mark.parametrize("state", [SweepState.COMPLETED, SweepState.STOPPED])
+def test_the_model_of_the_best_trial_is_registered_and_the_sweep_says_as_what(state: SweepState) -> None:
+    rig, tracker = registering(), RecordingTracker()
+    assert delivery_of(rig, tracker).try_finish(replace(rig.sweep, state=state), rig.trials)
+    assert tracker.registered == [("census-mtl", rig.sweep.best_trial_id)]
+    (notice,) = notices(rig)
+    assert notice.trial_id == rig.sweep.best_trial_id
+    assert "registered as census-mtl, version 7, with the alias champion" in notice.message
+
+
+@pytest.mark.parametrize("state", [SweepState.CANCELLED, SweepState.FAILED])
+def test_a_sweep_that_was_cancelled_or_failed_takes_nobodys_place(state: SweepState) -> None:
+    rig, tracker = registering(), RecordingTracker()
+    assert delivery_of(rig, tracker).try_finish(replace(rig.sweep, state=state), rig.trials)
+    assert tracker.models == [rig.sweep.best_trial_id]
+    assert tracker.registered == []
+
+
+def test_a_model_that_is_not_stored_is_not_registered() -> None:
+    rig, tracker = registering(), RecordingTracker()
+    best = rig.store.get_trial(rig.sweep.best_trial_id or "")
+    tracker.lost_checkpoints.add(Path(best.checkpoint or ""))
+    assert delivery_of(rig, tracker).try_finish(replace(rig.sweep, state=SweepState.COMPLETED), rig.trials)
+    assert tracker.registered == []
+
+
+def test_a_name_that_the_registry_refuses_is_said_and_the_sweep_ends() -> None:
+    rig, tracker = registering(), RecordingTracker()
+    tracker.cannot_close.add("census-mtl")
+    assert delivery_of(rig, tracker).try_finish(replace(rig.sweep, state=SweepState.COMPLETED), rig.trials)
+    assert tracker.closed[f"run of {rig.sweep.id}"] == "completed"
+    (notice,) = notices(rig)
+    assert "not registered as 'census-mtl'. census-mtl is deleted" in notice.message
 
 
 @pytest.mark.parametrize("what", ["open", "close"])

@@ -17,8 +17,9 @@ import pytest
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Report, Sweep
+from sweep_service.tracking.files import write_results
 from sweep_service.tracking.plots import save_weight_curves
-from sweep_service.tracking.summary import describe_sweep, leaderboard_csv
+from sweep_service.tracking.summary import describe_sweep, front_csv, leaderboard_csv
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -37,7 +38,7 @@ def make_row(rank: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def make_sweep(results: dict[str, Any] | None, *, state: SweepState = SweepState.COMPLETED) -> Sweep:
+def make_sweep(results: dict[str, Any] | None, *, state: SweepState = SweepState.COMPLETED, **changes: Any) -> Sweep:
     spec = {
         "name": "census",
         "trainable": "census_income",
@@ -48,7 +49,7 @@ def make_sweep(results: dict[str, Any] | None, *, state: SweepState = SweepState
         id="swp_1",
         project="default",
         created_by="ann",
-        spec=SweepSpec.model_validate(spec),
+        spec=SweepSpec.model_validate(spec | changes),
         state=state,
         results=results,
         created_at=NOW,
@@ -172,9 +173,41 @@ def test_mlflow_sends_nothing_home_and_does_not_block_for_minutes():
     assert run(script, MLFLOW_HTTP_REQUEST_MAX_RETRIES="4") == "True 4"
 
 
-def test_everything_but_the_mlflow_tracker_does_without_mlflow_matplotlib_and_torch():
+def test_everything_but_the_mlflow_tracker_does_without_mlflow_matplotlib_plotly_and_torch():
     script = (
         "import sys, sweep_service.tracking.null, sweep_service.tracking.files, sweep_service.services.results\n"
-        "print(sorted({'mlflow', 'matplotlib', 'torch', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'mlflow', 'matplotlib', 'plotly', 'torch', 'scipy'} & set(sys.modules)))"
     )
     assert run(script) == "[]"
+
+
+BOTH = [{"metric": "val/loss/income"}, {"metric": "val/auc/income", "direction": "maximize"}]
+
+
+def front_row(number: int, **changes: Any) -> dict[str, Any]:
+    return make_row(number, **changes) | {"values": {"val/loss/income": 0.5, "val/auc/income": 0.25}}
+
+
+def test_several_objectives_are_named_and_their_front_is_shown_in_part() -> None:
+    text = describe_sweep(make_sweep(None, state=SweepState.RUNNING, objectives=BOTH))
+    assert text.endswith("for `val/loss/income` (minimize), `val/auc/income` (maximize).")
+    front = [front_row(number) for number in range(1, 13)]
+    text = describe_sweep(make_sweep(make_results(front, front=front), objectives=BOTH))
+    number = front[0]["number"]
+    assert "### Pareto front" in text
+    assert "| trial | val/loss/income | val/auc/income | alpha |" in text
+    assert f"| {number} | 0.5 | 0.25 | 0.25 |" in text
+    assert "2 more in `front.csv`." in text
+
+
+def test_the_csv_of_the_front_has_the_values_of_the_objectives_and_the_parameters() -> None:
+    (row,) = csv.DictReader(io.StringIO(front_csv([front_row(1)])))
+    assert (row["val/loss/income"], row["val/auc/income"], row["params.alpha"]) == ("0.5", "0.25", "0.25")
+    assert front_csv([]) == "trial_id,number\n"
+
+
+def test_only_a_sweep_of_several_objectives_has_a_file_for_its_front(tmp_path: Path) -> None:
+    write_results(tmp_path, make_sweep(make_results([], front=None)), [], {})
+    assert not (tmp_path / "front.csv").exists()
+    write_results(tmp_path, make_sweep(make_results([], front=[front_row(1)])), [], {})
+    assert (tmp_path / "front.csv").read_text().startswith("trial_id,number,val/loss/income,val/auc/income,")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from trainables.catalog import TaskKind
 from trainables.evaluation import constant_losses, constant_output, evaluate
 from trainables.export import export_model
 from trainables.protocol import Lane, Split, Task
+from trainables.seeding import default_device
 from trainables.settings import TrainingSettings
 from trainables.testing import tiny_problem
 from trainables.training import train
@@ -31,6 +33,19 @@ def run(problem=None, balancer="gradnorm", evaluate_test=False, **params):
 def expected_keys(split):
     keys = {f"{split}/loss/{name}" for name in TASKS} | {f"{split}/normalized_loss"}
     return keys | {f"{split}/rmse/task_0", f"{split}/auc/task_1", f"{split}/accuracy/task_1"}
+
+
+def test_a_lane_says_once_what_it_trains_where_and_from_which_step(caplog):
+    caplog.set_level(logging.INFO, logger="trainables")
+    checkpoint = run(steps=4)[-1].checkpoint
+    lane = Lane(key="a", balancer="gradnorm", params={"steps": 10, "batch_size": 16}, resume_from=checkpoint)
+    train(tiny_problem(), [lane], lambda _: ())
+    size = sum(parameter.numel() for parameter in tiny_problem().build_model().parameters())
+    device = default_device()
+    assert caplog.messages == [
+        f"gradnorm on {device}, {size} parameters, step 0 to 4",
+        f"gradnorm on {device}, {size} parameters, step 4 to 10 (resumed)",
+    ]
 
 
 @pytest.mark.parametrize("balancer", ALL_BALANCERS)

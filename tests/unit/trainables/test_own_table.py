@@ -278,6 +278,28 @@ def test_the_same_file_is_other_data_once_it_has_changed(problem_of):
     assert problem_of(customers(seed=2)).data_hash != first
 
 
+# Of tables as they were encoded before the encoding became a value: results of old sweeps are compared with new ones.
+DATA_HASHES = {
+    "plain": "921bf81d62da576fc9637ce9458fc8f6c6558c5382dc7f74dae3bdd23fb0d4a6",
+    "with gaps": "b5a08d3e53453eac7e2ee1af2c37123fc656c4b01541d8dd75db7a50efe3f503",
+    "with gaps and categories of numbers": "eeba447a031ad67d012abe35c97353ccde080fe8911c3edc13bea16f80e117e4",
+}
+
+
+def test_the_data_is_bit_for_bit_what_it_was(problem_of):
+    gaps = customers()
+    gaps["age"] = gaps["age"].astype(float).where(gaps.index % 7 != 0)
+    gaps["member"] = gaps["member"].astype(object).where(gaps.index % 11 != 0)
+    gaps.loc[::9, "city"] = None
+    numbers = gaps.copy()
+    numbers["zip"] = numbers["zip"].astype(float).where(numbers.index % 5 != 0)
+    assert {
+        "plain": problem_of().data_hash,
+        "with gaps": problem_of(gaps).data_hash,
+        "with gaps and categories of numbers": problem_of(numbers, categorical=["zip"], split="in_order").data_hash,
+    } == DATA_HASHES
+
+
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 

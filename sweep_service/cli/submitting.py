@@ -1,0 +1,99 @@
+"""From a spec in a file to a sweep: ``init`` and ``submit``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from sweep_service.cli.service import DEFAULT_URL, USAGE, Url, connected, fail, watch_to_the_end
+
+if TYPE_CHECKING:
+    from sweep_service.client import ApiError
+    from sweep_service.spec_file import SpecFile
+
+commands = typer.Typer()
+
+
+@commands.command()
+def init(
+    trainable: Annotated[str, typer.Argument(metavar="TRAINABLE", help="What to train, as the service lists it.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed if not given.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a commented spec to start from."""
+    from sweep_service.spec_template import spec_template
+
+    with connected(url) as client:
+        known = {item["name"]: item for item in client.trainables()}
+    if trainable not in known:
+        fail(f"There is no trainable {trainable!r}. There are: {', '.join(sorted(known))}.", USAGE)
+    text = spec_template(known[trainable])
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:  # never over a spec that somebody has worked on
+            file.write(text)
+    except FileExistsError:
+        fail(f"{output} is there already; remove it, or choose another --output.", USAGE)
+    except OSError as error:
+        fail(f"{output} cannot be written: {error.strerror}.", USAGE)
+    to_fill_in = [parameter["name"] for parameter in known[trainable]["parameters"] if parameter["default"] is None]
+    first = f"Fill in {' and '.join(to_fill_in)}, then queue" if to_fill_in else "Queue"
+    typer.echo(f"Written. {first} it with: sweep submit {output} --watch", err=True)
+
+
+@commands.command()
+def submit(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the sweep until it has ended.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Check a spec and queue its sweep."""
+    from sweep_service.client import InvalidRequestError
+
+    spec = read_spec(file)
+    with connected(url) as client:
+        try:
+            sweep = client.submit(spec.document)
+        except InvalidRequestError as error:
+            refuse_spec(file, spec, error)
+        if not watch:
+            typer.echo(sweep["id"])
+            typer.echo(f"Queued. Watch it with: sweep watch {sweep['id']}", err=True)
+            return
+        typer.echo(sweep["id"])
+        watch_to_the_end(client, sweep["id"])
+
+
+def read_spec(file: str) -> SpecFile:
+    from sweep_service.spec_file import SpecFileError, read_spec_file
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return read_spec_file(text)
+    except OSError as error:
+        fail(f"{file} cannot be read: {error.strerror}.", USAGE)
+    except UnicodeDecodeError:
+        fail(f"{file} is not UTF-8 text.", USAGE)
+    except SpecFileError as error:
+        fail(f"{file_name(file)}: {error}", USAGE)
+
+
+def refuse_spec(file: str, spec: SpecFile, error: ApiError) -> NoReturn:
+    from sweep_service.rendering import plain
+
+    typer.echo(f"Error: {file_name(file)}: {plain(error.problem.get('detail', ''))}", err=True)
+    for item in error.errors:
+        pointer = item.get("pointer", "")
+        line = spec.line_of(pointer)
+        place = f"line {line}, " if line is not None else ""
+        typer.echo(f"  {place}{plain(pointer) or '/'}: {plain(item.get('detail', ''))}", err=True)
+    raise typer.Exit(USAGE)
+
+
+def file_name(file: str) -> str:
+    return "standard input" if file == "-" else file
