@@ -29,7 +29,7 @@ ADOPTED = "adopted"
 """Mark, in Trial.search_state, of what a sampler is given for a trial and is an adopted one."""
 
 MAX_ADOPTED = 500  # of a line
-_MAX_OF_SAMPLER: Mapping[str, int] = {"gp": 100}  # whose time grows with the cube of it
+_MAX_OF_SAMPLER: Mapping[str, int] = {"gp": 200}  # whose time grows with the cube of it
 _MAX_SHOWN = 60  # characters of a value
 _MAX_REASONS = 5  # told of a line; the rest are counted
 

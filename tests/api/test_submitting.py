@@ -55,6 +55,18 @@ def test_a_submitted_sweep_has_its_first_event(service: Service) -> None:
     assert [(event["seq"], event["kind"]) for event in page["events"]] == [(1, "sweep.submitted")]
 
 
+def test_samples_of_a_space_with_conditions_have_defaults_for_what_is_not_drawn(service: Service) -> None:
+    space = {**SPEC["space"], "balancer": {"type": "categorical", "choices": ["gradnorm", "equal"]}}
+    answer = service.http.post("/api/v1/sweeps?validate_only=true", json={**SPEC, "space": space})
+    assert answer.status_code == 200, answer.text
+    samples = answer.json()["samples"]
+    assert {sample["params"]["balancer"] for sample in samples} == {"gradnorm", "equal"}
+    for sample in samples:
+        assert ("alpha" in sample["searched"]) == (sample["searched"]["balancer"] == "gradnorm")
+        assert sample["params"]["alpha"] == sample["searched"].get("alpha", 1.5)
+    assert answer.json()["spec"]["space"]["alpha"]["when"] == {"balancer": ["gradnorm"]}
+
+
 BAD_SPECS = {
     "unknown key": (changed("/budgett", 1), {"/budgett"}),
     "unknown nested key": (changed("/budget", {"trials": 2, "trails": 3}), {"/budget/trails"}),

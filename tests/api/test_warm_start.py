@@ -103,12 +103,28 @@ def test_several_objectives_and_an_earlier_sweep_exclude_each_other(service: Ser
     assert pointers(answer) == {"/search/from_sweep"}
 
 
-def test_what_is_adopted_stays_when_the_earlier_sweep_is_deleted(service: Service) -> None:
+def test_what_was_adopted_stays_when_the_earlier_sweep_goes_on(service: Service) -> None:
+    source_id = service.submit()["id"]
+    conductor = Conductor(service.store, source_id)
+    conductor.move(SweepState.RUNNING)
+    conductor.run(conductor.add_trial(alpha=1.0, weight_lr=0.01), objective=0.5)
+    sweep = service.submit(**after(source_id))
+    conductor.run(conductor.add_trial(alpha=2.0, weight_lr=0.01), objective=0.1)
+    assert len(service.store.get_sweep(sweep["id"]).adopted) == sweep["adopted"] == 1
+
+
+def test_it_stays_and_is_not_adopted_again_when_the_earlier_sweep_is_deleted(service: Service) -> None:
     source_id = service.submit()["id"]
     finish_sweep(service.store, source_id)
-    sweep = service.submit(**after(source_id))
+    document, headers = {**SPEC, **after(source_id)}, {"Idempotency-Key": f"gone-{source_id}"}
+    first = service.http.post("/api/v1/sweeps", json=document, headers=headers).json()
     assert service.http.delete(f"/api/v1/sweeps/{source_id}").status_code == 204
-    assert service.http.get(sweep["links"]["self"]).json()["adopted"] == sweep["adopted"] == 2
+    assert service.http.get(first["links"]["self"]).json()["adopted"] == first["adopted"] == 2
+    again = service.http.post("/api/v1/sweeps", json=document, headers=headers)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first
+    assert len(service.http.get(first["links"]["events"]).json()["events"]) == 2
+    problem(service.http.post("/api/v1/sweeps", json=document), 422)
 
 
 def test_a_repetition_under_its_key_adopts_nothing_anew(service: Service, source_id: str) -> None:
