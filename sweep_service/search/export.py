@@ -37,7 +37,7 @@ def write_studies(
     spec = SweepSpec.trusted(sweep["spec"])
     objectives = spec.objectives or (spec.objective,)
     of_study: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for trial in trials:
+    for trial in sorted(trials, key=lambda trial: trial["role"] != Role.SEARCH):  # the search's study comes first
         if trial["role"] != Role.CONFIRM:
             of_study[_study_name(sweep, trial)].append(trial)
     path.touch(exist_ok=False)
