@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from sweep_service.domain.trial import Report, Sweep, Trial
-from sweep_service.report import comparison, search, tables, training
+from sweep_service.report import comparison, front, search, tables, training
 from sweep_service.report.material import Material
 from sweep_service.report.section import Drawing, Part, Section, text
 
@@ -28,6 +28,7 @@ SECTIONS: Sequence[SectionOf] = (
     comparison.verdict,
     comparison.beside_baselines,
     tables.leaderboard,
+    front.pareto_front,
     training.weights,
     training.losses,
     training.rates,
