@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
-_IS_IT_UP = "Is the service up? `sweep up` starts one here."
+_IS_IT_UP = "Is the service up? `sweep up` starts one here; another address is given by --url or SWEEP_URL."
 
 
 class ClientError(Exception):
