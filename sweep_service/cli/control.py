@@ -32,6 +32,7 @@ def cancel(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 def delete(
     sweep_id: SweepId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Forget a sweep that has ended; its runs and its model in MLflow stay."""
@@ -39,8 +40,12 @@ def delete(
         found = resolve(client, sweep_id, least=SURE_LENGTH)
         if not yes:
             typer.confirm(f"Forget {found} with its trials, curves and events?", abort=True, err=True)
+        sweep = client.get(found) if as_json else {}
         client.delete(found)
-    typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
+    if as_json:
+        print_json(sweep)  # as it was
+    else:
+        typer.echo(f"{found} is forgotten. Its runs in MLflow stay.")
 
 
 def _tell(sweep: Mapping[str, Any], *, as_json: bool) -> None:

@@ -59,7 +59,14 @@ def export(
         if form is Format.OPTUNA and output is not None:
             from sweep_service.search.export import write_studies
 
-            for name in write_studies(output, sweep=sweep, trials=trials, curves=curves):
+            try:
+                names = write_studies(output, sweep=sweep, trials=trials, curves=curves)
+            except FileExistsError:  # somebody else's, made a moment ago
+                raise
+            except BaseException:
+                output.unlink(missing_ok=True)  # half a file would pass for a whole one, and keep the next try out
+                raise
+            for name in names:
                 typer.echo(f"Study {name}", err=True)
             return
         text = _csv(trials) if form is Format.CSV else json.dumps(trials, indent=2, ensure_ascii=False) + "\n"
@@ -73,13 +80,13 @@ def export(
 
 def _curves(
     client: SweepClient, sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[int, float]]:
-    """The objective by step, of every trial that has trained."""
+) -> dict[str, dict[int, float | None]]:
+    """The objective by step, of every trial that has trained; Optuna keeps such values of a single objective alone."""
     metric = sweep["spec"]["objective"]["metric"]
     return {
         trial["id"]: {point["step"]: point["metrics"][metric] for point in client.metrics(trial["id"], keys=[metric])}
         for trial in trials
-        if trial["last_step"] and trial["role"] != "confirm"
+        if trial["last_step"] and trial["role"] != "confirm" and not sweep["spec"]["objectives"]
     }
 
 

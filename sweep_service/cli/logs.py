@@ -53,7 +53,7 @@ def _trial_id(client: SweepClient, text: str) -> str | None:
     sweep, colon, number = text.partition(":")
     if not colon:
         return None
-    if not number.isascii() or not number.isdigit():
+    if not number.isascii() or not number.isdigit() or len(number) > 9:
         fail(f"{text!r}: after the colon comes a trial's number, as `sweep trials {sweep}` lists it.", USAGE)
     sweep_id = resolve(client, sweep)
     found = next((trial for trial in client.trials(sweep_id) if trial["number"] == int(number)), None)

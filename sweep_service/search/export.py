@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,12 +23,13 @@ def write_studies(
     *,
     sweep: Mapping[str, Any],
     trials: Sequence[Mapping[str, Any]],
-    curves: Mapping[str, Mapping[int, float]],
+    curves: Mapping[str, Mapping[int, float | None]],
 ) -> Sequence[str]:
     """Write an SQLite file with a study for the search and one for each baseline; their names.
 
-    ``sweep`` and ``trials`` are as the API gives them, ``curves`` the objective by step of each trial that was stopped
-    early or completed. Trials that the comparison of seeds has made are no part of a study: nothing chose them.
+    ``sweep`` and ``trials`` are as the API gives them. ``curves`` has the objective by step of each trial that has
+    trained, None where it was no finite number. Trials that the comparison of seeds has made are no part of a study:
+    nothing chose them.
 
     Raises:
         OSError: the file cannot be written.
@@ -66,7 +66,7 @@ def _study_name(sweep: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
 
 
 def _frozen(
-    trial: Mapping[str, Any], spec: SweepSpec, objectives: Sequence[Objective], curve: Mapping[int, float]
+    trial: Mapping[str, Any], spec: SweepSpec, objectives: Sequence[Objective], curve: Mapping[int, float | None]
 ) -> FrozenTrial:
     state = OPTUNA_STATES[TrialState(trial["state"])]
     values = _values(trial, spec, objectives) if state is OptunaState.COMPLETE else None
@@ -87,7 +87,7 @@ def _frozen(
         distributions={name: distribution(spec.space[name]) for name in searched},
         user_attrs={name: trial[name] for name in ("id", "number", "role", "balancer", "seed", "message", "metrics")},
         system_attrs={},
-        intermediate_values={step: value for step, value in curve.items() if math.isfinite(value)},
+        intermediate_values={step: value for step, value in curve.items() if value is not None},
     )
 
 

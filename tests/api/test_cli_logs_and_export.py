@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_optuna_opens_what_was_exported_for_it(sweep: Sweep, service: Service, t
     conductor.run(conductor.add_trial(alpha=1.0, weight_lr=0.01), objective=0.6)
     stopped = conductor.add_trial(alpha=0.5, weight_lr=0.02)
     conductor.run(stopped, TrialEnding.PRUNED, objective=0.9)
-    conductor.run(conductor.add_trial(alpha=2.5, weight_lr=0.02), TrialEnding.ERROR, message="boom")
+    conductor.run(conductor.add_trial(alpha=2.5, weight_lr=0.02), TrialEnding.ERROR, objective=math.nan, message="boom")
     conductor.start(conductor.add_trial(alpha=2.5, weight_lr=0.03))
     path = tmp_path / "study.db"
     result = sweep("export", conductor.sweep_id, "--format", "optuna", "--output", str(path))
@@ -174,6 +175,7 @@ def test_what_changes_a_sweep_can_say_it_in_json(sweep: Sweep, tmp_path: Path) -
     assert submitted["state"] == "queued"
     cancelled = json.loads(sweep("cancel", submitted["id"], "--json").stdout)
     assert (cancelled["id"], cancelled["state"]) == (submitted["id"], "cancelled")
+    assert json.loads(sweep("delete", submitted["id"], "--yes", "--json").stdout)["id"] == submitted["id"]
     both = sweep("submit", str(path), "--json", "--watch")
     assert both.exit_code == 2
 
