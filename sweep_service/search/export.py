@@ -74,6 +74,9 @@ def _frozen(
         state = OptunaState.FAIL
     if len(objectives) > 1:
         curve = {}  # Optuna keeps such values of a single objective alone
+    seen = {step: value for step, value in curve.items() if value is not None}
+    if state is OptunaState.PRUNED and seen:  # as Optuna does where it prunes: its plots leave such trials out else
+        values = [seen[max(seen)]]
     searched = trial["searched"]
     return FrozenTrial(
         number=-1,  # given by the storage
@@ -87,7 +90,7 @@ def _frozen(
         distributions={name: distribution(spec.space[name]) for name in searched},
         user_attrs={name: trial[name] for name in ("id", "number", "role", "balancer", "seed", "message", "metrics")},
         system_attrs={},
-        intermediate_values={step: value for step, value in curve.items() if value is not None},
+        intermediate_values=seen,
     )
 
 

@@ -143,6 +143,7 @@ def test_optuna_opens_what_was_exported_for_it(sweep: Sweep, service: Service, t
     assert study.best_params == {"alpha": 1.0, "weight_lr": 0.01}
     assert study.best_value == 0.6
     assert study.trials[1].intermediate_values == {100: 0.9}
+    assert study.trials[1].value == 0.9, "Optuna's plots show an early-stopped trial by its last value"
     assert study.trials[1].distributions["weight_lr"] == optuna.distributions.FloatDistribution(1e-4, 0.1, log=True)
     assert study.trials[2].user_attrs["message"] == "boom"
     assert study.trials[0].duration is not None
