@@ -79,7 +79,7 @@ def submit(
         try:
             sweep = client.submit(spec.document)
         except InvalidRequestError as error:
-            refuse_spec(file, spec, error)
+            refuse_spec(file, spec, error, as_json=as_json)
         if as_json:
             print_json(sweep)
         else:
@@ -104,7 +104,7 @@ def validate(
         try:
             preview = client.preview(spec.document)
         except InvalidRequestError as error:
-            refuse_spec(file, spec, error)
+            refuse_spec(file, spec, error, as_json=as_json)
     if as_json:
         print_json(preview)
         return
@@ -127,9 +127,13 @@ def read_spec(file: str) -> SpecFile:
         fail(f"{file_name(file)}: {error}", USAGE)
 
 
-def refuse_spec(file: str, spec: SpecFile, error: ApiError) -> NoReturn:
+def refuse_spec(file: str, spec: SpecFile, error: ApiError, *, as_json: bool) -> NoReturn:
+    """Tell every fault with its line. As JSON: the API's problem document, and a ``line`` in each of its errors."""
     from sweep_service.rendering import plain
 
+    if as_json:
+        errors = [{**item, "line": spec.line_of(item.get("pointer", ""))} for item in error.errors]
+        print_json({**error.problem, "errors": errors})
     typer.echo(f"Error: {file_name(file)}: {plain(error.problem.get('detail', ''))}", err=True)
     for item in error.errors:
         pointer = item.get("pointer", "")

@@ -1,7 +1,8 @@
 """How every store keeps lines: in chunks, one or a few for each time that an attempt's lines arrive.
 
-A row for each line would cost a hundred times as much to write. A chunk knows its place among all that its attempt has
-said, in lines and in bytes; what is missing between two chunks follows from that.
+A row for each line takes as long to write, but three times the room (in SQLite 360 bytes instead of 126 for a line of
+60 characters). A chunk knows its place among all that its attempt has said, in lines and in bytes; what is missing
+between two chunks follows from that.
 """
 
 from __future__ import annotations

@@ -97,6 +97,12 @@ def test_a_wrong_spec_is_told_with_its_lines(sweep: Sweep, tmp_path: Path) -> No
     result = sweep("validate", str(path))
     assert result.exit_code == 2
     assert "line 3, /space" in result.stderr
+    assert result.stdout == ""
+    for command in ("validate", "submit"):
+        refused = sweep(command, str(path), "--json")
+        assert refused.exit_code == 2
+        assert [(item["pointer"], item["line"]) for item in json.loads(refused.stdout)["errors"]] == [("/space", 3)]
+        assert "line 3, /space" in refused.stderr
 
 
 def test_the_csv_has_a_row_a_trial_and_a_column_a_value(sweep: Sweep, finished: str) -> None:
