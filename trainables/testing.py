@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainables.catalog import TaskKind
 from trainables.metrics import auc, binary_accuracy, rmse
-from trainables.problems.tabular import InMemoryProblem, hash_splits, shared_bottom_model, split_rows, take_rows
+from trainables.problems.tabular import InMemoryProblem, in_memory_problem, shared_bottom_model
 from trainables.protocol import Task
 
 NUM_ROWS, NUM_FEATURES, DATA_SEED = 80, 5, 1711
@@ -45,13 +45,10 @@ def tiny_problem(
             loss = _FaultyLoss(loss, fault, fault_at)
         tasks.append(_task(name, index, loss))
         targets[name] = (score_B > 0).float() if index % 2 else (1 + 3 * index) * score_B
-    train, validation, test = (take_rows((inputs_BF,), targets, rows) for rows in split_rows(NUM_ROWS))
-    return InMemoryProblem(
+    return in_memory_problem(
+        [inputs_BF],
+        targets,
         tasks=tasks,
-        train=train,
-        validation=validation,
-        test=test,
-        data_hash=hash_splits([train, validation, test]),
         model=partial(
             shared_bottom_model,
             stem=nn.Identity(),

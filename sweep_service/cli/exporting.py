@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep_service.cli.service import DEFAULT_URL, USAGE, SweepId, Url, connected, fail, resolve
+from sweep_service.csv_text import csv_text
 
 if TYPE_CHECKING:
     from sweep_service.client import SweepClient
@@ -100,12 +99,7 @@ def _csv(trials: Sequence[Mapping[str, Any]]) -> str:
         | {name: trial[name] for name in _TIMES}
         for trial in trials
     ]
-    columns = list(dict.fromkeys([*_FIXED, *(name for row in rows for name in row if name not in _TIMES), *_TIMES]))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, first=_FIXED, last=_TIMES)
 
 
 def _cell(value: Any) -> Any:

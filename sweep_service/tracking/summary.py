@@ -5,11 +5,10 @@ Both are made of ``Sweep.results``, whose shape :func:`sweep_service.services.re
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sweep_service.csv_text import csv_text
 from sweep_service.domain.trial import Sweep
 
 _NUM_ROWS = 10  # of the leaderboard in the text; the CSV holds all of them
@@ -40,24 +39,15 @@ def describe_sweep(sweep: Sweep) -> str:
 def leaderboard_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """All rows, one column a value: ``params.<name>``, ``val/<metric>/<task>``. Empty cells: it has no such value."""
     fixed = ("rank", "label", "role", "trial_id", "number", "objective", "delta_m")
-    return _csv(fixed, [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows])
+    flat = [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows]
+    return csv_text(flat, first=fixed)
 
 
 def front_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The Pareto front: of each trial its values of the objectives, then its parameters."""
     fixed = ("trial_id", "number", *(rows[0]["values"] if rows else ()))
     flat = [{name: row[name] for name in fixed[:2]} | dict(row["values"]) | _params(row) for row in rows]
-    return _csv(fixed, flat)
-
-
-def _csv(fixed: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> str:
-    """With those columns first."""
-    columns = list(dict.fromkeys([*fixed, *(name for row in flat for name in row)]))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return csv_text(flat, first=fixed)
 
 
 def _cut(text: str) -> str:

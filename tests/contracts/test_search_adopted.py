@@ -108,6 +108,7 @@ def test_a_single_trial_may_be_adopted(sampler: str, num: int) -> None:
     search = opened(sampler, adopted(num))
     for number in range(6):
         draw = search.ask(number)
+        assert draw.params.keys() == SPACE.keys()
         search.tell(trial_of(number, draw.params, draw.state, objective=bowl(draw.params)))
 
 

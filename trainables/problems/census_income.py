@@ -38,7 +38,7 @@ from trainables.catalog import TaskKind
 from trainables.problems.encoding import CategoryColumn, NumberColumn, TableStem
 from trainables.problems.table_codec import ColumnCodec
 from trainables.problems.table_encoding import TableEncoding
-from trainables.problems.tabular import InMemoryProblem, hash_splits, split_rows, take_rows
+from trainables.problems.tabular import InMemoryProblem, in_memory_problem, split_rows
 from trainables.problems.targets import TargetColumn
 
 NUM_COLUMNS = 42
@@ -88,17 +88,7 @@ def census_income(
     """The problem. Its parameters are described in the catalogue."""
     table = _load()
     codec = ColumnCodec(encoding=table.encoding, hidden=tuple(hidden), embedding_dim=embedding_dim, dropout=dropout)
-    rows = split_rows(len(table.inputs[0]))
-    train, validation, test = (take_rows(table.inputs, table.targets, part) for part in rows)
-    return InMemoryProblem(
-        tasks=codec.tasks,
-        train=train,
-        validation=validation,
-        test=test,
-        data_hash=hash_splits([train, validation, test]),
-        model=codec.build_model,
-        codec=codec,
-    )
+    return in_memory_problem(table.inputs, table.targets, tasks=codec.tasks, model=codec.build_model, codec=codec)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from trainables.catalog import TaskKind
 from trainables.metrics import auc, binary_accuracy, multiclass_accuracy, rmse
-from trainables.problems.tabular import InMemoryProblem, hash_splits, shared_bottom_model, split_rows, take_rows
+from trainables.problems.tabular import InMemoryProblem, in_memory_problem, shared_bottom_model
 from trainables.protocol import Task
 
 NUM_PIXELS = 32  # of either half
@@ -45,13 +45,10 @@ TASKS = (
 def digits(*, hidden: Sequence[int] = (64, 32), dropout: float = 0.0) -> InMemoryProblem:
     """The problem. Its parameters are described in the catalogue."""
     inputs, targets = _load()
-    train, validation, test = (take_rows(inputs, targets, rows) for rows in split_rows(len(inputs[0])))
-    return InMemoryProblem(
+    return in_memory_problem(
+        inputs,
+        targets,
         tasks=TASKS,
-        train=train,
-        validation=validation,
-        test=test,
-        data_hash=hash_splits([train, validation, test]),
         model=partial(
             shared_bottom_model,
             stem=nn.Identity(),

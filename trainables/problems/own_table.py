@@ -22,7 +22,7 @@ from trainables.problems.table_codec import ColumnCodec
 from trainables.problems.table_columns import fit_inputs, fit_target
 from trainables.problems.table_encoding import TableEncoding
 from trainables.problems.table_file import DataError, data_roots, find_file, read_table, require_columns, split_of_rows
-from trainables.problems.tabular import InMemoryProblem, hash_splits, take_rows
+from trainables.problems.tabular import InMemoryProblem, in_memory_problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,16 +61,7 @@ def tabular(
         missing_targets == "drop_rows",
     )
     codec = ColumnCodec(encoding=learnt, hidden=tuple(hidden), embedding_dim=embedding_dim, dropout=dropout)
-    train, validation, test = (take_rows(inputs, targets, part) for part in rows)
-    return InMemoryProblem(
-        tasks=codec.tasks,
-        train=train,
-        validation=validation,
-        test=test,
-        data_hash=hash_splits([train, validation, test]),
-        model=codec.build_model,
-        codec=codec,
-    )
+    return in_memory_problem(inputs, targets, tasks=codec.tasks, model=codec.build_model, rows=rows, codec=codec)
 
 
 @functools.lru_cache(maxsize=1)

@@ -39,6 +39,31 @@ class InMemoryProblem:
         )
 
 
+def in_memory_problem(
+    inputs: Sequence[Tensor],
+    targets: Mapping[str, Tensor],
+    *,
+    tasks: Sequence[Task],
+    model: Callable[[], MultiTaskModel],
+    rows: Sequence[Tensor] | None = None,
+    codec: TableCodec | None = None,
+) -> InMemoryProblem:
+    """The problem over those tensors, each (rows, ...). ``rows`` are the row numbers of the training, the validation
+    and the test split; those of :func:`split_rows` if not given.
+    """
+    rows = split_rows(len(inputs[0])) if rows is None else rows
+    train, validation, test = (take_rows(inputs, targets, part) for part in rows)
+    return InMemoryProblem(
+        tasks=tasks,
+        train=train,
+        validation=validation,
+        test=test,
+        data_hash=hash_splits([train, validation, test]),
+        model=model,
+        codec=codec,
+    )
+
+
 def split_rows(num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Row numbers of train, validation and test: disjoint, together all rows, the same at every call."""
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(SPLIT_SEED))

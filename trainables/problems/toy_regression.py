@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from trainables.catalog import TaskKind
 from trainables.metrics import rmse
-from trainables.problems.tabular import InMemoryProblem, hash_splits, shared_bottom_model, split_rows, take_rows
+from trainables.problems.tabular import InMemoryProblem, in_memory_problem, shared_bottom_model
 from trainables.protocol import Task
 
 NUM_INPUTS, NUM_OUTPUTS = 250, 100
@@ -56,16 +56,13 @@ def toy_regression(
 ) -> InMemoryProblem:
     """The problem. Its parameters are described in the catalogue."""
     inputs_BF, targets = _generate(scales(num_tasks), spread, rows, data_seed)
-    train, validation, test = (take_rows((inputs_BF,), targets, part) for part in split_rows(rows))
-    return InMemoryProblem(
+    return in_memory_problem(
+        [inputs_BF],
+        targets,
         tasks=tuple(
             Task(name=name, kind=TaskKind.REGRESSION, loss=functional.mse_loss, metrics={"rmse": rmse})
             for name in targets
         ),
-        train=train,
-        validation=validation,
-        test=test,
-        data_hash=hash_splits([train, validation, test]),
         model=partial(
             shared_bottom_model,
             stem=nn.Identity(),
