@@ -112,6 +112,10 @@ class SweepStore(LogStore, Protocol):
         """Raises SweepNotFoundError."""
         ...
 
+    def get_state(self, sweep_id: str) -> SweepState:
+        """The sweep's state alone, for whoever asks again and again. Raises SweepNotFoundError."""
+        ...
+
     def list_sweeps(
         self,
         *,
@@ -368,35 +372,4 @@ class Tracker(Protocol):
         """Make the model that ``log_model`` has stored the newest version of the registered model of that name, and its
         champion; the version. None: models are not registered here.
         """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndedConductor:
-    """A conductor whose process is gone. ``error`` is what it raised instead of running, None if it came to run; what
-    it died of, if anything, is in ``message``.
-    """
-
-    lease: Lease
-    error: str | None
-    message: str
-
-
-class Conductors(Protocol):
-    """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
-
-    def start(self, lease: Lease) -> None:
-        """Start a conductor for the sweep of that lease; returns before it runs."""
-        ...
-
-    def take_ended(self) -> Sequence[EndedConductor]:
-        """Conductors started by this object that have ended since the last call."""
-        ...
-
-    def num_running(self) -> int:
-        """Conductors alive, whoever started them."""
-        ...
-
-    def cluster(self) -> Cluster:
-        """What the cluster has."""
         ...

@@ -9,12 +9,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.trial import Cluster, Lease
 from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import NAMESPACE
-from sweep_service.ports import Clock, EndedConductor
+from sweep_service.ports import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _NAME_PREFIX = "conductor-"
 
 
 class RayConductors:
-    """Conductors as detached actors of a Ray cluster. Implements :class:`sweep_service.ports.Conductors`."""
+    """Conductors as detached actors of a Ray cluster. Implements :class:`sweep_service.cluster_port.Conductors`."""
 
     def __init__(self, *, address: str, clock: Clock) -> None:
         """Connect to a running cluster; never starts one.

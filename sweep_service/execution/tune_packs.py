@@ -1,4 +1,4 @@
-"""Packs as the trials of Ray Tune. Implements :class:`sweep_service.services.conductor.PackRunner`."""
+"""Packs as the trials of Ray Tune. Implements :class:`sweep_service.services.supply.PackRunner`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The conductor: runs one generation of one sweep. Knows nothing of Ray: its packs run behind :class:`PackRunner`.
+"""The conductor: runs one generation of one sweep. Knows nothing of Ray: its packs run behind
+:class:`~sweep_service.services.supply.PackRunner`.
 
 Beside the calls of the packs it has three threads: the guard and the watch, which keep the lease and look for what a
 user has asked; and the delivery, which carries reports to the tracking server.
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sweep_service.domain.errors import (
     ClusterLostError,
@@ -29,12 +30,12 @@ from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
-from sweep_service.services.importance import WeighParameters, importance_of
+from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
-from sweep_service.services.supply import PackSupply
+from sweep_service.services.supply import PackRunner, PackSupply
 from sweep_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,22 +48,6 @@ LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the swe
 LEASE_MARGIN = 0.8  # share of the lease's time after which an unrenewed one counts as lost, before the store says so
 
 _T = TypeVar("_T")
-
-
-class PackRunner(Protocol):
-    """Where packs run."""
-
-    def run(self, supply: PackSupply, resources: Resources) -> None:
-        """Run the packs of the supply until it is done, or over. May raise anything; its workers may then live on."""
-        ...
-
-    def kill(self, worker: Any) -> None:
-        """End the process of a worker, in whatever it is doing."""
-        ...
-
-    def cluster(self) -> Cluster:
-        """The nodes as they are now. Raises ClusterLostError."""
-        ...
 
 
 class Conductor:
@@ -87,7 +72,7 @@ class Conductor:
         self._store = store
         self._clock = clock
         self._open_search = open_search
-        self._weigh_parameters = weigh_parameters
+        self._importance = Importance(weigh_parameters)
         self._runner = runner
         self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
@@ -231,9 +216,9 @@ class Conductor:
         to be run.
         """
         with suppress(IllegalMoveError):  # a user was faster
-            if self._store.get_sweep(self._lease.sweep_id).state is SweepState.STARTING:
+            if self._store.get_state(self._lease.sweep_id) is SweepState.STARTING:
                 self._store.move_sweep(self._lease, SweepState.RUNNING)
-        self._obey(self._store.get_sweep(self._lease.sweep_id).state)
+        self._obey(self._store.get_state(self._lease.sweep_id))
         return self._supply is not None and not self._supply.is_over
 
     def _run_packs(self, supply: PackSupply, resources: Resources) -> None:
@@ -269,8 +254,7 @@ class Conductor:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
             ending = self._ending(outcome)
-            importance = importance_of(self._weigh_parameters, ending, trials)
-            ending = replace(ending, results=summarise(ending, trials, importance))
+            ending = replace(ending, results=summarise(ending, trials, self._importance.of(ending, trials)))
             delivered = self._delivery.try_finish(ending, trials)
             if delivered or not waits or ending.state is SweepState.CANCELLED:
                 try:
@@ -348,7 +332,7 @@ class Conductor:
             try:
                 if time.monotonic() - self._renewed_at > third:
                     self._renew()
-                self._obey(self._store.get_sweep(self._lease.sweep_id).state)
+                self._obey(self._store.get_state(self._lease.sweep_id))
                 is_store_away = False
             except LeaseLostError as error:
                 self._lose(error)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
+from sweep_service.cluster_port import Conductors, EndedConductor
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError, SweepNotFoundError
 from sweep_service.domain.states import SweepReason, SweepState
-from sweep_service.ports import Conductors, EndedConductor, SweepStore
+from sweep_service.ports import SweepStore
 from sweep_service.services.outcome import cancel_unfinished
 from trainables.catalog import Trainable
 

@@ -14,14 +14,24 @@ logger = logging.getLogger(__name__)
 WeighParameters = Callable[[Sweep, Sequence[Trial]], Mapping[str, float] | None]
 
 
-def importance_of(weigh: WeighParameters, sweep: Sweep, trials: Sequence[Trial]) -> Mapping[str, float] | None:
-    """The shares of the parameters of a sweep that ends with results. None: they are unknown; no sweep ends otherwise,
-    or later, for that.
+class Importance:
+    """The shares of the parameters of one sweep, weighed once: its end is tried again and again while the tracking
+    server is away, and its trials are the same each time.
     """
-    if sweep.state not in (SweepState.COMPLETED, SweepState.STOPPED):
-        return None
-    try:
-        return weigh(sweep, trials)
-    except Exception:  # of a model of the results, which may be of any kind
-        logger.exception("The importance of the parameters of %s cannot be told.", sweep.id)
-        return None
+
+    def __init__(self, weigh: WeighParameters) -> None:
+        self._weigh = weigh
+        self._shares: Mapping[str, float] | None = None
+        self._is_weighed = False
+
+    def of(self, sweep: Sweep, trials: Sequence[Trial]) -> Mapping[str, float] | None:
+        """None: the sweep ends without results, or they are unknown; no sweep ends otherwise, or later, for that."""
+        if sweep.state not in (SweepState.COMPLETED, SweepState.STOPPED):
+            return None
+        if not self._is_weighed:
+            self._is_weighed = True
+            try:
+                self._shares = self._weigh(sweep, trials)
+            except Exception:  # of a model of the results, which may be of any kind
+                logger.exception("The importance of the parameters of %s cannot be told.", sweep.id)
+        return self._shares

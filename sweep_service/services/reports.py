@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweep_service.domain.errors import SweepNotFoundError
-from sweep_service.domain.ids import IdPrefix, is_id
+from sweep_service.domain.ids import check_sweep_id
 from sweep_service.domain.trial import Report
 from sweep_service.ports import Clock, SweepStore
 from sweep_service.services.results import summarise
@@ -30,8 +29,7 @@ class ReportService:
         """
         from sweep_service.report.page import render_report  # here: the API starts without waiting for plotly
 
-        if not is_id(sweep_id, IdPrefix.SWEEP):  # spares the store text that no row can have
-            raise SweepNotFoundError(sweep_id)
+        check_sweep_id(sweep_id)
         sweep = self._store.get_sweep(sweep_id)
         trials = self._store.list_trials(sweep_id)
         if sweep.results is None:

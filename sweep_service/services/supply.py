@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from sweep_service.domain.errors import StoreUnavailableError
+from sweep_service.domain.spec import Resources
+from sweep_service.domain.trial import Cluster
 from sweep_service.services.generation import Generation, Pause
 
 logger = logging.getLogger(__name__)
@@ -93,3 +96,19 @@ class PackSupply:
             self.fail(error)
         else:
             self._is_waiting_for_store = False
+
+
+class PackRunner(Protocol):
+    """Where packs run."""
+
+    def run(self, supply: PackSupply, resources: Resources) -> None:
+        """Run the packs of the supply until it is done, or over. May raise anything; its workers may then live on."""
+        ...
+
+    def kill(self, worker: Any) -> None:
+        """End the process of a worker, in whatever it is doing."""
+        ...
+
+    def cluster(self) -> Cluster:
+        """The nodes as they are now. Raises ClusterLostError."""
+        ...

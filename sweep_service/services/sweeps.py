@@ -11,9 +11,9 @@ from typing import Any
 
 from sweep_service.domain.adoption import Adoption
 from sweep_service.domain.branches import draw_uniform
-from sweep_service.domain.errors import CatalogMissingError, SweepNotFoundError
+from sweep_service.domain.errors import CatalogMissingError
 from sweep_service.domain.events import Event
-from sweep_service.domain.ids import IdPrefix, is_id, new_id
+from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.space import Scalar
@@ -168,7 +168,8 @@ class SweepService:
 
     def get_state(self, sweep_id: str) -> SweepState:
         """Where the sweep stands."""
-        return self._sweep(sweep_id).state
+        check_sweep_id(sweep_id)
+        return self._store.get_state(sweep_id)
 
     def list_sweeps(
         self,
@@ -185,17 +186,17 @@ class SweepService:
 
     def list_trials(self, sweep_id: str, *, after: int = -1, limit: int = 50) -> Page[Trial]:
         """By number, only those above ``after``."""
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         return page_of(self._store.list_trials(sweep_id, after=after, limit=limit + 1), limit)
 
     def list_events(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[Event]:
         """By seq, only those above ``after``."""
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         return page_of(self._store.list_events(sweep_id, after=after, limit=limit + 1), limit)
 
     def list_logs(self, sweep_id: str, *, after: int = 0, limit: int = 50) -> Page[KeptLine]:
         """What its trials have said, by seq, only lines above ``after``."""
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         return page_of(self._store.list_sweep_logs(sweep_id, after=after, limit=limit + 1), limit)
 
     def best(self, sweep_id: str) -> BestTrial:
@@ -230,7 +231,7 @@ class SweepService:
         Raises:
             IllegalMoveError: it has not ended; lists the verbs that make sense instead.
         """
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         self._store.delete_sweep(sweep_id)
 
     def trainables(self) -> Sequence[Trainable]:
@@ -270,7 +271,7 @@ class SweepService:
         return spec, trainable, find_adoption(self._store, spec, trainable)
 
     def _sweep(self, sweep_id: str) -> Sweep:
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         return self._store.get_sweep(sweep_id)
 
     def _leaders(self, sweep: Sweep) -> Iterator[Trial]:
@@ -285,14 +286,9 @@ class SweepService:
             yield FrontTrial(trial=trial, values=front_values(sweep.spec, trial))
 
     def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
-        _check_id(sweep_id)
+        check_sweep_id(sweep_id)
         self._store.control_sweep(sweep_id, verb)
         return self.get(sweep_id)
-
-
-def _check_id(sweep_id: str) -> None:
-    if not is_id(sweep_id, IdPrefix.SWEEP):  # spares the store text that no row can have, NUL characters among it
-        raise SweepNotFoundError(sweep_id)
 
 
 def _digest(document: Any) -> str:

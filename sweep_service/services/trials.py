@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sweep_service.domain.errors import TrialNotFoundError
-from sweep_service.domain.ids import IdPrefix, is_id
+from sweep_service.domain.ids import check_trial_id
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.trial import Attempt, Report, Trial
 from sweep_service.ports import SweepStore
@@ -41,7 +40,7 @@ class TrialService:
 
     def get(self, trial_id: str) -> TrialHistory:
         """The trial and its attempts."""
-        _check_id(trial_id)
+        check_trial_id(trial_id)
         trial = self._store.get_trial(trial_id)
         return TrialHistory(trial=trial, attempts=tuple(self._store.list_attempts(trial_id)))
 
@@ -49,7 +48,7 @@ class TrialService:
         """The next ``limit`` reports with a seq above ``after``, with the metrics of those keys only (with all of them
         if none is given); a report that has none of them is left out.
         """
-        _check_id(trial_id)
+        check_trial_id(trial_id)
         found = self._store.list_reports_after(trial_id, after=after, limit=limit + 1)
         page = found[:limit]
         shown = [_only(report, keys) for report in page] if keys else page
@@ -61,14 +60,9 @@ class TrialService:
 
     def logs(self, trial_id: str, *, after: int = 0, limit: int = 50) -> Page[KeptLine]:
         """The next lines that its attempts have said, by seq, above ``after``."""
-        _check_id(trial_id)
+        check_trial_id(trial_id)
         return page_of(self._store.list_trial_logs(trial_id, after=after, limit=limit + 1), limit)
 
 
 def _only(report: Report, keys: Collection[str]) -> Report:
     return replace(report, metrics={key: value for key, value in report.metrics.items() if key in keys})
-
-
-def _check_id(trial_id: str) -> None:
-    if not is_id(trial_id, IdPrefix.TRIAL):  # spares the store text that no row can have, NUL characters among it
-        raise TrialNotFoundError(trial_id)

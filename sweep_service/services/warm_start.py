@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sweep_service.domain.adoption import Adoption, adopt
 from sweep_service.domain.errors import Finding, InvalidSpecError, SweepNotFoundError
-from sweep_service.domain.ids import IdPrefix, is_id
+from sweep_service.domain.ids import check_sweep_id
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.trial import Sweep
 from sweep_service.ports import SweepStore
@@ -26,8 +26,7 @@ def find_adoption(store: SweepStore, spec: SweepSpec, trainable: Trainable) -> A
     if source_id is None:
         return None
     try:
-        if not is_id(source_id, IdPrefix.SWEEP):  # spares the store text that no row can have
-            raise SweepNotFoundError(source_id)
+        check_sweep_id(source_id)
         source = store.get_sweep(source_id)
         if findings := list(_findings(spec, source)):
             raise InvalidSpecError(findings)

@@ -92,6 +92,9 @@ class MemorySweepStore:
     def get_sweep(self, sweep_id: str) -> Sweep:
         return self._tables.sweep(sweep_id)
 
+    def get_state(self, sweep_id: str) -> SweepState:
+        return self._tables.sweep(sweep_id).state
+
     def list_sweeps(
         self,
         *,

@@ -11,7 +11,7 @@ from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, Swe
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
-from sweep_service.domain.states import TrialState
+from sweep_service.domain.states import SweepState, TrialState
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
@@ -52,6 +52,13 @@ class SharedTables:
         if row is None:
             raise SweepNotFoundError(sweep_id)
         return rows.sweep_of(row)
+
+    def get_state(self, sweep_id: str) -> SweepState:
+        with self._database.reading() as connection:
+            state = connection.execute(select(sweeps.c.state).where(sweeps.c.id == sweep_id)).scalar_one_or_none()
+        if state is None:
+            raise SweepNotFoundError(sweep_id)
+        return SweepState(state)
 
     def list_sweeps(
         self,

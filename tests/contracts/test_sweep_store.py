@@ -52,7 +52,7 @@ def brought_to(store: SweepStore, state: SweepState, sweep: Sweep | None = None)
     lease = claimed(store, sweep)
     for step in PATHS[state]:
         store.move_sweep(lease, step)
-    assert store.get_sweep(lease.sweep_id).state is state
+    assert store.get_sweep(lease.sweep_id).state is store.get_state(lease.sweep_id) is state
     return lease
 
 
@@ -98,7 +98,8 @@ def test_a_sweep_cannot_be_added_twice(store: SweepStore) -> None:
 
 
 def test_an_unknown_sweep_is_named_by_whatever_is_asked_of_it(store: SweepStore) -> None:
-    for ask in (store.get_sweep, store.list_trials, store.list_events, lambda i: store.control_sweep(i, Verb.STOP)):
+    asks = (store.get_sweep, store.get_state, store.list_trials, store.list_events)
+    for ask in (*asks, lambda i: store.control_sweep(i, Verb.STOP)):
         with pytest.raises(SweepNotFoundError, match="swp_nowhere"):
             ask("swp_nowhere")
 

@@ -14,7 +14,7 @@ from conductor_fakes import CATALOG, RecordingTracker, ShakyStore, small_spec
 from store_values import START, new_attempt, new_sweep, new_trial
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError
+from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError, TrackingUnavailableError
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.logs import LogLine, LogStream
 from sweep_service.domain.spec import Resources, SweepSpec
@@ -452,6 +452,21 @@ def test_the_importance_of_the_parameters_is_among_the_results(house: House) -> 
     house.weigh = weigh
     assert (house.run().results or {})["importance"] == {"lr": 0.75, "alpha": 0.25}
     assert asked == [(SweepState.COMPLETED, 3)]
+
+
+def test_the_parameters_are_weighed_once_while_the_end_waits_for_the_tracking_server(house: House) -> None:
+    asked: list[Sweep] = []
+    house.weigh = lambda sweep, trials: asked.append(sweep)
+    faults = [TrackingUnavailableError("away"), TrackingUnavailableError("away")]
+
+    def answer() -> None:
+        if faults:
+            raise faults.pop()
+
+    house.tracker.on_close_sweep = answer
+    assert house.run().state is SweepState.COMPLETED
+    assert faults == []
+    assert len(asked) == 1
 
 
 def test_a_fault_in_weighing_the_parameters_fails_no_sweep(house: House) -> None:

@@ -9,10 +9,10 @@ import pytest
 from conductor_fakes import ShakyStore
 from store_values import START, FakeClock, new_attempt, new_sweep, new_trial
 
+from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.errors import ClusterLostError, StoreUnavailableError
 from sweep_service.domain.states import SweepReason, SweepState, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources
-from sweep_service.ports import EndedConductor
 from sweep_service.services.dispatcher import MAX_FAILED_STARTS, Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
 from trainables.catalog import builtin_trainables

@@ -1,0 +1,40 @@
+"""The door to the cluster, as the dispatcher sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sweep_service.domain.trial import Cluster, Lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedConductor:
+    """A conductor whose process is gone. ``error`` is what it raised instead of running, None if it came to run; what
+    it died of, if anything, is in ``message``.
+    """
+
+    lease: Lease
+    error: str | None
+    message: str
+
+
+class Conductors(Protocol):
+    """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
+
+    def start(self, lease: Lease) -> None:
+        """Start a conductor for the sweep of that lease; returns before it runs."""
+        ...
+
+    def take_ended(self) -> Sequence[EndedConductor]:
+        """Conductors started by this object that have ended since the last call."""
+        ...
+
+    def num_running(self) -> int:
+        """Conductors alive, whoever started them."""
+        ...
+
+    def cluster(self) -> Cluster:
+        """What the cluster has."""
+        ...
