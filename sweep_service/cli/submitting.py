@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +24,6 @@ from sweep_service.cli.service import (
 )
 
 if TYPE_CHECKING:
-    from sweep_service.client import ApiError
     from sweep_service.spec_file import SpecFile
 
 commands = typer.Typer()
@@ -70,16 +71,12 @@ def submit(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Check a spec and queue its sweep."""
-    from sweep_service.client import InvalidRequestError
-
     if watch and as_json:
         fail("--json and --watch exclude each other; `sweep show --json` has what came out.", USAGE)
     spec = read_spec(file)
     with connected(url) as client:
-        try:
+        with faults_told(file, spec, as_json=as_json):
             sweep = client.submit(spec.document)
-        except InvalidRequestError as error:
-            refuse_spec(file, spec, error, as_json=as_json)
         if as_json:
             print_json(sweep)
         else:
@@ -97,14 +94,9 @@ def validate(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Check a spec as submit does, queue nothing, and say what would come of it. Exit code 2: it is wrong."""
-    from sweep_service.client import InvalidRequestError
-
     spec = read_spec(file)
-    with connected(url) as client:
-        try:
-            preview = client.preview(spec.document)
-        except InvalidRequestError as error:
-            refuse_spec(file, spec, error, as_json=as_json)
+    with connected(url) as client, faults_told(file, spec, as_json=as_json):
+        preview = client.preview(spec.document)
     if as_json:
         print_json(preview)
         return
@@ -127,20 +119,26 @@ def read_spec(file: str) -> SpecFile:
         fail(f"{file_name(file)}: {error}", USAGE)
 
 
-def refuse_spec(file: str, spec: SpecFile, error: ApiError, *, as_json: bool) -> NoReturn:
-    """Tell every fault with its line. As JSON: the API's problem document, and a ``line`` in each of its errors."""
+@contextmanager
+def faults_told(file: str, spec: SpecFile, *, as_json: bool) -> Iterator[None]:
+    """Where the service refuses the spec: end the command, every fault told with its line. As JSON: the API's problem
+    document, and a ``line`` in each of its errors.
+    """
+    from sweep_service.client import InvalidRequestError
     from sweep_service.rendering import plain
 
-    if as_json:
-        errors = [{**item, "line": spec.line_of(item.get("pointer", ""))} for item in error.errors]
-        print_json({**error.problem, "errors": errors})
-    typer.echo(f"Error: {file_name(file)}: {plain(error.problem.get('detail', ''))}", err=True)
-    for item in error.errors:
-        pointer = item.get("pointer", "")
-        line = spec.line_of(pointer)
-        place = f"line {line}, " if line is not None else ""
-        typer.echo(f"  {place}{plain(pointer) or '/'}: {plain(item.get('detail', ''))}", err=True)
-    raise typer.Exit(USAGE)
+    try:
+        yield
+    except InvalidRequestError as error:
+        faults = [{**item, "line": spec.line_of(item.get("pointer", ""))} for item in error.errors]
+        if as_json:
+            print_json({**error.problem, "errors": faults})
+        typer.echo(f"Error: {file_name(file)}: {plain(error.problem.get('detail', ''))}", err=True)
+        for fault in faults:
+            place = "" if fault["line"] is None else f"line {fault['line']}, "
+            pointer = plain(fault.get("pointer", "")) or "/"
+            typer.echo(f"  {place}{pointer}: {plain(fault.get('detail', ''))}", err=True)
+        raise typer.Exit(USAGE) from None
 
 
 def file_name(file: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 from harness import TOY, Service, serve
+from typer.testing import CliRunner
 
 from api.app import create_app
+from sweep_service.cli import app
 from sweep_service.ports import SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
@@ -38,3 +42,13 @@ def own_service() -> Iterator[Service]:
     store.publish_catalog([TOY])
     with serve(create_app(Settings(home=Path("unused")), store), store) as running:
         yield running
+
+
+@pytest.fixture
+def sweep(service: Service) -> Callable[..., Result]:
+    """Runs the command with those arguments against the server."""
+
+    def run(*arguments: str, **options: Any) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--url", service.url], **options)
+
+    return run

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -23,16 +22,6 @@ from sweep_service.cli.service import connected
 from sweep_service.domain.states import SweepState
 
 Sweep = Callable[..., Result]
-
-
-@pytest.fixture
-def sweep(service: Service) -> Sweep:
-    """Runs the command with those arguments against the server."""
-
-    def run(*arguments: str, **options: Any) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--url", service.url], **options)
-
-    return run
 
 
 @pytest.fixture

@@ -11,27 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 import yaml
 from click.testing import Result
 from harness import BOTH, SPEC, Conductor, Service, finish_sweep, run_front
-from typer.testing import CliRunner
 
-from sweep_service.cli import app
 from sweep_service.domain.states import SweepState, TrialEnding
 
 Sweep = Callable[..., Result]
-
-
-@pytest.fixture
-def sweep(service: Service) -> Sweep:
-    def run(*arguments: str, **options: Any) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--url", service.url], **options)
-
-    return run
 
 
 @pytest.fixture
