@@ -66,6 +66,10 @@ class Parameter(_Frozen):
     scalar: bool = False  # may differ between the lanes of one pack (a learning rate may, a layer size may not)
     used_by: tuple[str, ...] | None = None  # the balancers that read it; None: all of them
 
+    def for_task(self, task: str) -> Parameter:
+        """The parameter of one task that this one, of :data:`TASK_PARAMETERS`, stands for."""
+        return self.model_copy(update={"name": task_parameter_name(self.name, task)})
+
 
 class TaskInfo(_Frozen):
     """What can be said of a task without its data."""
@@ -73,6 +77,21 @@ class TaskInfo(_Frozen):
     name: str
     kind: TaskKind
     metrics: tuple[str, ...] = ()  # reported as val/<metric>/<task>
+
+
+def task_parameter_name(parameter: str, task: str) -> str:
+    """What a spec calls a parameter that each task has for itself: ``weight/income``, as metrics are called."""
+    return f"{parameter}/{task}"
+
+
+TASK_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(name="weight", type="float", default=1.0, low=0.0, exclusive_low=True, high=1e6, scalar=True,
+              used_by=("static",), description="The task's weight, scaled with the others' to a sum of T."),
+    Parameter(name="initial_loss", type="float", default=0.0, low=0.0, high=1e12, searchable=False,
+              used_by=("gradnorm", "inverse_initial_loss"),
+              description="L(0) of the task, given; 0: as initial_loss says."),
+)  # fmt: skip
+"""What each task may have for itself; a spec names one by ``task_parameter_name``, and may leave any of them out."""
 
 
 class Trainable(_Frozen):
@@ -86,14 +105,24 @@ class Trainable(_Frozen):
     tasks_from: str | None = None
     parameters: tuple[Parameter, ...]  # the problem's own and the training loop's
     problem_parameters: tuple[str, ...]  # the names among them that the factory takes
+    task_parameters: tuple[Parameter, ...] = TASK_PARAMETERS
     default_objective: str = "val/normalized_loss"
     # "package.module:callable"; called with the document of a stored codec (``trainables.protocol.TableCodec``) and, by
     # name, the problem's own parameters; gives the codec again. None: a model cannot be asked about rows of a table.
     codec: str | None = None
 
     def parameter(self, name: str) -> Parameter | None:
-        """The parameter of that name, or None."""
-        return next((p for p in self.parameters if p.name == name), None)
+        """The parameter of that name, or None. That of a task is found whether there is such a task or not, since only
+        a spec's other parameters tell which tasks there are (``parameters_for``).
+        """
+        own = next((p for p in self.parameters if p.name == name), None)
+        kind, _, task = name.partition("/")
+        return own or next((p.for_task(task) for p in self.task_parameters if task and p.name == kind), None)
+
+    def parameters_for(self, params: Mapping[str, ParameterValue]) -> tuple[Parameter, ...]:
+        """Every parameter of a problem with those parameters, which are valid ones: its own, then its tasks'."""
+        of_tasks = (p.for_task(task.name) for p in self.task_parameters for task in self.tasks_for(params))
+        return (*self.parameters, *of_tasks)
 
     @model_validator(mode="after")
     def _has_tasks(self) -> Self:
@@ -141,7 +170,7 @@ def described_tasks(descriptions: Mapping[str, Any]) -> tuple[TaskInfo, ...]:
     return tuple(TaskInfo(name=name, kind=kind, metrics=METRICS_OF_KIND[kind]) for name, kind in kinds.items())
 
 
-BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "inverse_initial_loss", "single_task")
+BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "static", "inverse_initial_loss", "single_task")
 
 TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="steps", type="int", default=1500, low=1, high=10_000_000, searchable=False,

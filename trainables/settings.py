@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 
-from trainables.catalog import TRAINING_PARAMETERS, ParameterValue
+from trainables.catalog import TASK_PARAMETERS, TRAINING_PARAMETERS, ParameterValue, task_parameter_name
+from trainables.protocol import Task
 
 REPORTS_BY_DEFAULT = 25  # reports of a lane with report_every 0
 CHECKPOINTS_BY_DEFAULT = 5  # checkpoints of a lane with checkpoint_every 0
@@ -31,6 +32,8 @@ class TrainingSettings:
     report_every: int
     checkpoint_every: int
     dtype: str
+    # By name and task, as far as they are given: {"weight": {"income": 2.0}}.
+    task_values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def from_params(cls, params: Mapping[str, ParameterValue]) -> TrainingSettings:
@@ -39,7 +42,15 @@ class TrainingSettings:
         values |= {name: value for name, value in params.items() if name in values}
         values["report_every"] = values["report_every"] or max(1, math.ceil(values["steps"] / REPORTS_BY_DEFAULT))
         values["checkpoint_every"] = values["checkpoint_every"] or math.ceil(values["steps"] / CHECKPOINTS_BY_DEFAULT)
+        values["task_values"] = {parameter.name: _of_tasks(parameter.name, params) for parameter in TASK_PARAMETERS}
         return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def of_tasks(self, name: str, tasks: Sequence[Task]) -> list[float]:
+        """The values of a parameter that each task has for itself (``TASK_PARAMETERS``), in the tasks' order."""
+        default = next(parameter.default for parameter in TASK_PARAMETERS if parameter.name == name)
+        assert isinstance(default, float), name
+        given = self.task_values.get(name, {})
+        return [given.get(task.name, default) for task in tasks]
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -60,3 +71,9 @@ class TrainingSettings:
             return True
         previous_report = (step - 1) // self.report_every * self.report_every
         return step // self.checkpoint_every > previous_report // self.checkpoint_every
+
+
+def _of_tasks(name: str, params: Mapping[str, ParameterValue]) -> Mapping[str, float]:
+    prefix = task_parameter_name(name, "")
+    values = {key.removeprefix(prefix): value for key, value in params.items() if key.startswith(prefix)}
+    return {task: float(value) for task, value in values.items() if isinstance(value, int | float)}

@@ -9,6 +9,7 @@ from trainables.balancers.equal import Equal
 from trainables.balancers.gradnorm import GradNorm
 from trainables.balancers.inverse_initial_loss import InverseInitialLoss
 from trainables.balancers.single_task import SingleTask
+from trainables.balancers.static import Static
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
 
@@ -25,6 +26,7 @@ __all__ = [
 _FACTORIES: Mapping[str, Callable[[TrainingSettings, Sequence[Task]], Balancer]] = {
     "gradnorm": GradNorm.from_settings,
     "equal": Equal.from_settings,
+    "static": Static.from_settings,
     "inverse_initial_loss": InverseInitialLoss.from_settings,
     "single_task": SingleTask.from_settings,
 }

@@ -43,6 +43,8 @@ class Balancer:
     name: str
     needs: Needs = Needs.NOTHING
     uses_after_step: bool = False  # True costs one forward pass more a step
+    # True: a step uses state[WEIGHTS] as the step before has left it, whatever its own losses and gradients are
+    weighs_ahead: bool = False
 
     def build_model(self, problem: Blueprint) -> MultiTaskModel | SeparateModels:
         """The network to train. Draws from torch's global generators."""

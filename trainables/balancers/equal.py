@@ -18,6 +18,7 @@ class Equal(Balancer):
     """w_i = 1 at every step. The baseline that anybody gets who adds the losses up."""
 
     name = "equal"
+    weighs_ahead = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Equal:

@@ -74,6 +74,7 @@ class GradNorm(Balancer):
     initial_loss: InitialLoss
 
     name = "gradnorm"
+    weighs_ahead = True
     needs = Needs.NORMS
 
     @classmethod

@@ -64,14 +64,15 @@ class InitialLoss:
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> InitialLoss:
-        """The rule that a lane's parameters name. ``log_classes``: the loss of a uniform guess."""
+        """The rule that a lane's parameters name: what is given for a task comes first. ``log_classes``: the loss of a
+        uniform guess.
+        """
         source = InitialLossSource(settings.initial_loss)
-        measured: list[float | None] = [None] * len(tasks)
-        if source is InitialLossSource.MEAN_OF_BATCHES:
-            return cls(given=measured, num_batches=settings.initial_loss_batches)
-        if source is InitialLossSource.LOG_CLASSES:
-            return cls(given=[math.log(task.num_classes) if task.num_classes > 1 else None for task in tasks])
-        return cls(given=measured)
+        by_classes = source is InitialLossSource.LOG_CLASSES
+        guesses = [math.log(task.num_classes) if by_classes and task.num_classes > 1 else None for task in tasks]
+        given = [value or guess for value, guess in zip(settings.of_tasks("initial_loss", tasks), guesses, strict=True)]
+        is_mean = source is InitialLossSource.MEAN_OF_BATCHES
+        return cls(given=given, num_batches=settings.initial_loss_batches if is_mean else 1)
 
     def initial_state(self, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """The part of a balancer's state that this rule keeps. L(0) is 0 where nothing has been measured yet."""

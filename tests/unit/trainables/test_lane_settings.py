@@ -79,3 +79,18 @@ def test_by_default_the_initial_loss_is_that_of_the_first_batch_whatever_initial
     first = [reports[0].metrics[f"train/loss/task_{index}"] for index in range(3)]
     for report in reports:
         assert report.checkpoint.balancer_state["initial_losses_T"].tolist() == pytest.approx(first, rel=1e-12)
+
+
+@pytest.mark.parametrize("balancer", ["gradnorm", "inverse_initial_loss"])
+def test_a_given_initial_loss_comes_before_any_other(balancer):
+    given = {"initial_loss/task_0": 2.5, "initial_loss/task_2": 0.0}
+    (report,) = run(balancer, steps=1, initial_loss="log_classes", **given)
+    initial = report.checkpoint.balancer_state["initial_losses_T"].tolist()
+    assert initial[:2] == pytest.approx([2.5, math.log(2)])
+    assert initial[2] == pytest.approx(report.metrics["train/loss/task_2"])
+
+
+def test_static_weights_are_the_given_ones_scaled_to_the_number_of_tasks():
+    reports = run("static", steps=6, report_every=3, **{"weight/task_1": 4.0})
+    for report in reports:
+        assert [report.metrics[f"weight/task_{i}"] for i in range(3)] == pytest.approx([0.5, 2.0, 0.5])
