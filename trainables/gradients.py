@@ -19,6 +19,7 @@ trunk. Only a trunk that uses W itself is walked once more for each task, becaus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,12 +40,19 @@ class WeighableLosses(Protocol):
         ...
 
     def backward(self, weights_T: Tensor) -> None:
-        """Set every parameter's ``grad`` to that of Σ_i w_i L_i, the weights taken as constants. May be called once."""
+        """Add the gradient of Σ_i w_i L_i to every parameter's ``grad``, the weights taken as constants. May be called
+        once.
+        """
         ...
 
 
 class TaskGradients(WeighableLosses, Protocol):
     """Losses whose gradients at the shared layer are known one by one."""
+
+    @property
+    def gradients_TD(self) -> Tensor:
+        """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
+        ...
 
     @property
     def norms_T(self) -> Tensor:
@@ -86,19 +94,18 @@ class SharedTaskGradients:
 
     @property
     def norms_T(self) -> Tensor:
-        return torch.linalg.vector_norm(_at_least_float32(self.gradients_TD), dim=1)
+        return norms(self.gradients_TD)
 
     @property
     def gramian_TT(self) -> Tensor:
-        rows_TD = _at_least_float32(self.gradients_TD)
-        return rows_TD @ rows_TD.mT
+        return gramian(self.gradients_TD)
 
     def backward(self, weights_T: Tensor) -> None:
         weights_T = weights_T.to(self.below_cut_TD.dtype)
         sizes = [parameter.numel() for parameter in self.shared_parameters]
         combined_D = weights_T @ self.below_cut_TD
         for parameter, gradient in zip(self.shared_parameters, combined_D.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+            _add_gradient(parameter, gradient.view_as(parameter))
         weights = weights_T.unbind()
         for weight, gradients in zip(weights, self.other_gradients, strict=True):
             _add_gradients(self.other_parameters, gradients, weight)
@@ -117,6 +124,10 @@ class SeparateTaskGradients:
     @property
     def losses_T(self) -> Tensor:
         return torch.cat([part.losses_T for part in self.parts])
+
+    @property
+    def gradients_TD(self) -> Tensor:
+        return torch.block_diag(*[part.gradients_TD for part in self.parts])
 
     @property
     def norms_T(self) -> Tensor:
@@ -143,22 +154,28 @@ class Differentiator(Protocol):
         ...
 
 
-def differentiator(model: MultiTaskModel | SeparateModels, tasks: Sequence[Task]) -> Differentiator:
+def differentiator(
+    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], *, autocast: torch.dtype | None = None
+) -> Differentiator:
     """The differentiator that fits the network. The network must not gain or lose parameters afterwards.
+
+    ``autocast``: the type in which the forward pass computes what is safe in it (``torch.autocast``). The parameters
+    keep theirs, and so do their gradients; losses are computed from outputs in float32 or better.
 
     Raises:
         ValueError: a shared layer has no parameter that is trained.
     """
     if isinstance(model, SeparateModels):
-        return SeparateDifferentiator(model, tasks)
-    return SharedDifferentiator(model, tasks)
+        return SeparateDifferentiator(model, tasks, autocast=autocast)
+    return SharedDifferentiator(model, tasks, autocast=autocast)
 
 
 class SharedDifferentiator:
     """T tasks on one trunk and one shared layer."""
 
-    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task], *, autocast: torch.dtype | None = None) -> None:
         self._model = model
+        self._autocast = autocast
         self._heads = [(task, model.heads[task.name]) for task in tasks]
         # Listed once: walking the modules at every step costs as much as a small network's forward pass.
         self._shared_parameters = _trained(model.shared_layer)
@@ -173,19 +190,19 @@ class SharedDifferentiator:
             )
 
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
-        shared_output = self._model.shared_layer(self._model.trunk(*inputs))
-        losses = [task.loss(head(shared_output), targets[task.name]) for task, head in self._heads]
-        return PlainLosses(attached_losses_T=torch.stack(losses))
+        with self._forward(inputs):
+            outputs = self._outputs(self._model.trunk(*inputs))
+        return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
-        trunk_output = self._model.trunk(*inputs)
-        cut = trunk_output.detach().requires_grad_()
-        shared_output = self._model.shared_layer(cut)
+        with self._forward(inputs):
+            trunk_output = self._model.trunk(*inputs)
+            cut = trunk_output.detach().requires_grad_()
+            outputs = self._outputs(cut)
         num_shared = len(self._shared_parameters)
 
         losses, rows, trunk_gradients, other_gradients = [], [], [], []
-        for task, head in self._heads:
-            loss = task.loss(head(shared_output), targets[task.name])
+        for loss in self._losses(outputs, targets):
             down_to = [*self._shared_parameters, cut, *self._other_parameters]
             # Kept for the last task too: a head may reach into the trunk's graph past h, which is walked once more.
             gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
@@ -204,6 +221,22 @@ class SharedDifferentiator:
             trunk_output=trunk_output,
             trunk_gradients=trunk_gradients,
         )
+
+    def _forward(self, inputs: Sequence[Tensor]) -> AbstractContextManager[object]:
+        """What the forward pass runs in; the backward pass does not: each of its operations knows its own type."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(inputs[0].device.type, self._autocast)
+
+    def _outputs(self, trunk_output: Tensor) -> list[Tensor]:
+        shared_output = self._model.shared_layer(trunk_output)
+        return [head(shared_output) for _, head in self._heads]
+
+    def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
+        return [
+            task.loss(_at_least_float32(output), targets[task.name])
+            for (task, _), output in zip(self._heads, outputs, strict=True)
+        ]
 
     def _with_trunk(
         self, below_cut_TD: Tensor, trunk_output: Tensor, trunk_gradients: Sequence[Tensor | None]
@@ -230,8 +263,8 @@ class SharedDifferentiator:
 class SeparateDifferentiator:
     """T tasks with a network each."""
 
-    def __init__(self, model: SeparateModels, tasks: Sequence[Task]) -> None:
-        self._parts = [SharedDifferentiator(model.network(task.name), [task]) for task in tasks]
+    def __init__(self, model: SeparateModels, tasks: Sequence[Task], *, autocast: torch.dtype | None = None) -> None:
+        self._parts = [SharedDifferentiator(model.network(task.name), [task], autocast=autocast) for task in tasks]
 
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
         parts = [part.plain_losses(inputs, targets).attached_losses_T for part in self._parts]
@@ -259,8 +292,22 @@ def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tenso
     """Add w_i times a task's gradients. Adds, because two tasks may use a parameter."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            weighted = weight * gradient
-            parameter.grad = weighted if parameter.grad is None else parameter.grad + weighted
+            _add_gradient(parameter, weight * gradient)
+
+
+def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def norms(gradients_TD: Tensor) -> Tensor:
+    """‖g_i‖₂ of each row, shape (T,), in float32 or better."""
+    return torch.linalg.vector_norm(_at_least_float32(gradients_TD), dim=1)
+
+
+def gramian(gradients_TD: Tensor) -> Tensor:
+    """⟨g_i, g_j⟩ of the rows, shape (T, T), in float32 or better."""
+    rows_TD = _at_least_float32(gradients_TD)
+    return rows_TD @ rows_TD.mT
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
