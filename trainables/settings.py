@@ -28,6 +28,8 @@ class TrainingSettings:
     weight_lr: float
     initial_loss: str
     initial_loss_batches: int
+    stuck_reports: int
+    stuck_weight_cap: float
     micro_batches: int
     clip_norm: float
     autocast: str

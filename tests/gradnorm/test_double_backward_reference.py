@@ -6,7 +6,7 @@ import pytest
 import torch
 from layer_problems import SHARED_LAYERS, layer_problem
 
-from trainables.balancers.gradnorm import SMALLEST_WEIGHT
+from trainables.balancers.base import SMALLEST_WEIGHT
 from trainables.batches import Batches
 from trainables.engine.lane import DATA_STREAM
 from trainables.protocol import Lane

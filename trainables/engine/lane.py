@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -93,11 +93,12 @@ class LaneTraining:
         settings = self._settings
         target = settings.next_report(self.step)
         metrics: dict[str, float] = {}
+        notices: Sequence[str] = ()
         while self.step < target:
             is_last = self.step + 1 == target
             losses_T, norms_T = self._train_step(norms_wanted=is_last)
             if is_last:
-                metrics = self._training_metrics(losses_T, norms_T)
+                metrics, notices = self._look_back(losses_T, norms_T)
         metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
         is_end = self.step >= settings.steps
         if is_end and self._lane.evaluate_test:
@@ -108,6 +109,7 @@ class LaneTraining:
             lane=self._lane.key,
             step=self.step,
             metrics=metrics,
+            notices=notices,
             checkpoint=self._checkpoint() if settings.is_checkpoint_due(self.step) else None,
             ending=LaneEnding.COMPLETED if is_end else None,
         )
@@ -124,16 +126,22 @@ class LaneTraining:
             self._first_losses_T = done.losses_T
         return done.losses_T, done.norms_T
 
-    def _training_metrics(self, losses_T: Tensor, norms_T: Tensor | None) -> dict[str, float]:
-        """What training itself has to say at a report; starts the next mean."""
+    def _look_back(self, losses_T: Tensor, norms_T: Tensor | None) -> tuple[dict[str, float], Sequence[str]]:
+        """What training itself has to say at a report, metrics and notices; starts the next mean."""
         self._balancer.check(self._state, self._names)
         self._watch.check(self._names)
+        means_T = self._loss_sums_T / self._steps_summed
+        before, self._state = self._state, self._balancer.at_report(means_T, self._state)
+        notices = self._balancer.notices(before, self._state, self._names)
+        for notice in notices:
+            logger.warning("step %d: %s", self.step, notice)
         initial_T = self._state.get(INITIAL_LOSSES, self._first_losses_T)
         rows: dict[str, Tensor | None] = {
-            "train/loss": self._loss_sums_T / self._steps_summed,
+            "train/loss": means_T,
             "weight": self._state[WEIGHTS],
             "grad_norm": norms_T,
             "relative_rate": relative_rates(losses_T, initial_T),
+            **self._balancer.metrics(self._state),
         }
         self._loss_sums_T = torch.zeros_like(self._loss_sums_T)
         self._steps_summed = 0
@@ -146,7 +154,8 @@ class LaneTraining:
             }
         )
         # A loss that starts at 0 has no rate; no fault of a lane whose balancer does not use the rates.
-        return {k: v for k, v in values.items() if math.isfinite(v) or not k.startswith("relative_rate/")}
+        told = {k: v for k, v in values.items() if math.isfinite(v) or not k.startswith("relative_rate/")}
+        return told, notices
 
     def _refuse_non_finite(self, metrics: Mapping[str, float]) -> None:
         for key, value in metrics.items():
