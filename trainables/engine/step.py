@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from trainables.balancers import WEIGHTS, Balancer, GradientInfo, Needs, State
-from trainables.gradients import Differentiator, TaskGradients, WeighableLosses, gramian, norms
+from trainables.gradients import (
+    Differentiator,
+    TaskGradients,
+    WeighableLosses,
+    WeightedTaskGradients,
+    gramian,
+    norms,
+)
 from trainables.protocol import SeparateModels
 from trainables.ranks import Ranks
 
@@ -97,11 +104,14 @@ class Stepper:
         self, parts: Sequence[_Part], differentiated: bool, state: State, generator: torch.Generator
     ) -> StepOutcome:
         """Set every parameter's gradient from the only part."""
-        batch, gradients = self._look(parts[0], differentiated)
-        info = GradientInfo()
-        if gradients is not None:
-            wants_gramian = self._balancer.needs >= Needs.GRAMIAN
-            info = GradientInfo(norms_T=gradients.norms_T, gramian_TT=gradients.gramian_TT if wants_gramian else None)
+        part = parts[0]
+        if differentiated and self._balancer.weighs_ahead:
+            found = self._differentiator.backward(part.inputs, part.targets, state[WEIGHTS])
+            info = self._info(found)
+            _, state = self._balancer.weigh(found.losses_T, info, state, generator)
+            return StepOutcome(losses_T=found.losses_T, norms_T=info.norms_T, state=state)
+        batch, gradients = self._look(part, differentiated)
+        info = self._info(gradients)
         weights_T, state = self._balancer.weigh(batch.losses_T, info, state, generator)
         batch.backward(weights_T)
         return StepOutcome(losses_T=batch.losses_T, norms_T=info.norms_T, state=state)
@@ -113,20 +123,20 @@ class Stepper:
 
         Where the weights are known before the step, each part is done with before the next one begins, and only one
         part's graph is in memory. Where they follow from this step's losses or gradients, the graphs of all parts have
-        to wait for them (of differentiated ones, what lies above the shared layer does).
+        to wait for them (of differentiated ones, what lies above the cut does).
         """
-        ahead_T = state[WEIGHTS] if self._balancer.weighs_ahead else None
         waiting: list[tuple[float, WeighableLosses]] = []
         losses, rows = [], []
         for part in parts:
-            batch, gradients = self._look(part, differentiated)
-            losses.append(part.share * batch.losses_T)
-            if gradients is not None:
-                rows.append(part.share * gradients.gradients_TD)
-            if ahead_T is None:
-                waiting.append((part.share, batch))
+            if self._balancer.weighs_ahead:
+                losses_T, gradients_TD = self._backward_now(part, part.share * state[WEIGHTS], differentiated)
             else:
-                batch.backward(part.share * ahead_T)
+                batch, gradients = self._look(part, differentiated)
+                losses_T, gradients_TD = batch.losses_T, gradients.gradients_TD if gradients is not None else None
+                waiting.append((part.share, batch))
+            losses.append(part.share * losses_T)
+            if gradients_TD is not None:
+                rows.append(part.share * gradients_TD)
         sums = [torch.stack(one).sum(0) for one in (losses, rows) if one]
         self._ranks.sum_in_place(sums)
         info = GradientInfo()
@@ -137,6 +147,22 @@ class Stepper:
             batch.backward(share * weights_T)
         self._ranks.sum_in_place([p.grad for p in self._parameters if p.grad is not None])
         return StepOutcome(losses_T=sums[0], norms_T=info.norms_T, state=state)
+
+    def _backward_now(self, part: _Part, weights_T: Tensor, differentiated: bool) -> tuple[Tensor, Tensor | None]:
+        """The part's losses and, where they are wanted, its gradients at the shared layer."""
+        if differentiated:
+            found = self._differentiator.backward(part.inputs, part.targets, weights_T)
+            return found.losses_T, found.gradients_TD
+        batch = self._differentiator.plain_losses(part.inputs, part.targets)
+        batch.backward(weights_T)
+        return batch.losses_T, None
+
+    def _info(self, gradients: TaskGradients | WeightedTaskGradients | None) -> GradientInfo:
+        """As much of the gradients as the balancer wants to know; the norms also for whoever else asked for them."""
+        if gradients is None:
+            return GradientInfo()
+        wants_gramian = self._balancer.needs >= Needs.GRAMIAN
+        return GradientInfo(norms_T=gradients.norms_T, gramian_TT=gradients.gramian_TT if wants_gramian else None)
 
     def _look(self, part: _Part, differentiated: bool) -> tuple[WeighableLosses, TaskGradients | None]:
         if not differentiated:
