@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.protocol import MultiTaskModel, SeparateModels, Task
+from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined, split_row
 
 Targets = Mapping[str, Tensor]
 
@@ -93,7 +94,7 @@ class SharedTaskGradients:
     gradients_TD: Tensor  # ∇_W L_i, one row a task
     shared_parameters: Sequence[nn.Parameter]  # W, in the order in which a row of gradients_TD joins them
     other_parameters: Sequence[nn.Parameter]  # the network's, without W
-    other_gradients: Sequence[Sequence[Tensor | None]]  # per task, of its head; None: not used there
+    other_gradients: Sequence[Gradients]  # per task, of its head; None: not used there
     cut_output: Tensor  # z, with the graph of trunk and shared layer
     cut_gradients: Sequence[Tensor | None]  # g_i per task
 
@@ -200,6 +201,16 @@ def differentiator(
     return SharedDifferentiator(model, tasks, autocast=autocast)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A batch's forward pass, cut between shared layer and heads."""
+
+    trunk_output: Tensor  # h
+    output: Tensor  # z, with the graph of trunk and shared layer
+    copies: list[Tensor]  # z_i, what each head got
+    losses: list[Tensor]  # with their graphs down to the copies
+
+
 class SharedDifferentiator:
     """T tasks on one trunk and one shared layer."""
 
@@ -218,65 +229,69 @@ class SharedDifferentiator:
             raise ValueError(
                 "the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients"
             )
+        self._shared_rows = SharedRows(model.shared_layer, self._shared_parameters)
 
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
         with self._forward(inputs):
-            cut_output = self._cut_output(inputs)
+            _, cut_output = self._cut_output(inputs)
             outputs = [head(cut_output) for _, head in self._heads]
         return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
-        cut_output, cuts, losses = self._cut_losses(inputs, targets)
+        cut = self._cut(inputs, targets)
         num_shared = len(self._shared_parameters)
-        rows, cut_gradients, other_gradients = [], [], []
-        for cut, loss in zip(cuts, losses, strict=True):
-            down_to = [*self._shared_parameters, cut, *self._other_parameters]
+        directs, cut_gradients, other_gradients = [], [], []
+        for copy, loss in zip(cut.copies, cut.losses, strict=True):
+            down_to = [*self._shared_parameters, copy, *self._other_parameters]
             # Kept for the last task too: a head may reach into the trunk's graph, which is walked once more.
             gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
-            direct = gradients[:num_shared]
-            rows.append(self._row(cut_output, gradients[num_shared], direct))
+            directs.append(gradients[:num_shared])
             cut_gradients.append(gradients[num_shared])
             other_gradients.append(gradients[num_shared + 1 :])
+        rows_TD = self._shared_rows.of(cut.trunk_output, cut.output, cut_gradients)
         return SharedTaskGradients(
-            losses_T=torch.stack([loss.detach() for loss in losses]),
-            gradients_TD=torch.stack(rows),
+            losses_T=torch.stack([loss.detach() for loss in cut.losses]),
+            gradients_TD=self._with_directs(rows_TD, directs),
             shared_parameters=self._shared_parameters,
             other_parameters=self._other_parameters,
             other_gradients=other_gradients,
-            cut_output=cut_output,
+            cut_output=cut.output,
             cut_gradients=cut_gradients,
         )
 
     def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
-        cut_output, cuts, losses = self._cut_losses(inputs, targets)
+        cut = self._cut(inputs, targets)
         earlier = [parameter.grad for parameter in self._shared_parameters]
         for parameter in self._shared_parameters:
             parameter.grad = None
-        weights = [w.to(loss.dtype) for w, loss in zip(weights_T.unbind(), losses, strict=True)]
+        attached_T = torch.stack(cut.losses)
+        weights_T = weights_T.to(attached_T.dtype)
         # The graph is kept for heads that use W, and for those that reach into the trunk's.
-        torch.autograd.backward(losses, weights, retain_graph=True)
-        directs: Sequence[Sequence[Tensor | None]] = [()] * len(losses)
+        torch.autograd.backward(attached_T, weights_T, retain_graph=True)
+        directs: Sequence[Gradients] = ()
         if any(parameter.grad is not None for parameter in self._shared_parameters):
             # A head uses W itself. What the pass has left there is the sum over the tasks; each one's part is needed.
-            directs = [self._down_to_shared(loss, weight) for loss, weight in zip(losses, weights, strict=True)]
-        gradients = [cut.grad for cut in cuts]
-        weighted_TD = torch.stack(
-            [self._row(cut_output, g, direct) for g, direct in zip(gradients, directs, strict=True)]
-        )
+            pairs = zip(cut.losses, weights_T.unbind(), strict=True)
+            directs = [down_to_shared(loss, weight, self._shared_parameters) for loss, weight in pairs]
+        losses_T = attached_T.detach()
+        cut.losses.clear()  # with attached_T the last that holds the heads' graphs: what follows needs the memory,
+        del attached_T  # and is the faster for finding it in the cache
+        gradients = [copy.grad for copy in cut.copies]
+        rows_TD = self._shared_rows.of(cut.trunk_output, cut.output, gradients)
+        weighted_TD = self._with_directs(rows_TD, directs)
         for parameter, gradient in zip(self._shared_parameters, earlier, strict=True):
             parameter.grad = gradient
         _add_row(self._shared_parameters, weighted_TD.sum(0))
-        _backward_to_trunk(cut_output, [g for g in gradients if g is not None], self._other_parameters)
-        losses_T = torch.stack([loss.detach() for loss in losses])
+        _backward_to_trunk(cut.output, [g for g in gradients if g is not None], self._other_parameters)
         return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted_TD=weighted_TD)
 
-    def _cut_losses(self, inputs: Sequence[Tensor], targets: Targets) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """z with its graph, the copies of it that the heads got, and the losses with their graphs down to these."""
+    def _cut(self, inputs: Sequence[Tensor], targets: Targets) -> _Cut:
         with self._forward(inputs):
-            cut_output = self._cut_output(inputs)
-            cuts = [cut_output.detach().requires_grad_() for _ in self._heads]
-            outputs = [self._head_output(index, cut) for index, cut in enumerate(cuts)]
-        return cut_output, cuts, self._losses(outputs, targets)
+            trunk_output, cut_output = self._cut_output(inputs)
+            copies = [cut_output.detach().requires_grad_() for _ in self._heads]
+            outputs = [self._head_output(index, copy) for index, copy in enumerate(copies)]
+        losses = self._losses(outputs, targets)
+        return _Cut(trunk_output=trunk_output, output=cut_output, copies=copies, losses=losses)
 
     def _forward(self, inputs: Sequence[Tensor]) -> AbstractContextManager[object]:
         """What the forward pass runs in; the backward pass does not: each of its operations knows its own type."""
@@ -284,11 +299,13 @@ class SharedDifferentiator:
             return nullcontext()
         return torch.autocast(inputs[0].device.type, self._autocast)
 
-    def _cut_output(self, inputs: Sequence[Tensor]) -> Tensor:
-        cut_output = self._model.shared_layer(self._model.trunk(*inputs))
+    def _cut_output(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """h and z."""
+        trunk_output = self._model.trunk(*inputs)
+        cut_output = self._model.shared_layer(trunk_output)
         if not isinstance(cut_output, Tensor):
             raise TypeError(f"the shared layer must give one tensor to the heads, not {type(cut_output).__name__}")
-        return cut_output
+        return trunk_output, cut_output
 
     def _head_output(self, index: int, cut: Tensor) -> Tensor:
         _, head = self._heads[index]
@@ -307,18 +324,11 @@ class SharedDifferentiator:
             for (task, _), output in zip(self._heads, outputs, strict=True)
         ]
 
-    def _row(self, cut_output: Tensor, cut_gradient: Tensor | None, direct: Sequence[Tensor | None]) -> Tensor:
-        """∇_W of one task, (D,): by way of the cut, also through the trunk where that uses W too, and directly."""
-        nothing: Sequence[Tensor | None] = [None] * len(self._shared_parameters)
-        by_cut = nothing if cut_gradient is None else self._down_to_shared(cut_output, cut_gradient)
-        row_D = _joined(by_cut, self._shared_parameters)
-        if any(gradient is not None for gradient in direct):
-            row_D = row_D + _joined(direct, self._shared_parameters)
-        return row_D
-
-    def _down_to_shared(self, output: Tensor, gradient: Tensor) -> Sequence[Tensor | None]:
-        """From there to W and no further: what no path to W leads through is not computed."""
-        return torch.autograd.grad(output, self._shared_parameters, gradient, retain_graph=True, allow_unused=True)
+    def _with_directs(self, rows_TD: Tensor, directs: Sequence[Gradients]) -> Tensor:
+        """The rows that come by way of the cut, and what heads that use W themselves have besides."""
+        if not any(gradient is not None for direct in directs for gradient in direct):
+            return rows_TD
+        return rows_TD + torch.stack([joined(direct, self._shared_parameters) for direct in directs])
 
 
 class SeparateDifferentiator:
@@ -348,27 +358,21 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
-    """One row of gradients_TD; a parameter that a task does not use counts as zero."""
-    return torch.cat(
-        [
-            (torch.zeros_like(parameter) if gradient is None else gradient).flatten()
-            for gradient, parameter in zip(gradients, parameters, strict=True)
-        ]
-    )
-
-
 def _backward_to_trunk(cut_output: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     """Add what the sum of the gradients at the cut does to those parameters, W not being among them."""
-    if gradients and parameters:
-        # Autograd adds up what arrives at the same tensor.
-        torch.autograd.backward([cut_output] * len(gradients), list(gradients), inputs=list(parameters))
+    if not gradients or not parameters:
+        return
+    total, *others = gradients
+    if others:
+        total = total + others[0]
+        for gradient in others[1:]:
+            total += gradient
+    torch.autograd.backward(cut_output, total, inputs=list(parameters))
 
 
 def _add_row(parameters: Sequence[nn.Parameter], row_D: Tensor) -> None:
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, gradient in zip(parameters, row_D.split(sizes), strict=True):
-        _add_gradient(parameter, gradient.view_as(parameter))
+    for parameter, gradient in zip(parameters, split_row(row_D, parameters), strict=True):
+        _add_gradient(parameter, gradient)
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], weight: Tensor) -> None:

@@ -44,7 +44,7 @@ def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
     """
     ratios_T = losses_T / initial_losses_T
     mean = ratios_T.mean()
-    return torch.where(mean == 0, torch.ones_like(ratios_T), ratios_T / mean)
+    return torch.where(mean == 0, 1.0, ratios_T / mean)
 
 
 def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: float | Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def adam_step(
     """
     steps = state[ADAM_STEPS] + 1  # float64: 1 − β₂ᵗ loses all its digits in float32 at the first steps
     mean_T = state[ADAM_MEAN].lerp(gradient_T, 1 - BETA_1)
-    square_T = state[ADAM_SQUARE] * BETA_2 + (1 - BETA_2) * gradient_T.square()
+    square_T = torch.addcmul(state[ADAM_SQUARE] * BETA_2, gradient_T, gradient_T, value=1 - BETA_2)
     unbiased_mean_T = mean_T / (1 - BETA_1**steps)
     unbiased_square_T = square_T / (1 - BETA_2**steps)
     moved_T = weights_T - learning_rate * unbiased_mean_T / (unbiased_square_T.sqrt() + EPSILON)
