@@ -49,7 +49,7 @@ TASK_PARAMETERS: tuple[Parameter, ...] = (
 )  # fmt: skip
 """What each task may have for itself; a spec names one by ``task_parameter_name``, and may leave any of them out."""
 
-BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "static", "inverse_initial_loss", "single_task")
+BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "static", "inverse_initial_loss", "single_task", "uncertainty")
 
 TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="steps", type="int", default=1500, low=1, high=10_000_000, searchable=False,
@@ -65,7 +65,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="alpha", type="float", default=1.5, low=-10.0, high=10.0, scalar=True, used_by=("gradnorm",),
               description="GradNorm's asymmetry: how strongly a task that trains slowly is pulled back."),
     Parameter(name="weight_lr", type="float", default=0.025, low=0.0, exclusive_low=True, high=10.0, scalar=True,
-              used_by=("gradnorm",), description="Learning rate of the task weights' own Adam (the paper uses 0.025)."),
+              used_by=("gradnorm", "uncertainty"),
+              description="Learning rate of the task weights' own Adam (GradNorm's paper uses 0.025)."),
     Parameter(name="initial_loss", type="categorical", default="first_batch", searchable=False,
               choices=("first_batch", "mean_of_batches", "log_classes"), used_by=("gradnorm", "inverse_initial_loss"),
               description="Where L_i(0) comes from: the first batch, the mean of the first initial_loss_batches, or "

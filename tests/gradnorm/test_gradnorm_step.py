@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo
-from trainables.balancers.gradnorm import SMALLEST_WEIGHT, GradNorm, adam_step, guarded, relative_rates, weight_gradient
+from trainables.balancers.adam import adam_step
+from trainables.balancers.gradnorm import SMALLEST_WEIGHT, GradNorm, guarded, relative_rates, weight_gradient
 from trainables.balancers.initial_loss import InitialLoss, InitialLossError, NegativeLossError, check_initial_losses
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from trainables.balancers.gradnorm import GradNorm
 from trainables.balancers.inverse_initial_loss import InverseInitialLoss
 from trainables.balancers.single_task import SingleTask
 from trainables.balancers.static import Static
+from trainables.balancers.uncertainty import Uncertainty
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
 
@@ -29,6 +30,7 @@ _FACTORIES: Mapping[str, Callable[[TrainingSettings, Sequence[Task]], Balancer]]
     "static": Static.from_settings,
     "inverse_initial_loss": InverseInitialLoss.from_settings,
     "single_task": SingleTask.from_settings,
+    "uncertainty": Uncertainty.from_settings,
 }
 
 
