@@ -49,7 +49,19 @@ TASK_PARAMETERS: tuple[Parameter, ...] = (
 )  # fmt: skip
 """What each task may have for itself; a spec names one by ``task_parameter_name``, and may leave any of them out."""
 
-BALANCERS: tuple[str, ...] = ("gradnorm", "equal", "static", "inverse_initial_loss", "single_task", "uncertainty")
+BALANCERS: tuple[str, ...] = (
+    "gradnorm",
+    "equal",
+    "static",
+    "inverse_initial_loss",
+    "single_task",
+    "uncertainty",
+    "dwa",
+    "rlw",
+    "log_sum",
+    "geometric",
+    "famo",
+)
 
 TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="steps", type="int", default=1500, low=1, high=10_000_000, searchable=False,
@@ -65,8 +77,15 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="alpha", type="float", default=1.5, low=-10.0, high=10.0, scalar=True, used_by=("gradnorm",),
               description="GradNorm's asymmetry: how strongly a task that trains slowly is pulled back."),
     Parameter(name="weight_lr", type="float", default=0.025, low=0.0, exclusive_low=True, high=10.0, scalar=True,
-              used_by=("gradnorm", "uncertainty"),
-              description="Learning rate of the task weights' own Adam (GradNorm's paper uses 0.025)."),
+              used_by=("gradnorm", "uncertainty", "famo"),
+              description="Learning rate of the task weights' own Adam (GradNorm's paper and FAMO's use 0.025)."),
+    Parameter(name="dwa_window", type="int", default=100, low=1, high=10_000_000, used_by=("dwa",),
+              description="Dynamic weight average: steps between two changes of the weights, over which the losses are"
+                          " averaged (the paper: an epoch)."),
+    Parameter(name="dwa_temperature", type="float", default=2.0, low=0.01, high=1e3, scalar=True, used_by=("dwa",),
+              description="Dynamic weight average: the larger, the closer the weights are to each other."),
+    Parameter(name="famo_decay", type="float", default=1e-3, low=0.0, high=10.0, scalar=True, used_by=("famo",),
+              description="FAMO: how strongly the logits of the weights are drawn to 0, which is equal shares."),
     Parameter(name="initial_loss", type="categorical", default="first_batch", searchable=False,
               choices=("first_batch", "mean_of_batches", "log_classes"), used_by=("gradnorm", "inverse_initial_loss"),
               description="Where L_i(0) comes from: the first batch, the mean of the first initial_loss_batches, or "

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, Needs, State
+from trainables.balancers.dwa import DynamicWeightAverage
 from trainables.balancers.equal import Equal
+from trainables.balancers.famo import Famo
+from trainables.balancers.geometric import Geometric
 from trainables.balancers.gradnorm import GradNorm
 from trainables.balancers.inverse_initial_loss import InverseInitialLoss
+from trainables.balancers.log_sum import LogSum
+from trainables.balancers.rlw import RandomLossWeighting
 from trainables.balancers.single_task import SingleTask
 from trainables.balancers.static import Static
 from trainables.balancers.uncertainty import Uncertainty
@@ -31,6 +36,11 @@ _FACTORIES: Mapping[str, Callable[[TrainingSettings, Sequence[Task]], Balancer]]
     "inverse_initial_loss": InverseInitialLoss.from_settings,
     "single_task": SingleTask.from_settings,
     "uncertainty": Uncertainty.from_settings,
+    "dwa": DynamicWeightAverage.from_settings,
+    "rlw": RandomLossWeighting.from_settings,
+    "log_sum": LogSum.from_settings,
+    "geometric": Geometric.from_settings,
+    "famo": Famo.from_settings,
 }
 
 
