@@ -61,6 +61,12 @@ BALANCERS: tuple[str, ...] = (
     "log_sum",
     "geometric",
     "famo",
+    "mgda",
+    "pcgrad",
+    "cagrad",
+    "imtl_g",
+    "upgrad",
+    "nash_mtl",
 )
 
 TRAINING_PARAMETERS: tuple[Parameter, ...] = (
@@ -86,6 +92,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
               description="Dynamic weight average: the larger, the closer the weights are to each other."),
     Parameter(name="famo_decay", type="float", default=1e-3, low=0.0, high=10.0, scalar=True, used_by=("famo",),
               description="FAMO: how strongly the logits of the weights are drawn to 0, which is equal shares."),
+    Parameter(name="cagrad_c", type="float", default=0.5, low=0.0, high=1e3, scalar=True, used_by=("cagrad",),
+              description="CAGrad: how far a step may be from the average gradient, in units of its norm; 0: not."),
     Parameter(name="initial_loss", type="categorical", default="first_batch", searchable=False,
               choices=("first_batch", "mean_of_batches", "log_classes"), used_by=("gradnorm", "inverse_initial_loss"),
               description="Where L_i(0) comes from: the first batch, the mean of the first initial_loss_batches, or "

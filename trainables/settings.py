@@ -29,6 +29,7 @@ class TrainingSettings:
     dwa_window: int
     dwa_temperature: float
     famo_decay: float
+    cagrad_c: float
     initial_loss: str
     initial_loss_batches: int
     seed: int

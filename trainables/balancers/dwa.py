@@ -1,4 +1,4 @@
-"""Dynamic weight average (Liu, Johns, Davison: CVPR 2019, arXiv 1803.10704, §3.2, eq. 7).
+"""Dynamic weight average (Liu, Johns, Davison: CVPR 2019, arXiv 1803.10704).
 
 Shapes: T tasks.
 """
