@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,3 +48,15 @@ def test_the_weights_do_not_stay_at_one(balancer):
     assert weights[-1] != [1.0, 1.0, 1.0]
     if balancer != "inverse_initial_loss":
         assert weights[0] != weights[1]
+
+
+def test_training_imports_no_solver_before_a_balancer_asks_for_one():
+    code = (
+        "import sys, trainables.training as t, trainables.catalog as c;"
+        "from trainables.balancers import create_balancer; from trainables.settings import TrainingSettings;"
+        "s = TrainingSettings.from_params({});"
+        "[create_balancer(n, s, []) for n in c.BALANCERS if n not in ('mgda', 'cagrad', 'imtl_g', 'upgrad')];"
+        "print([m for m in ('torchjd', 'scipy.optimize') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Generator
 
 from trainables.balancers.gramian import Array, Directions, SolverBalancer
@@ -63,8 +64,6 @@ def _dual(cosines_TT: Array, norms_T: Array, c: float) -> Array:
 
         minimise over x ≥ 0, Σ_i x_i min_j n_j / n_i = 1   Σ_i x_i cos(g_i, g_0) + c √(x'Cx)
     """
-    from scipy.optimize import minimize  # 0.3 s to import, which no other balancer has to pay
-
     along_T = cosines_TT @ norms_T
     along_T /= np.sqrt(norms_T @ along_T)
     shares_T = norms_T.min() / norms_T

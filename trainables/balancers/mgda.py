@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Generator
 
 from trainables.balancers.gramian import Array, SolverBalancer, square_root
@@ -36,8 +37,6 @@ class Mgda(SolverBalancer):
     name = "mgda"
 
     def solve(self, gramian_TT: Array, generator: Generator) -> Array:
-        from scipy.optimize import nnls  # 0.3 s to import, which no other balancer has to pay
-
         num_tasks = len(gramian_TT)
         is_zero_T = gramian_TT.diagonal() <= 0
         if is_zero_T.any():

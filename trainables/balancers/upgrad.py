@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Generator, Tensor
 from torchjd.aggregation import UPGradWeighting
 from torchjd.linalg import DualConeProjector, PSDMatrix
@@ -25,8 +26,6 @@ class NonNegativeProjector(DualConeProjector):
 
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:
         """v for every row of U, (T, T); G (T, T) finite, both on the CPU in float64."""
-        from scipy.optimize import nnls  # 0.3 s to import, which no other balancer has to pay
-
         root_TT, norms_T = square_root(G)
         largest = norms_T.max()
         rows = []
