@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.catalog import ParameterValue
 
-FORMAT_VERSION = 2  # 2: NumPy's and Python's generators
+FORMAT_VERSION = 3  # 3: what GradNorm knows of stuck tasks; 2: NumPy's and Python's generators
 
 
 class CheckpointError(ValueError):

@@ -26,6 +26,10 @@ class TrainingSettings:
     weight_decay: float
     alpha: float
     weight_lr: float
+    dwa_window: int
+    dwa_temperature: float
+    famo_decay: float
+    cagrad_c: float
     initial_loss: str
     initial_loss_batches: int
     stuck_reports: int

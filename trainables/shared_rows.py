@@ -62,7 +62,7 @@ class SharedRows:
         return torch.stack([joined(row, self._parameters) for row in rows])
 
     def _can_be_multiplied(self, trunk_output: Tensor, cut_output: Tensor) -> bool:
-        """Whether W is a linear layer that is used once, and all is of one type (autograd knows what is cast to what)."""
+        """Whether W is a linear layer that is used once, and all is of one type: of others autograd knows the casts."""
         if self._trunk_uses_shared is None:
             self._trunk_uses_shared = self._asked_of(trunk_output)
         if not self._is_linear or self._trunk_uses_shared:

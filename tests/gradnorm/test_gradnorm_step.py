@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo
+from trainables.balancers.adam import adam_step
 from trainables.balancers.base import SMALLEST_WEIGHT
-from trainables.balancers.gradnorm import GradNorm, adam_step, guarded, relative_rates, weight_gradient
+from trainables.balancers.gradnorm import GradNorm, guarded, relative_rates, weight_gradient
 from trainables.balancers.initial_loss import InitialLoss, InitialLossError, NegativeLossError, check_initial_losses
 
 CPU = torch.device("cpu")

@@ -82,5 +82,5 @@ class Balancer:
 
 
 def ones(num_tasks: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Weights of 1: what every balancer starts from, and the scale (Σ_i w_i = T) that all of them keep."""
+    """Weights of 1: the plain sum of the losses. Σ_i w_i = T is the scale of every method that has none of its own."""
     return torch.ones(num_tasks, device=device, dtype=dtype)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trainables.balancers.adam import adam_start, adam_step
 from trainables.balancers.base import (
     INITIAL_LOSSES,
     SMALLEST_WEIGHT,
@@ -31,9 +32,6 @@ from trainables.balancers.initial_loss import (
 from trainables.balancers.stuck import StuckRule
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
-
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants (Kingma & Ba, 2015), for the weights' own Adam
-ADAM_MEAN, ADAM_SQUARE, ADAM_STEPS = "adam_mean_T", "adam_square_T", "adam_steps"
 
 
 def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
@@ -99,9 +97,7 @@ class GradNorm(Balancer):
         weights_T = ones(num_tasks, device, dtype)
         return {
             WEIGHTS: weights_T,
-            ADAM_MEAN: torch.zeros_like(weights_T),
-            ADAM_SQUARE: torch.zeros_like(weights_T),
-            ADAM_STEPS: torch.zeros((), device=device, dtype=torch.float64),
+            **adam_start(weights_T),
             LOWEST_LOSSES: torch.full_like(weights_T, torch.inf),
             **self.initial_loss.initial_state(device=device, dtype=dtype),
             **self.stuck.initial_state(num_tasks, device, dtype),
@@ -133,20 +129,3 @@ class GradNorm(Balancer):
     def check(self, state: State, task_names: Sequence[str]) -> None:
         check_initial_losses(state, task_names)
         check_lowest_losses(state, task_names)
-
-
-def adam_step(
-    weights_T: Tensor, gradient_T: Tensor, state: State, learning_rate: float | Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One step of Adam, as a pure function of tensors.
-
-    ``torch.optim.Adam`` would do the same on one lane. Written out, the step can be taken for many lanes at once, each
-    with its own learning rate, and its state is three tensors of a checkpoint.
-    """
-    steps = state[ADAM_STEPS] + 1  # float64: 1 − β₂ᵗ loses all its digits in float32 at the first steps
-    mean_T = state[ADAM_MEAN].lerp(gradient_T, 1 - BETA_1)
-    square_T = torch.addcmul(state[ADAM_SQUARE] * BETA_2, gradient_T, gradient_T, value=1 - BETA_2)
-    unbiased_mean_T = mean_T / (1 - BETA_1**steps)
-    unbiased_square_T = square_T / (1 - BETA_2**steps)
-    moved_T = weights_T - learning_rate * unbiased_mean_T / (unbiased_square_T.sqrt() + EPSILON)
-    return moved_T, {ADAM_MEAN: mean_T, ADAM_SQUARE: square_T, ADAM_STEPS: steps}

@@ -25,7 +25,7 @@ _WAY_OUT = "shift the loss by a constant, or use the deviance in place of a log-
 
 
 class LossRatioError(ValueError):
-    """L(t)/L(0) says nothing of a task's progress, because of the sign of its loss."""
+    """What a balancer follows, such as L(t)/L(0), says nothing of a task, because of the sign of its loss."""
 
 
 class InitialLossError(LossRatioError):
@@ -116,8 +116,8 @@ def check_initial_losses(state: State, task_names: Sequence[str]) -> None:
             )
 
 
-def check_lowest_losses(state: State, task_names: Sequence[str]) -> None:
-    """Refuse a loss that has been negative at any step. Exactly 0 is a task that is learnt.
+def check_lowest_losses(state: State, task_names: Sequence[str], *, what: str = "L(t)/L(0)") -> None:
+    """Refuse a loss that has been negative at any step, which ``what`` cannot have. Exactly 0 is a task that is learnt.
 
     Raises:
         NegativeLossError: names the first such task. One that is not finite passes, as above.
@@ -125,6 +125,6 @@ def check_lowest_losses(state: State, task_names: Sequence[str]) -> None:
     for name, value in zip(task_names, state[LOWEST_LOSSES].tolist(), strict=True):
         if value < 0 and math.isfinite(value):
             raise NegativeLossError(
-                f"task {name!r}: the loss fell to {value:g}, but L(t)/L(0) needs a loss that never falls below 0; "
-                f"{_WAY_OUT}, or take a balancer that does not follow L(t)/L(0)"
+                f"task {name!r}: the loss fell to {value:g}, but {what} needs a loss that never falls below 0; "
+                f"{_WAY_OUT}, or take a balancer that does not follow {what}"
             )

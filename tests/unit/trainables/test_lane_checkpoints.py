@@ -12,6 +12,7 @@ from torch import nn
 
 from trainables.balancers.single_task import SingleTask
 from trainables.batches import Batches, moved_without_waiting
+from trainables.catalog import BALANCERS
 from trainables.checkpoint import Checkpoint, CheckpointError
 from trainables.export import export_model
 from trainables.protocol import Lane, LaneEnding
@@ -19,7 +20,6 @@ from trainables.seeding import RngState, capture_rng, new_generator, restore_rng
 from trainables.testing import tiny_problem
 from trainables.training import train
 
-ALL_BALANCERS = ["gradnorm", "equal", "inverse_initial_loss", "single_task"]
 PARAMS = {"steps": 24, "report_every": 6, "checkpoint_every": 6, "batch_size": 13, "weight_lr": 0.1, "seed": 11}
 
 
@@ -52,7 +52,7 @@ def assert_same(one, other, path="checkpoint"):
 @pytest.mark.parametrize(
     ("balancer", "extra"),
     [
-        *[(balancer, {}) for balancer in ALL_BALANCERS],
+        *[(balancer, {}) for balancer in BALANCERS],
         # The first report comes before L(0) is known in full.
         *[
             (b, {"initial_loss": "mean_of_batches", "initial_loss_batches": 9})
@@ -251,7 +251,7 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+@pytest.mark.parametrize("balancer", BALANCERS)
 def test_an_exported_model_answers_as_the_trained_one_did(balancer, dtype):
     problem = tiny_problem(num_tasks=3, dropout=0.3)
     last = run(balancer, dtype=dtype)[-1]

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.catalog import BALANCERS
 from trainables.engine.eager import is_out_of_memory
 from trainables.protocol import Lane, LaneEnding
 from trainables.testing import tiny_problem
 from trainables.training import train
-
-ALL_BALANCERS = ["gradnorm", "equal", "inverse_initial_loss", "single_task"]
 
 
 def lane(key="a", balancer="gradnorm", **params):
@@ -34,7 +33,7 @@ def run(problem, *lanes, stop_at=()):
     return reports
 
 
-@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+@pytest.mark.parametrize("balancer", BALANCERS)
 def test_a_lane_that_reaches_its_last_step_is_completed(balancer):
     reports = run(tiny_problem(), lane(balancer=balancer))
     assert [one.ending for one in reports] == [None, None, LaneEnding.COMPLETED]
@@ -54,7 +53,7 @@ def test_a_lane_that_is_asked_to_stop_at_its_last_step_is_completed():
     assert [one.ending for one in reports] == [None, None, LaneEnding.COMPLETED]
 
 
-@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+@pytest.mark.parametrize("balancer", BALANCERS)
 def test_a_loss_that_is_not_a_number_is_told_by_task_and_by_the_step_it_first_happened_at(balancer):
     reports = run(tiny_problem(fault="nan", fault_at=6), lane(balancer=balancer))
     assert [(one.step, one.ending) for one in reports] == [(4, None), (8, LaneEnding.NON_FINITE)]

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from trainables.catalog import TaskKind
+from trainables.catalog import BALANCERS, TaskKind
 from trainables.evaluation import constant_losses, constant_output, evaluate
 from trainables.export import export_model
 from trainables.protocol import Lane, Split, Task
@@ -17,7 +17,6 @@ from trainables.settings import TrainingSettings
 from trainables.testing import tiny_problem
 from trainables.training import train
 
-ALL_BALANCERS = ["gradnorm", "equal", "inverse_initial_loss", "single_task"]
 TASKS = ["task_0", "task_1"]
 
 
@@ -48,7 +47,7 @@ def test_a_lane_says_once_what_it_trains_where_and_from_which_step(caplog):
     ]
 
 
-@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+@pytest.mark.parametrize("balancer", BALANCERS)
 def test_every_balancer_reports_the_same_keys_at_every_report(balancer):
     training = {f"{kind}/{name}" for kind in ("train/loss", "weight", "grad_norm", "relative_rate") for name in TASKS}
     training |= {f"stuck/{name}" for name in TASKS if balancer == "gradnorm"}
@@ -63,7 +62,7 @@ def test_the_test_split_is_measured_at_the_end_and_only_when_asked_for():
     assert {key for key in reports[-1].metrics if key.startswith("test/")} == expected_keys("test")
 
 
-@pytest.mark.parametrize("balancer", ALL_BALANCERS)
+@pytest.mark.parametrize("balancer", BALANCERS)
 def test_what_is_measured_on_a_split_is_what_the_trained_model_does_there_in_that_splits_unit(balancer):
     problem = tiny_problem()
     last = run(problem, balancer=balancer, evaluate_test=True, dtype="float64")[-1]
@@ -125,7 +124,7 @@ def test_the_training_loss_is_the_mean_since_the_last_report():
 
 
 def test_how_often_a_lane_reports_does_not_change_what_it_learns():
-    for balancer in ALL_BALANCERS:
+    for balancer in BALANCERS:
         fine = run(report_every=1, dtype="float64", balancer=balancer)
         coarse = run(report_every=10, dtype="float64", balancer=balancer)
         fine_model, coarse_model = fine[-1].checkpoint.model, coarse[-1].checkpoint.model
