@@ -194,6 +194,22 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="initial_loss_batches", type="int", default=10, low=1, high=100_000, searchable=False,
               used_by=("gradnorm", "inverse_initial_loss"),
               description="Batches that L_i(0) is the mean of, with initial_loss: mean_of_batches."),
+    Parameter(name="stuck_reports", type="int", default=3, low=0, high=100_000, searchable=False,
+              used_by=("gradnorm",),
+              description="A task counts as stuck when its weight has climbed over so many reports while its loss did"
+                          " not fall by 1 %: metric stuck/<task>, and an event; 0: never."),
+    Parameter(name="stuck_weight_cap", type="float", default=0.0, low=0.0, high=1e6, scalar=True,
+              used_by=("gradnorm",),
+              description="Largest weight of a task while it is stuck (all weights sum to the number of tasks);"
+                          " 0: none."),
+    Parameter(name="micro_batches", type="int", default=1, low=1, high=100_000, searchable=False,
+              description="Parts in which a batch is gone through, to save memory; the step is that of the whole"
+                          " batch. Balancers whose weights follow from the step itself save less."),
+    Parameter(name="clip_norm", type="float", default=0.0, low=0.0, high=1e12, scalar=True,
+              description="Largest norm of the network's gradient at a step, after weighting; 0: as it is."),
+    Parameter(name="autocast", type="categorical", default="none", choices=("none", "bfloat16"), searchable=False,
+              description="Type of the forward pass's large products; parameters, losses and gradient norms keep"
+                          " dtype."),
     Parameter(name="seed", type="int", default=0, low=0, high=2**31 - 1, scalar=True,
               description="Seed of the initial weights and of the order of the data."),
     Parameter(name="report_every", type="int", default=0, low=0, high=10_000_000, searchable=False,

@@ -1,24 +1,31 @@
-"""Per-task gradients at the shared layer, and the network's gradient for any weights, at the price of one backward
-pass.
+"""Per-task gradients at the shared layer, and the network's gradient for any weights, at little more than the price of
+one backward pass.
 
-Shapes: B rows of a batch, T tasks, D parameters of the shared layer W (flattened and joined), H width of h.
+Shapes: B rows of a batch, T tasks, D parameters of the shared layer W (flattened and joined).
 
-The network is cut at h, the input of the shared layer. With h' = a detached copy of h,
+The network is cut at z, the output of the shared layer; every head gets a detached copy z_i of its own. With g_i =
+∂L_i/∂z_i,
 
-    trunk                         h = trunk(x)                           once
-    task i, down to the cut       (∂L_i/∂W, ∂L_i/∂h', ∂L_i/∂θ_i)         once each; θ_i is what its head uses besides W
-    trunk                         h ← Σ_i w_i ∂L_i/∂h'                   once
+    trunk and shared layer        h = trunk(x), z = W(h)                 once
+    heads, down to the cut        g_i, and the gradients of θ_i          once; θ_i is what a head uses
+    shared layer                  ∇_W L_i = (∂z/∂W)ᵀ g_i                 once a task: all that comparing them costs
+    trunk, down from the cut      h, trunk ← Σ_i w_i g_i                 once
 
-so neither the heads nor the trunk are ever walked twice, whatever the weights are and however they follow from the
-gradients. Everything below the cut is a first-order gradient: no graph of a gradient is ever built.
+so neither heads nor trunk are ever walked twice, whatever the weights are and however they follow from the gradients.
+Nothing but first-order gradients is ever built: there is no graph of a gradient.
 
-A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past W into the
-trunk. Only a trunk that uses W itself is walked once more for each task, because ∇_W L_i then passes through it.
+Where the weights are known before the step (GradNorm's are), one backward pass of Σ_i w_i L_i serves all heads, and
+leaves w_i g_i at each cut. Where they follow from the gradients (mgda, cagrad, ...), every task is differentiated for
+itself.
+
+A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past the cut
+into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,12 +46,19 @@ class WeighableLosses(Protocol):
         ...
 
     def backward(self, weights_T: Tensor) -> None:
-        """Set every parameter's ``grad`` to that of Σ_i w_i L_i, the weights taken as constants. May be called once."""
+        """Add the gradient of Σ_i w_i L_i to every parameter's ``grad``, the weights taken as constants. May be called
+        once.
+        """
         ...
 
 
 class TaskGradients(WeighableLosses, Protocol):
     """Losses whose gradients at the shared layer are known one by one."""
+
+    @property
+    def gradients_TD(self) -> Tensor:
+        """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
+        ...
 
     @property
     def norms_T(self) -> Tensor:
@@ -77,35 +91,52 @@ class SharedTaskGradients:
 
     losses_T: Tensor
     gradients_TD: Tensor  # ∇_W L_i, one row a task
-    below_cut_TD: Tensor  # the part of it that comes from below the cut: all of it, unless the trunk uses W too
     shared_parameters: Sequence[nn.Parameter]  # W, in the order in which a row of gradients_TD joins them
     other_parameters: Sequence[nn.Parameter]  # the network's, without W
-    other_gradients: Sequence[Sequence[Tensor | None]]  # per task, below the cut; None: not used there
-    trunk_output: Tensor  # h, with the trunk's graph
-    trunk_gradients: Sequence[Tensor | None]  # ∂L_i/∂h per task
+    other_gradients: Sequence[Sequence[Tensor | None]]  # per task, of its head; None: not used there
+    cut_output: Tensor  # z, with the graph of trunk and shared layer
+    cut_gradients: Sequence[Tensor | None]  # g_i per task
 
     @property
     def norms_T(self) -> Tensor:
-        return torch.linalg.vector_norm(_at_least_float32(self.gradients_TD), dim=1)
+        return norms(self.gradients_TD)
 
     @property
     def gramian_TT(self) -> Tensor:
-        rows_TD = _at_least_float32(self.gradients_TD)
-        return rows_TD @ rows_TD.mT
+        return gramian(self.gradients_TD)
 
     def backward(self, weights_T: Tensor) -> None:
-        weights_T = weights_T.to(self.below_cut_TD.dtype)
-        sizes = [parameter.numel() for parameter in self.shared_parameters]
-        combined_D = weights_T @ self.below_cut_TD
-        for parameter, gradient in zip(self.shared_parameters, combined_D.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        weights_T = weights_T.to(self.gradients_TD.dtype)
+        _add_row(self.shared_parameters, weights_T @ self.gradients_TD)
         weights = weights_T.unbind()
         for weight, gradients in zip(weights, self.other_gradients, strict=True):
             _add_gradients(self.other_parameters, gradients, weight)
-        if self.trunk_output.requires_grad:  # adds to what parameters of the trunk have from below the cut
-            parts = [w * g for w, g in zip(weights, self.trunk_gradients, strict=True) if g is not None]
-            if parts:
-                self.trunk_output.backward(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+        parts = [w * g for w, g in zip(weights, self.cut_gradients, strict=True) if g is not None]
+        _backward_to_trunk(self.cut_output, parts, self.other_parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedTaskGradients:
+    """The tasks' gradients at the shared layer as a backward pass with known weights has left them."""
+
+    losses_T: Tensor
+    weights_T: Tensor  # those of the pass; none is 0
+    weighted_TD: Tensor  # w_i ∇_W L_i
+
+    @property
+    def gradients_TD(self) -> Tensor:
+        """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
+        return self.weighted_TD / self.weights_T.unsqueeze(1)
+
+    @property
+    def norms_T(self) -> Tensor:
+        """n_i = ‖∇_W L_i‖₂, unweighted, in float32 or better."""
+        return norms(self.weighted_TD) / self.weights_T
+
+    @property
+    def gramian_TT(self) -> Tensor:
+        """⟨∇_W L_i, ∇_W L_j⟩, unweighted, in float32 or better."""
+        return gramian(self.gradients_TD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +148,10 @@ class SeparateTaskGradients:
     @property
     def losses_T(self) -> Tensor:
         return torch.cat([part.losses_T for part in self.parts])
+
+    @property
+    def gradients_TD(self) -> Tensor:
+        return torch.block_diag(*[part.gradients_TD for part in self.parts])
 
     @property
     def norms_T(self) -> Tensor:
@@ -139,26 +174,38 @@ class Differentiator(Protocol):
         ...
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> TaskGradients:
-        """Each task differentiated down to the shared layer's input."""
+        """Each task differentiated down to the shared layer, the weights being unknown."""
+        ...
+
+    def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
+        """Add the gradient of Σ_i w_i L_i to every parameter's ``grad``, the weights (> 0) taken as constants, and tell
+        each task's gradient at the shared layer.
+        """
         ...
 
 
-def differentiator(model: MultiTaskModel | SeparateModels, tasks: Sequence[Task]) -> Differentiator:
+def differentiator(
+    model: MultiTaskModel | SeparateModels, tasks: Sequence[Task], *, autocast: torch.dtype | None = None
+) -> Differentiator:
     """The differentiator that fits the network. The network must not gain or lose parameters afterwards.
+
+    ``autocast``: the type in which the forward pass computes what is safe in it (``torch.autocast``). The parameters
+    keep theirs, and so do their gradients; losses are computed from outputs in float32 or better.
 
     Raises:
         ValueError: a shared layer has no parameter that is trained.
     """
     if isinstance(model, SeparateModels):
-        return SeparateDifferentiator(model, tasks)
-    return SharedDifferentiator(model, tasks)
+        return SeparateDifferentiator(model, tasks, autocast=autocast)
+    return SharedDifferentiator(model, tasks, autocast=autocast)
 
 
 class SharedDifferentiator:
     """T tasks on one trunk and one shared layer."""
 
-    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task]) -> None:
+    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task], *, autocast: torch.dtype | None = None) -> None:
         self._model = model
+        self._autocast = autocast
         self._heads = [(task, model.heads[task.name]) for task in tasks]
         # Listed once: walking the modules at every step costs as much as a small network's forward pass.
         self._shared_parameters = _trained(model.shared_layer)
@@ -166,72 +213,119 @@ class SharedDifferentiator:
         # For every task all the others, whatever module lists them: a head may use a layer of the trunk or of another
         # head. Asking for a gradient that does not exist costs next to nothing.
         self._other_parameters = [parameter for parameter in _trained(model) if id(parameter) not in shared]
-        self._trunk_uses_shared: bool | None = None  # not known before the first batch has gone through
+        self._in_place: set[int] = set()  # heads that write into what they are given
         if not self._shared_parameters:
             raise ValueError(
                 "the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients"
             )
 
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
-        shared_output = self._model.shared_layer(self._model.trunk(*inputs))
-        losses = [task.loss(head(shared_output), targets[task.name]) for task, head in self._heads]
-        return PlainLosses(attached_losses_T=torch.stack(losses))
+        with self._forward(inputs):
+            cut_output = self._cut_output(inputs)
+            outputs = [head(cut_output) for _, head in self._heads]
+        return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
-        trunk_output = self._model.trunk(*inputs)
-        cut = trunk_output.detach().requires_grad_()
-        shared_output = self._model.shared_layer(cut)
+        cut_output, cuts, losses = self._cut_losses(inputs, targets)
         num_shared = len(self._shared_parameters)
-
-        losses, rows, trunk_gradients, other_gradients = [], [], [], []
-        for task, head in self._heads:
-            loss = task.loss(head(shared_output), targets[task.name])
+        rows, cut_gradients, other_gradients = [], [], []
+        for cut, loss in zip(cuts, losses, strict=True):
             down_to = [*self._shared_parameters, cut, *self._other_parameters]
-            # Kept for the last task too: a head may reach into the trunk's graph past h, which is walked once more.
+            # Kept for the last task too: a head may reach into the trunk's graph, which is walked once more.
             gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
-            losses.append(loss.detach())
-            rows.append(_joined(gradients[:num_shared], self._shared_parameters))
-            trunk_gradients.append(gradients[num_shared])
+            direct = gradients[:num_shared]
+            rows.append(self._row(cut_output, gradients[num_shared], direct))
+            cut_gradients.append(gradients[num_shared])
             other_gradients.append(gradients[num_shared + 1 :])
-        below_cut_TD = torch.stack(rows)
         return SharedTaskGradients(
-            losses_T=torch.stack(losses),
-            gradients_TD=self._with_trunk(below_cut_TD, trunk_output, trunk_gradients),
-            below_cut_TD=below_cut_TD,
+            losses_T=torch.stack([loss.detach() for loss in losses]),
+            gradients_TD=torch.stack(rows),
             shared_parameters=self._shared_parameters,
             other_parameters=self._other_parameters,
             other_gradients=other_gradients,
-            trunk_output=trunk_output,
-            trunk_gradients=trunk_gradients,
+            cut_output=cut_output,
+            cut_gradients=cut_gradients,
         )
 
-    def _with_trunk(
-        self, below_cut_TD: Tensor, trunk_output: Tensor, trunk_gradients: Sequence[Tensor | None]
-    ) -> Tensor:
-        """∇_W L_i, (T, D): what comes from below the cut, and through the trunk where that uses W too."""
+    def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
+        cut_output, cuts, losses = self._cut_losses(inputs, targets)
+        earlier = [parameter.grad for parameter in self._shared_parameters]
+        for parameter in self._shared_parameters:
+            parameter.grad = None
+        weights = [w.to(loss.dtype) for w, loss in zip(weights_T.unbind(), losses, strict=True)]
+        # The graph is kept for heads that use W, and for those that reach into the trunk's.
+        torch.autograd.backward(losses, weights, retain_graph=True)
+        directs: Sequence[Sequence[Tensor | None]] = [()] * len(losses)
+        if any(parameter.grad is not None for parameter in self._shared_parameters):
+            # A head uses W itself. What the pass has left there is the sum over the tasks; each one's part is needed.
+            directs = [self._down_to_shared(loss, weight) for loss, weight in zip(losses, weights, strict=True)]
+        gradients = [cut.grad for cut in cuts]
+        weighted_TD = torch.stack(
+            [self._row(cut_output, g, direct) for g, direct in zip(gradients, directs, strict=True)]
+        )
+        for parameter, gradient in zip(self._shared_parameters, earlier, strict=True):
+            parameter.grad = gradient
+        _add_row(self._shared_parameters, weighted_TD.sum(0))
+        _backward_to_trunk(cut_output, [g for g in gradients if g is not None], self._other_parameters)
+        losses_T = torch.stack([loss.detach() for loss in losses])
+        return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted_TD=weighted_TD)
 
-        def through_trunk(gradient: Tensor) -> Sequence[Tensor | None]:
-            return torch.autograd.grad(
-                trunk_output, self._shared_parameters, gradient, retain_graph=True, allow_unused=True
-            )
+    def _cut_losses(self, inputs: Sequence[Tensor], targets: Targets) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """z with its graph, the copies of it that the heads got, and the losses with their graphs down to these."""
+        with self._forward(inputs):
+            cut_output = self._cut_output(inputs)
+            cuts = [cut_output.detach().requires_grad_() for _ in self._heads]
+            outputs = [self._head_output(index, cut) for index, cut in enumerate(cuts)]
+        return cut_output, cuts, self._losses(outputs, targets)
 
-        if self._trunk_uses_shared is None:
-            # Asked of the graph, since a module may use a layer that it does not list. Where there is no way from h to
-            # W, nothing is computed.
-            found = through_trunk(torch.zeros_like(trunk_output)) if trunk_output.requires_grad else ()
-            self._trunk_uses_shared = any(gradient is not None for gradient in found)
-        if not self._trunk_uses_shared:
-            return below_cut_TD
-        zeros = torch.zeros_like(trunk_output)  # of a task that does not use h
-        rows = [through_trunk(zeros if gradient is None else gradient) for gradient in trunk_gradients]
-        return below_cut_TD + torch.stack([_joined(row, self._shared_parameters) for row in rows])
+    def _forward(self, inputs: Sequence[Tensor]) -> AbstractContextManager[object]:
+        """What the forward pass runs in; the backward pass does not: each of its operations knows its own type."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(inputs[0].device.type, self._autocast)
+
+    def _cut_output(self, inputs: Sequence[Tensor]) -> Tensor:
+        cut_output = self._model.shared_layer(self._model.trunk(*inputs))
+        if not isinstance(cut_output, Tensor):
+            raise TypeError(f"the shared layer must give one tensor to the heads, not {type(cut_output).__name__}")
+        return cut_output
+
+    def _head_output(self, index: int, cut: Tensor) -> Tensor:
+        _, head = self._heads[index]
+        if index not in self._in_place:
+            try:
+                return head(cut)
+            except RuntimeError as error:
+                if "in-place" not in str(error):
+                    raise
+                self._in_place.add(index)  # such as a ReLU that saves memory: a cut must stay as it is
+        return head(cut.clone())
+
+    def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
+        return [
+            task.loss(_at_least_float32(output), targets[task.name])
+            for (task, _), output in zip(self._heads, outputs, strict=True)
+        ]
+
+    def _row(self, cut_output: Tensor, cut_gradient: Tensor | None, direct: Sequence[Tensor | None]) -> Tensor:
+        """∇_W of one task, (D,): by way of the cut, also through the trunk where that uses W too, and directly."""
+        nothing: Sequence[Tensor | None] = [None] * len(self._shared_parameters)
+        by_cut = nothing if cut_gradient is None else self._down_to_shared(cut_output, cut_gradient)
+        row_D = _joined(by_cut, self._shared_parameters)
+        if any(gradient is not None for gradient in direct):
+            row_D = row_D + _joined(direct, self._shared_parameters)
+        return row_D
+
+    def _down_to_shared(self, output: Tensor, gradient: Tensor) -> Sequence[Tensor | None]:
+        """From there to W and no further: what no path to W leads through is not computed."""
+        return torch.autograd.grad(output, self._shared_parameters, gradient, retain_graph=True, allow_unused=True)
 
 
 class SeparateDifferentiator:
     """T tasks with a network each."""
 
-    def __init__(self, model: SeparateModels, tasks: Sequence[Task]) -> None:
-        self._parts = [SharedDifferentiator(model.network(task.name), [task]) for task in tasks]
+    def __init__(self, model: SeparateModels, tasks: Sequence[Task], *, autocast: torch.dtype | None = None) -> None:
+        self._parts = [SharedDifferentiator(model.network(task.name), [task], autocast=autocast) for task in tasks]
 
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
         parts = [part.plain_losses(inputs, targets).attached_losses_T for part in self._parts]
@@ -239,6 +333,15 @@ class SeparateDifferentiator:
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SeparateTaskGradients:
         return SeparateTaskGradients(parts=[part.task_gradients(inputs, targets) for part in self._parts])
+
+    def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
+        weights = weights_T.split(1)
+        parts = [part.backward(inputs, targets, w) for part, w in zip(self._parts, weights, strict=True)]
+        return WeightedTaskGradients(
+            losses_T=torch.cat([part.losses_T for part in parts]),
+            weights_T=weights_T,
+            weighted_TD=torch.block_diag(*[part.weighted_TD for part in parts]),
+        )
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
@@ -255,12 +358,39 @@ def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Paramete
     )
 
 
+def _backward_to_trunk(cut_output: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Add what the sum of the gradients at the cut does to those parameters, W not being among them."""
+    if gradients and parameters:
+        # Autograd adds up what arrives at the same tensor.
+        torch.autograd.backward([cut_output] * len(gradients), list(gradients), inputs=list(parameters))
+
+
+def _add_row(parameters: Sequence[nn.Parameter], row_D: Tensor) -> None:
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, gradient in zip(parameters, row_D.split(sizes), strict=True):
+        _add_gradient(parameter, gradient.view_as(parameter))
+
+
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], weight: Tensor) -> None:
     """Add w_i times a task's gradients. Adds, because two tasks may use a parameter."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            weighted = weight * gradient
-            parameter.grad = weighted if parameter.grad is None else parameter.grad + weighted
+            _add_gradient(parameter, weight * gradient)
+
+
+def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def norms(gradients_TD: Tensor) -> Tensor:
+    """‖g_i‖₂ of each row, shape (T,), in float32 or better."""
+    return torch.linalg.vector_norm(_at_least_float32(gradients_TD), dim=1)
+
+
+def gramian(gradients_TD: Tensor) -> Tensor:
+    """⟨g_i, g_j⟩ of the rows, shape (T, T), in float32 or better."""
+    rows_TD = _at_least_float32(gradients_TD)
+    return rows_TD @ rows_TD.mT
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

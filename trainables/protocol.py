@@ -201,6 +201,7 @@ class LaneReport:
     metrics: Mapping[str, float]
     checkpoint: Checkpoint | None = None
     ending: LaneEnding | None = None
+    notices: Sequence[str] = ()  # what somebody should know of the training so far, a sentence each
     message: str = ""  # one line on the ending: names the task and the step where there is one
     traceback: str = ""
 

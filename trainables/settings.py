@@ -28,6 +28,11 @@ class TrainingSettings:
     weight_lr: float
     initial_loss: str
     initial_loss_batches: int
+    stuck_reports: int
+    stuck_weight_cap: float
+    micro_batches: int
+    clip_norm: float
+    autocast: str
     seed: int
     report_every: int
     checkpoint_every: int
@@ -56,6 +61,11 @@ class TrainingSettings:
     def torch_dtype(self) -> torch.dtype:
         """``dtype`` as torch names it."""
         return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """``autocast`` as torch names it; None: off."""
+        return {"none": None, "bfloat16": torch.bfloat16}[self.autocast]
 
     def next_report(self, step: int) -> int:
         """The step of the first report after ``step``: a multiple of report_every, or the last step."""

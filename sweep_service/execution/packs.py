@@ -180,6 +180,9 @@ class _LaneReporter:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
         stopped = self._send(messages)
+        for report in reports:
+            for notice in report.notices:
+                self._link.note(report.lane, f"Step {report.step}: {notice}.")
         # Only now that the store names the new ones may their predecessors go.
         for trial_id, path in written.items():
             predecessor = self._last_checkpoint.get(trial_id)

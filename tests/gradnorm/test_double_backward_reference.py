@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_problems import SHARED_LAYERS, layer_problem
 
-from trainables.balancers.gradnorm import SMALLEST_WEIGHT
+from trainables.balancers.base import SMALLEST_WEIGHT
 from trainables.batches import Batches
 from trainables.engine.lane import DATA_STREAM
 from trainables.protocol import Lane
@@ -60,25 +61,29 @@ def reference(problem, *, alpha, weight_lr, lr, batch_size, seed):
         )
 
 
-@pytest.mark.parametrize(
-    ("num_tasks", "alpha", "weight_lr"), [(2, 1.5, 0.025), (3, 1.5, 0.025), (3, 0.12, 0.2), (2, -0.5, 0.05)]
-)
-def test_fifty_steps_equal_the_double_backward_reference(num_tasks, alpha, weight_lr):
-    problem = tiny_problem(num_tasks=num_tasks)
-    values = {"alpha": alpha, "weight_lr": weight_lr, "lr": 1e-2, "batch_size": 16, "seed": 5}
-    params = {**values, "dtype": "float64", "steps": STEPS, "report_every": 1, "checkpoint_every": 1}
+def trained(problem, *, batch_size=16, **values):
+    """The reports of the engine, one a step, each with its checkpoint."""
+    every_step = {"dtype": "float64", "steps": STEPS, "report_every": 1, "checkpoint_every": 1}
     reports = []
 
     def keep(new):
         reports.extend(new)
         return ()
 
+    params = {"batch_size": batch_size, **values, **every_step}
     train(problem, [Lane(key="a", balancer="gradnorm", params=params)], keep)
-    assert len(reports) == STEPS
+    assert len(reports) == STEPS, reports[-1].message
+    return reports
+
+
+def compare(problem, **values):
+    """Weights, gradients and parameters of 50 steps agree to 1e-10."""
     names = [task.name for task in problem.tasks]
+    exact = {"rtol": 0.0, "atol": 1e-10}
     moments: dict[str, torch.Tensor] = {}
-    for report, (norms, weights, state, gradients) in zip(reports, reference(problem, **values), strict=True):
-        exact = {"rtol": 0.0, "atol": 1e-10}
+    for report, (norms, weights, state, gradients) in zip(
+        trained(problem, **values), reference(problem, **values), strict=True
+    ):
         seen = torch.tensor([report.metrics[f"grad_norm/{name}"] for name in names], dtype=torch.float64)
         torch.testing.assert_close(seen, norms, **exact)
         torch.testing.assert_close(report.checkpoint.balancer_state["weights_T"], weights, **exact)
@@ -88,6 +93,45 @@ def test_fifty_steps_equal_the_double_backward_reference(num_tasks, alpha, weigh
             torch.testing.assert_close(report.checkpoint.optimizer["state"][index]["exp_avg"], moments[name], **exact)
         for name, value in state.items():
             torch.testing.assert_close(report.checkpoint.model[name], value, **exact)
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "alpha", "weight_lr"), [(2, 1.5, 0.025), (3, 1.5, 0.025), (3, 0.12, 0.2), (2, -0.5, 0.05)]
+)
+def test_fifty_steps_equal_the_double_backward_reference(num_tasks, alpha, weight_lr):
+    compare(tiny_problem(num_tasks=num_tasks), alpha=alpha, weight_lr=weight_lr, lr=1e-2, batch_size=16, seed=5)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 10])
+@pytest.mark.parametrize("shared_layer", SHARED_LAYERS)
+def test_whatever_the_shared_layer_is_and_however_many_tasks_there_are(shared_layer, num_tasks):
+    problem = layer_problem(shared_layer, num_tasks)
+    compare(problem, alpha=1.5, weight_lr=0.025, lr=1e-2, batch_size=16, seed=11)
+
+
+@pytest.mark.parametrize(("num_tasks", "weight_lr"), [(2, 1.2), (10, 0.5)])
+def test_weights_that_run_into_the_guard_agree_too(num_tasks, weight_lr):
+    values = {"alpha": 3.0, "weight_lr": weight_lr, "lr": 1e-2, "batch_size": 16, "seed": 2}
+    problem = layer_problem("Linear", num_tasks)
+    weights = [report.checkpoint.balancer_state["weights_T"] for report in trained(problem, **values)]
+    assert min(weight.min().item() for weight in weights) < 2 * SMALLEST_WEIGHT, "the guard was never needed"
+    compare(problem, **values)
+
+
+@pytest.mark.parametrize("shared_layer", SHARED_LAYERS)
+def test_the_order_of_the_tasks_changes_nothing_but_the_order(shared_layer):
+    """Not even the trunk: each sum over the tasks is the same but for rounding."""
+    order = [2, 0, 1]
+    values = {"alpha": 1.5, "weight_lr": 0.05, "lr": 1e-2, "batch_size": 16, "seed": 7}
+    straight = trained(layer_problem(shared_layer, 3), **values)
+    permuted = trained(layer_problem(shared_layer, 3, order), **values)
+    for one, other in zip(straight, permuted, strict=True):
+        for key, value in one.metrics.items():
+            assert other.metrics[key] == pytest.approx(value, rel=1e-9), key
+        weights = one.checkpoint.balancer_state["weights_T"][order]
+        torch.testing.assert_close(other.checkpoint.balancer_state["weights_T"], weights, rtol=0, atol=1e-10)
+        for name, parameter in one.checkpoint.model.items():
+            torch.testing.assert_close(other.checkpoint.model[name], parameter, rtol=0, atol=1e-10)
 
 
 def test_the_reference_is_not_blind():

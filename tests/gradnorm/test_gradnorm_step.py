@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo
-from trainables.balancers.gradnorm import SMALLEST_WEIGHT, GradNorm, adam_step, guarded, relative_rates, weight_gradient
+from trainables.balancers.base import SMALLEST_WEIGHT
+from trainables.balancers.gradnorm import GradNorm, adam_step, guarded, relative_rates, weight_gradient
 from trainables.balancers.initial_loss import InitialLoss, InitialLossError, NegativeLossError, check_initial_losses
 
 CPU = torch.device("cpu")
@@ -127,6 +128,40 @@ def test_weights_stay_positive_and_sum_to_the_number_of_tasks_whatever_happens(a
         _, state = weigh(balancer, losses, norms, state)
         assert (state[WEIGHTS] > 0).all()
         assert math.isclose(state[WEIGHTS].sum().item(), 3, rel_tol=1e-12)
+
+
+@given(scale=st.floats(min_value=1e-3, max_value=1e3), alpha=st.floats(min_value=-3, max_value=3))
+def test_scaling_all_losses_by_a_constant_scales_the_gradient_of_the_weights_and_leaves_its_direction(scale, alpha):
+    # At fixed parameters of the network: n_i and L_i(t), L_i(0) all grow by the factor, so that r_i stays.
+    losses, initial, norms, weights = tensor(3, 0.2, 8), tensor(4, 1, 9), tensor(5, 0.3, 40), tensor(0.6, 2.1, 0.3)
+    gradient = weight_gradient(norms, weights, relative_rates(losses, initial), alpha)
+    scaled = weight_gradient(scale * norms, weights, relative_rates(scale * losses, scale * initial), alpha)
+    torch.testing.assert_close(scaled, scale * gradient, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])
+def test_in_other_units_of_all_losses_the_weights_take_the_same_way(scale):
+    """Adam divides by the size of the gradient: but for its epsilon even the steps are the same."""
+    balancer = GradNorm(alpha=1.2, weight_lr=0.05, initial_loss=InitialLoss(given=[None] * 3))
+    one, other = start(balancer, 3), start(balancer, 3)
+    generator = torch.Generator().manual_seed(8)
+    for _ in range(30):
+        losses, norms = torch.rand(2, 3, generator=generator, dtype=torch.float64) + 0.5
+        _, one = weigh(balancer, losses, norms, one)
+        _, other = weigh(balancer, scale * losses, scale * norms, other)
+    torch.testing.assert_close(other[WEIGHTS], one[WEIGHTS], rtol=1e-4, atol=0)
+
+
+def test_a_task_that_lags_gains_weight_step_by_step():
+    balancer = GradNorm(alpha=1.5, weight_lr=0.02, initial_loss=InitialLoss(given=[1.0, 1.0]))
+    state = start(balancer)
+    history = [state[WEIGHTS][0].item()]
+    for step in range(1, 20):
+        losses = tensor(1.0, 0.9**step)  # task 0 does not move
+        _, state = weigh(balancer, losses, tensor(1, 1), state)
+        history.append(state[WEIGHTS][0].item())
+    assert history == sorted(history)
+    assert history[-1] > 1.2
 
 
 def test_the_order_of_the_tasks_does_not_matter():

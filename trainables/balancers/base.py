@@ -19,6 +19,7 @@ State = Mapping[str, Tensor]
 
 WEIGHTS = "weights_T"  # in every state: the weights that the next step will use, as far as they are known before it
 INITIAL_LOSSES = "initial_losses_T"  # in the state of the balancers that use L(0)
+SMALLEST_WEIGHT = 1e-4  # of GradNorm's: one at 0 could not come back, since its task's G would be 0 whatever n is
 
 
 class Needs(IntEnum):
@@ -63,6 +64,18 @@ class Balancer:
     def after_step(self, losses_T: Tensor, state: State) -> State:
         """The state after the network's step; gets the same batch's losses as they are now (``uses_after_step``)."""
         raise NotImplementedError
+
+    def at_report(self, mean_losses_T: Tensor, state: State) -> State:
+        """The state after a report; gets the mean losses of the steps since the last one."""
+        return state
+
+    def metrics(self, state: State) -> Mapping[str, Tensor]:
+        """What it has to report beside the weights: a row of T numbers by the first part of their metrics' keys."""
+        return {}
+
+    def notices(self, before: State, after: State, task_names: Sequence[str]) -> Sequence[str]:
+        """What ``at_report`` has found out that somebody should know, in sentences. Waits for the device."""
+        return ()
 
     def check(self, state: State, task_names: Sequence[str]) -> None:
         """Refuse a state that cannot be trained on. Waits for the device: called at reports only."""

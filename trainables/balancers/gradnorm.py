@@ -5,13 +5,22 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from trainables.balancers.base import INITIAL_LOSSES, WEIGHTS, Balancer, GradientInfo, Needs, State, ones
+from trainables.balancers.base import (
+    INITIAL_LOSSES,
+    SMALLEST_WEIGHT,
+    WEIGHTS,
+    Balancer,
+    GradientInfo,
+    Needs,
+    State,
+    ones,
+)
 from trainables.balancers.initial_loss import (
     LOWEST_LOSSES,
     InitialLoss,
@@ -19,10 +28,9 @@ from trainables.balancers.initial_loss import (
     check_lowest_losses,
     lowest_losses,
 )
+from trainables.balancers.stuck import StuckRule
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
-
-SMALLEST_WEIGHT = 1e-4  # a weight at 0 could not come back: its task's G would be 0 whatever its gradient is
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants (Kingma & Ba, 2015), for the weights' own Adam
 ADAM_MEAN, ADAM_SQUARE, ADAM_STEPS = "adam_mean_T", "adam_square_T", "adam_steps"
@@ -72,6 +80,7 @@ class GradNorm(Balancer):
     alpha: float
     weight_lr: float
     initial_loss: InitialLoss
+    stuck: StuckRule = field(default_factory=lambda: StuckRule(reports=0))
 
     name = "gradnorm"
     weighs_ahead = True
@@ -83,6 +92,7 @@ class GradNorm(Balancer):
             alpha=settings.alpha,
             weight_lr=settings.weight_lr,
             initial_loss=InitialLoss.from_settings(settings, tasks),
+            stuck=StuckRule(reports=settings.stuck_reports, weight_cap=settings.stuck_weight_cap),
         )
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -94,6 +104,7 @@ class GradNorm(Balancer):
             ADAM_STEPS: torch.zeros((), device=device, dtype=torch.float64),
             LOWEST_LOSSES: torch.full_like(weights_T, torch.inf),
             **self.initial_loss.initial_state(device=device, dtype=dtype),
+            **self.stuck.initial_state(num_tasks, device, dtype),
         }
 
     def weigh(
@@ -106,7 +117,18 @@ class GradNorm(Balancer):
         rates_T = relative_rates(losses_T, initial[INITIAL_LOSSES])
         gradient_T = weight_gradient(gradients.norms_T, weights_T, rates_T, self.alpha)
         moved_T, adam = adam_step(weights_T, gradient_T, state, self.weight_lr)
-        return weights_T, {WEIGHTS: guarded(moved_T), **adam, **initial, **lowest_losses(losses_T, state)}
+        next_T = self.stuck.capped(guarded(moved_T), state)
+        known = {**adam, **initial, **lowest_losses(losses_T, state), **self.stuck.kept(state)}
+        return weights_T, {WEIGHTS: next_T, **known}
+
+    def at_report(self, mean_losses_T: Tensor, state: State) -> State:
+        return {**state, **self.stuck.judge(mean_losses_T, state)}
+
+    def metrics(self, state: State) -> Mapping[str, Tensor]:
+        return self.stuck.metrics(state)
+
+    def notices(self, before: State, after: State, task_names: Sequence[str]) -> Sequence[str]:
+        return self.stuck.notices(before, after, task_names)
 
     def check(self, state: State, task_names: Sequence[str]) -> None:
         check_initial_losses(state, task_names)

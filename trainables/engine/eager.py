@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
+from trainables.balancers.initial_loss import LossRatioError
 from trainables.engine.lane import LaneTraining
 from trainables.engine.watch import NonFiniteError
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.ranks import Ranks
 
 _OUT_OF_MEMORY = (  # in lower case
     "can't allocate memory",
@@ -23,28 +25,40 @@ _OUT_OF_MEMORY = (  # in lower case
 )
 
 
-def train_eagerly(problem: Problem, lanes: Sequence[Lane], report: Reporter, *, device: torch.device) -> None:
+def train_eagerly(
+    problem: Problem, lanes: Sequence[Lane], report: Reporter, *, device: torch.device, ranks: Ranks
+) -> None:
     """Train each lane in turn. What goes wrong in one ends that one; what ``report`` raises ends them all."""
     for lane in lanes:
-        _train_lane(problem, lane, report, device)
+        _train_lane(problem, lane, report if ranks.rank == 0 else _say_nothing, device, ranks)
         _release_memory()
 
 
-def _train_lane(problem: Problem, lane: Lane, report: Reporter, device: torch.device) -> None:
+def _train_lane(problem: Problem, lane: Lane, report: Reporter, device: torch.device, ranks: Ranks) -> None:
     run: LaneTraining | None = None
     while True:
         # Only the lane's own work is guarded. A report that raises is not its fault.
         try:
-            run = run if run is not None else LaneTraining(problem, lane, device)
+            run = run if run is not None else LaneTraining(problem, lane, device, ranks)
             lane_report = run.advance()
-        except Exception as error:  # noqa: BLE001  # the lane runs its author's code
+        except Exception as error:
             lane_report = _failure(lane, run.step if run is not None else _first_step(lane), error)
-        asked_to_stop = lane.key in report([lane_report])
+            if ranks.size > 1 and not isinstance(error, NonFiniteError | LossRatioError):
+                # These two come of numbers that all ranks share. Any other fault is this rank's, and the others wait
+                # for it in vain: the whole training ends.
+                report([lane_report])
+                raise
+        asked_to_stop = ranks.of_the_first(lane.key in report([lane_report]))
         if lane_report.ending is not None:
             return
         if asked_to_stop:
             report([LaneReport(lane=lane.key, step=lane_report.step, metrics={}, ending=LaneEnding.STOPPED)])
             return
+
+
+def _say_nothing(reports: Sequence[LaneReport]) -> Collection[str]:
+    """What the ranks but the first do with reports that are the same on all of them."""
+    return ()
 
 
 def _failure(lane: Lane, step: int, error: Exception) -> LaneReport:

@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.balancers import INITIAL_LOSSES, WEIGHTS, GradientInfo, Needs, create_balancer
+from trainables.balancers import INITIAL_LOSSES, WEIGHTS, create_balancer
 from trainables.balancers.gradnorm import relative_rates
 from trainables.batches import Batches, BatchPosition
 from trainables.checkpoint import Checkpoint, CheckpointError, plain
+from trainables.engine.step import Stepper, trained_parameters
 from trainables.engine.watch import FiniteWatch, NonFiniteError
 from trainables.evaluation import constant_losses, evaluate, to_floats
-from trainables.gradients import WeighableLosses, differentiator
+from trainables.gradients import differentiator
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem
+from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
 from trainables.settings import TrainingSettings
 
@@ -34,7 +36,7 @@ class LaneTraining:
     ``advance`` trains to the next report and returns it. Between two reports nothing waits for the device.
     """
 
-    def __init__(self, problem: Problem, lane: Lane, device: torch.device) -> None:
+    def __init__(self, problem: Problem, lane: Lane, device: torch.device, ranks: Ranks = ONE_PROCESS) -> None:
         """Seed this process for the lane and build it, or take it from its checkpoint.
 
         Raises:
@@ -49,11 +51,17 @@ class LaneTraining:
         self._balancer = create_balancer(lane.balancer, settings, self._tasks)
         self._model = self._balancer.build_model(problem).to(device=device, dtype=settings.torch_dtype)
         self._model.train()
-        self._differentiator = differentiator(self._model, self._tasks)
-        self._parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        parameters = trained_parameters(self._model)
         # AdamW without decay is Adam. Fused: one call for all parameters, on the CPU too.
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        self._optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self._stepper = Stepper(
+            self._model,
+            differentiator(self._model, self._tasks, autocast=settings.autocast_dtype),
+            self._balancer,
+            self._optimizer,
+            ranks=ranks,
+            micro_batches=settings.micro_batches,
+            clip_norm=settings.clip_norm,
         )
         num_tasks = len(self._tasks)
         self._state = self._balancer.initial_state(num_tasks=num_tasks, device=device, dtype=settings.torch_dtype)
@@ -69,7 +77,7 @@ class LaneTraining:
         self._batches = Batches(
             problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
         )
-        size = sum(parameter.numel() for parameter in self._parameters)
+        size = sum(parameter.numel() for parameter in parameters)
         resumed = " (resumed)" if lane.resume_from is not None else ""
         steps = f"step {self.step} to {settings.steps}{resumed}"
         logger.info("%s on %s, %d parameters, %s", lane.balancer, device, size, steps)
@@ -85,11 +93,12 @@ class LaneTraining:
         settings = self._settings
         target = settings.next_report(self.step)
         metrics: dict[str, float] = {}
+        notices: Sequence[str] = ()
         while self.step < target:
             is_last = self.step + 1 == target
             losses_T, norms_T = self.train_on(*self._batches.take(), norms_wanted=is_last)
             if is_last:
-                metrics = self._training_metrics(losses_T, norms_T)
+                metrics, notices = self._look_back(losses_T, norms_T)
         metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
         is_end = self.step >= settings.steps
         if is_end and self._lane.evaluate_test:
@@ -100,6 +109,7 @@ class LaneTraining:
             lane=self._lane.key,
             step=self.step,
             metrics=metrics,
+            notices=notices,
             checkpoint=self._checkpoint() if settings.is_checkpoint_due(self.step) else None,
             ending=LaneEnding.COMPLETED if is_end else None,
         )
@@ -120,45 +130,32 @@ class LaneTraining:
         """Take one step on a batch, without waiting for the device: the losses before it, and the norms n_i where they
         are ``norms_wanted`` or the balancer needs them.
         """
-        for parameter in self._parameters:
-            parameter.grad = None
-        batch: WeighableLosses
-        norms_T, gramian_TT = None, None
-        if norms_wanted or self._balancer.needs > Needs.NOTHING:
-            gradients = self._differentiator.task_gradients(inputs, targets)
-            batch, norms_T = gradients, gradients.norms_T
-            if self._balancer.needs >= Needs.GRAMIAN:
-                gramian_TT = gradients.gramian_TT
-        else:
-            batch = self._differentiator.plain_losses(inputs, targets)
-        losses_T = batch.losses_T
-        info = GradientInfo(norms_T=norms_T, gramian_TT=gramian_TT)
-        weights_T, self._state = self._balancer.weigh(losses_T, info, self._state, self._generator)
-        batch.backward(weights_T)
-        self._optimizer.step()
-        if self._balancer.uses_after_step:
-            with torch.no_grad():
-                after_T = self._differentiator.plain_losses(inputs, targets).losses_T
-            self._state = self._balancer.after_step(after_T, self._state)
-
+        done = self._stepper.step(inputs, targets, self._state, self._generator, norms_wanted=norms_wanted)
+        self._state = done.state
         self.step += 1
-        self._loss_sums_T += losses_T
+        self._loss_sums_T += done.losses_T
         self._steps_summed += 1
-        self._watch.see(self.step, losses_T, norms_T)
+        self._watch.see(self.step, done.losses_T, done.norms_T)
         if self.step == 1:
-            self._first_losses_T = losses_T
-        return losses_T, norms_T
+            self._first_losses_T = done.losses_T
+        return done.losses_T, done.norms_T
 
-    def _training_metrics(self, losses_T: Tensor, norms_T: Tensor | None) -> dict[str, float]:
-        """What training itself has to say at a report; starts the next mean."""
+    def _look_back(self, losses_T: Tensor, norms_T: Tensor | None) -> tuple[dict[str, float], Sequence[str]]:
+        """What training itself has to say at a report, metrics and notices; starts the next mean."""
         self._balancer.check(self._state, self._names)
         self._watch.check(self._names)
+        means_T = self._loss_sums_T / self._steps_summed
+        before, self._state = self._state, self._balancer.at_report(means_T, self._state)
+        notices = self._balancer.notices(before, self._state, self._names)
+        for notice in notices:
+            logger.warning("step %d: %s", self.step, notice)
         initial_T = self._state.get(INITIAL_LOSSES, self._first_losses_T)
         rows: dict[str, Tensor | None] = {
-            "train/loss": self._loss_sums_T / self._steps_summed,
+            "train/loss": means_T,
             "weight": self.weights_T,
             "grad_norm": norms_T,
             "relative_rate": relative_rates(losses_T, initial_T),
+            **self._balancer.metrics(self._state),
         }
         self._loss_sums_T = torch.zeros_like(self._loss_sums_T)
         self._steps_summed = 0
@@ -171,7 +168,8 @@ class LaneTraining:
             }
         )
         # A loss that starts at 0 has no rate; no fault of a lane whose balancer does not use the rates.
-        return {k: v for k, v in values.items() if math.isfinite(v) or not k.startswith("relative_rate/")}
+        told = {k: v for k, v in values.items() if math.isfinite(v) or not k.startswith("relative_rate/")}
+        return told, notices
 
     def _refuse_non_finite(self, metrics: Mapping[str, float]) -> None:
         for key, value in metrics.items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sweep_service.execution.packs import readable_checkpoint
-from sweep_service.services.packs import LaneOrder
+from sweep_service.domain.states import TrialEnding
+from sweep_service.execution.packs import readable_checkpoint, train_pack
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from trainables.checkpoint import Checkpoint
 from trainables.protocol import Lane
 from trainables.testing import tiny_problem
@@ -71,3 +74,35 @@ def test_a_checkpoint_that_cannot_be_read_costs_the_steps_and_not_the_trial(chec
     assert trial_id == "trl_1"
     assert "trains from its first step" in message
     assert str(checkpoint) in message
+
+
+class Listening:
+    """A link that keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.reported: list[LaneMessage] = []
+        self.noted: list[tuple[str, str]] = []
+
+    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        self.reported += messages
+        return ()
+
+    def note(self, trial_id: str, message: str) -> None:
+        self.noted.append((trial_id, message))
+
+    def log(self, said: Sequence[LaneLines]) -> bool:
+        return True
+
+
+def test_what_a_training_has_noticed_is_noted_on_its_trial(tmp_path: Path) -> None:
+    # Both tasks differ in scale alone: that of scale 1 is drowned at first, and its weight climbs.
+    params = {"rows": 200, "hidden": [8], "steps": 30, "report_every": 3, "weight_lr": 0.1, "lr": 1e-5}
+    lane = replace(order(None), params=params, checkpoint_dir=str(tmp_path))
+    link = Listening()
+    train_pack(PackOrder(trainable="toy_regression", lanes=(lane,), num_threads=1, gpus=0), link)
+    assert link.reported[-1].ending is TrialEnding.COMPLETED
+    stuck = [message.step for message in link.reported if message.metrics["stuck/f1"]]
+    ((trial_id, message),) = link.noted
+    assert trial_id == "trl_1"
+    assert message.startswith(f"Step {stuck[0]}: task 'f1' is stuck: its weight rose from ")
+    assert message.endswith(").")

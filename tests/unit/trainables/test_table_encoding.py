@@ -64,7 +64,8 @@ columns = {
     "text": st.one_of(st.none(), texts, st.sampled_from(["007", "7", "7.0", "true", "True", "NA", "1e3", " x"])),
     "whole": st.integers(-(10**12), 10**12),
     "whole or nothing": st.one_of(st.none(), st.integers(-100, 100)),
-    "real": st.one_of(st.none(), st.floats(-1e6, 1e6)),
+    # Of spreads such as 1e-156 every other row is too far away, and is refused; that has a test of its own.
+    "real": st.one_of(st.none(), st.floats(-1e6, 1e6).map(lambda value: round(value, 9))),
     "yes or no": st.booleans(),
     "yes, no or nothing": st.one_of(st.none(), st.booleans()),
     "zip": st.one_of(st.none(), st.integers(1, 5)),
