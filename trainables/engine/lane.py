@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.balancers import INITIAL_LOSSES, WEIGHTS, create_balancer
 from trainables.balancers.gradnorm import relative_rates
@@ -96,7 +96,7 @@ class LaneTraining:
         notices: Sequence[str] = ()
         while self.step < target:
             is_last = self.step + 1 == target
-            losses_T, norms_T = self._train_step(norms_wanted=is_last)
+            losses_T, norms_T = self.train_on(*self._batches.take(), norms_wanted=is_last)
             if is_last:
                 metrics, notices = self._look_back(losses_T, norms_T)
         metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
@@ -114,8 +114,22 @@ class LaneTraining:
             ending=LaneEnding.COMPLETED if is_end else None,
         )
 
-    def _train_step(self, *, norms_wanted: bool) -> tuple[Tensor, Tensor | None]:
-        inputs, targets = self._batches.take()
+    @property
+    def model(self) -> nn.Module:
+        """The network as it is now."""
+        return self._model
+
+    @property
+    def weights_T(self) -> Tensor:
+        """The weights that the next step will use, as far as they are known before it."""
+        return self._state[WEIGHTS]
+
+    def train_on(
+        self, inputs: Sequence[Tensor], targets: Mapping[str, Tensor], *, norms_wanted: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take one step on a batch, without waiting for the device: the losses before it, and the norms n_i where they
+        are ``norms_wanted`` or the balancer needs them.
+        """
         done = self._stepper.step(inputs, targets, self._state, self._generator, norms_wanted=norms_wanted)
         self._state = done.state
         self.step += 1
@@ -138,7 +152,7 @@ class LaneTraining:
         initial_T = self._state.get(INITIAL_LOSSES, self._first_losses_T)
         rows: dict[str, Tensor | None] = {
             "train/loss": means_T,
-            "weight": self._state[WEIGHTS],
+            "weight": self.weights_T,
             "grad_norm": norms_T,
             "relative_rate": relative_rates(losses_T, initial_T),
             **self._balancer.metrics(self._state),
