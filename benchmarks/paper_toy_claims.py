@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,13 +66,17 @@ def claims_of(rows: Sequence[Row], cell: Cell, lr: float) -> list[Claim]:
         for row in rows
         if row.cell == cell and not row.draw
     }
+    num_drawn = Counter(row.draw for row in rows if row.cell == cell and row.draw)
     others = {
         EQUAL: ("below equal weights", 0.0),
         UNCERTAINTY: ("below uncertainty weighting", 0.0),
         UNCERTAINTY_AT_LR: ("below uncertainty weighting, its s at the network's learning rate", 0.0),
         **{
-            best_method(draw): (f"at least as good as the best {draw} static weights", MATCHES * cell.num_tasks)
-            for draw in (UNIFORM, LOG_UNIFORM)
+            best_method(draw): (
+                f"at least as good as the best of {count} {draw} static weights",
+                MATCHES * cell.num_tasks,
+            )
+            for draw, count in num_drawn.items()
         },
     }
     claims = [
@@ -110,7 +115,7 @@ def claim(
     # The margin of a Contrast is for a word that is not used here; it only has to be positive.
     compared = compare([Contrast(baseline=theirs[0], best=best, other=other, margin=1.0)])[0]
     seeds = sorted(set(best) & set(other))
-    differences = [best[seed] - other[seed] for seed in seeds if math.isfinite(best[seed]) and math.isfinite(other[seed])]
+    differences = [best[seed] - other[seed] for seed in seeds if math.isfinite(best[seed] + other[seed])]
     return Claim(
         num_tasks=cell.num_tasks,
         spread=cell.spread,
@@ -192,7 +197,5 @@ def search_counts(rows: Sequence[Row], cell: Cell, lr: float) -> list[SearchCoun
 
 def _by_seed(rows: Sequence[Row], cell: Cell, method: str, lr: float) -> Mapping[int, Row]:
     return {
-        row.seed: row
-        for row in rows
-        if row.cell == cell and row.method == method and row.lr == lr and not row.draw
+        row.seed: row for row in rows if row.cell == cell and row.method == method and row.lr == lr and not row.draw
     }

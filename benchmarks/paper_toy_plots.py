@@ -51,7 +51,10 @@ def save_plots(folder: Path, rows: Sequence[Row], lr: float) -> list[Path]:
     shared = [row for row in rows if row.lr == lr]
     figures = {
         "curves.png": ("Test loss over the training: mean and standard deviation over seeds", _curves),
-        "weights.png": ("GradNorm's weights (mean over seeds); dotted: 1/σ², which would make the tasks equal", _weights),
+        "weights.png": (
+            "GradNorm's weights, mean over seeds; dotted: 1/σ², at which the tasks would be equal",
+            _weights,
+        ),
     }
     if any(row.draw for row in shared):
         figures["static.png"] = ("Networks with random static weights, all of one seed", _histogram)

@@ -43,13 +43,14 @@ def claim_line(claim: Claim) -> str:
         numbers += f" (sd {claim.sd_of_difference:.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
     if claim.margin:
         numbers += f", margin {claim.margin:g}"
-    return f"{verdict}: GradNorm {claim.text} ({rates})\n    {numbers}, lower on {claim.num_won} of {claim.num_pairs} seeds"
+    won = f"lower on {claim.num_won} of {claim.num_pairs} seeds"
+    return f"{verdict}: GradNorm {claim.text} ({rates})\n    {numbers}, {won}"
 
 
 def count_line(count: SearchCount) -> str:
     """One search of random static weights against the GradNorm network of its seed."""
-    better = "none is" if not count.num_below_gradnorm else f"{count.num_below_gradnorm} are"
+    better = {0: "none is", 1: "1 is"}.get(count.num_below_gradnorm, f"{count.num_below_gradnorm} are")
     return (
-        f"of {count.num_static} {count.draw} static networks {better} below GradNorm on seed {count.seed}: the best has "
-        f"{count.best_static:.3f}, GradNorm {count.gradnorm:.3f}"
+        f"of {count.num_static} {count.draw} static networks {better} below GradNorm on seed {count.seed}: "
+        f"the best has {count.best_static:.3f}, GradNorm {count.gradnorm:.3f}"
     )
