@@ -99,11 +99,11 @@ FULL = Settings(steps={2: 2500, 10: 1500})
 QUICK = Settings(
     methods=(GRADNORM, EQUAL, UNCERTAINTY),
     spreads=("std",),
-    seeds=3,
+    seeds=4,
     steps={2: 2500, 10: 400},
     other_lrs=(),
-    uniform_vectors=3,
-    log_uniform_vectors=3,
+    uniform_vectors=2,
+    log_uniform_vectors=2,
     reports=10,
 )
 

@@ -43,8 +43,9 @@ class Claim:
     sd_of_difference: float | None
     interval: tuple[float, float] | None
     margin: float
-    num_pairs: int
-    num_won: int  # seeds on which GradNorm is lower
+    num_pairs: int  # seeds on which both got through: those that the difference is a mean of
+    num_seeds: int
+    num_won: int  # of those, seeds on which GradNorm is lower; one that diverged is not
     verdict: str
 
 
@@ -66,38 +67,25 @@ def claims_of(rows: Sequence[Row], cell: Cell, lr: float) -> list[Claim]:
         for row in rows
         if row.cell == cell and not row.draw
     }
-    num_drawn = Counter(row.draw for row in rows if row.cell == cell and row.draw)
     others = {
         EQUAL: ("below equal weights", 0.0),
         UNCERTAINTY: ("below uncertainty weighting", 0.0),
         UNCERTAINTY_AT_LR: ("below uncertainty weighting, its s at the network's learning rate", 0.0),
-        **{
-            best_method(draw): (
-                f"at least as good as the best of {count} {draw} static weights",
-                MATCHES * cell.num_tasks,
-            )
-            for draw, count in num_drawn.items()
-        },
     }
+    for draw, count in Counter(row.draw for row in rows if row.cell == cell and row.draw).items():
+        text = f"at least as good as the best of {count} {draw} static weights"
+        others[best_method(draw)] = (text, MATCHES * cell.num_tasks)
     claims = [
         claim(cell, text, table, ours=(GRADNORM, lr), theirs=(other, lr), margin=margin)
         for other, (text, margin) in others.items()
         if (other, lr) in table
     ]
-    ours = own_best_lr(rows, cell, GRADNORM)
-    own = {other: own_best_lr(rows, cell, other) for other in (EQUAL, UNCERTAINTY)}
     if len({row.lr for row in rows if row.cell == cell}) > 1:
-        claims += [
-            claim(
-                cell,
-                f"{others[other][0]}, each at its best learning rate",
-                table,
-                ours=(GRADNORM, ours),
-                theirs=(other, best),
-                margin=0.0,
-            )
-            for other, best in own.items()
-        ]
+        ours = (GRADNORM, own_best_lr(rows, cell, GRADNORM))
+        for other in (EQUAL, UNCERTAINTY):
+            theirs = (other, own_best_lr(rows, cell, other))
+            text = f"{others[other][0]}, each at its best learning rate"
+            claims.append(claim(cell, text, table, ours=ours, theirs=theirs, margin=0.0))
     return claims
 
 
@@ -115,7 +103,8 @@ def claim(
     # The margin of a Contrast is for a word that is not used here; it only has to be positive.
     compared = compare([Contrast(baseline=theirs[0], best=best, other=other, margin=1.0)])[0]
     seeds = sorted(set(best) & set(other))
-    differences = [best[seed] - other[seed] for seed in seeds if math.isfinite(best[seed] + other[seed])]
+    diverged, other_diverged = ({seed for seed in seeds if math.isinf(side[seed])} for side in (best, other))
+    differences = [best[seed] - other[seed] for seed in seeds if seed not in diverged | other_diverged]
     return Claim(
         num_tasks=cell.num_tasks,
         spread=cell.spread,
@@ -130,12 +119,13 @@ def claim(
         interval=compared.interval,
         margin=margin,
         num_pairs=compared.num_pairs,
+        num_seeds=len(seeds),
         num_won=sum(best[seed] < other[seed] for seed in seeds),
-        verdict=_verdict(compared, margin, any(math.isinf(best[seed]) > math.isinf(other[seed]) for seed in seeds)),
+        verdict=_verdict(compared, margin, gradnorm_alone_diverged=bool(diverged - other_diverged)),
     )
 
 
-def _verdict(compared: Comparison, margin: float, gradnorm_alone_diverged: bool) -> str:
+def _verdict(compared: Comparison, margin: float, *, gradnorm_alone_diverged: bool) -> str:
     if gradnorm_alone_diverged:
         return DOES_NOT
     if compared.interval is None:
@@ -148,11 +138,11 @@ def _verdict(compared: Comparison, margin: float, gradnorm_alone_diverged: bool)
 
 def own_best_lr(rows: Sequence[Row], cell: Cell, method: str) -> float:
     """The learning rate at which a method has the lowest mean sum on the validation split."""
-    rates = sorted({row.lr for row in rows if row.cell == cell and row.method == method})
-    return min(
-        rates,
-        key=lambda lr: statistics.fmean(row.validation_sum for row in _by_seed(rows, cell, method, lr).values()),
-    )
+
+    def mean_sum(lr: float) -> float:
+        return statistics.fmean(row.validation_sum for row in _by_seed(rows, cell, method, lr).values())
+
+    return min(sorted({row.lr for row in rows if row.cell == cell and row.method == method}), key=mean_sum)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.paper_toy_runs import (
     EQUAL,
@@ -31,8 +32,8 @@ LABELS = {
     GRADNORM: "GradNorm",
     EQUAL: "equal weights",
     UNCERTAINTY: "uncertainty",
-    UNCERTAINTY_AT_LR: "uncertainty, s at the network's lr",
-    UNDONE_SCALES: "static 1/σ² (scales known)",
+    UNCERTAINTY_AT_LR: "uncertainty, s at lr",
+    UNDONE_SCALES: "static 1/σ²",
 }
 _COLOUR = {
     GRADNORM: COLOURS[1],
@@ -42,6 +43,7 @@ _COLOUR = {
     UNDONE_SCALES: COLOURS[6],
 }
 _DASH = {GRADNORM: "-", EQUAL: "--", UNCERTAINTY: "-.", UNCERTAINTY_AT_LR: ":", UNDONE_SCALES: (0, (1, 1))}
+HIGHEST_SHOWN = 1.25  # of T, which is the sum before training
 _SUM = r"$\Sigma_i\ L_i(t)\,/\,L_i(0)$, test"
 
 
@@ -69,7 +71,7 @@ def _save(path: Path, rows: Sequence[Row], title: str, draw: Callable[[Axes, Seq
     """One panel a cell: T by row, the reading of N(0, 10) by column."""
     sizes = sorted({row.num_tasks for row in rows})
     spreads = sorted({row.spread for row in rows})
-    figure = Figure(figsize=(1.6 + 5.4 * len(spreads), 0.9 + 3.3 * len(sizes)), dpi=130, layout="constrained")
+    figure = Figure(figsize=(1.6 + 6.4 * len(spreads), 0.9 + 3.3 * len(sizes)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(sizes), len(spreads), squeeze=False)
     for axes, cell in zip(panels.flat, (Cell(num_tasks=n, spread=s) for n in sizes for s in spreads), strict=True):
@@ -97,9 +99,9 @@ def _curves(axes: Axes, rows: Sequence[Row], cell: Cell) -> None:
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(_SUM)
     if shown:
-        highest = max(mean.max() for mean in shown)
-        axes.set_ylim(top=min(highest * 1.05, 1.6 * cell.num_tasks))  # one network that diverges hides no other
-    axes.legend(fontsize=8, frameon=False)
+        # The first steps may take a sum far beyond T, and one network that diverges would hide the others.
+        axes.set_ylim(top=min(1.05 * max(mean.max() for mean in shown), HIGHEST_SHOWN * cell.num_tasks))
+        axes.legend(fontsize=8, frameon=False)
 
 
 def _weights(axes: Axes, rows: Sequence[Row], cell: Cell) -> None:
@@ -133,12 +135,17 @@ def _histogram(axes: Axes, rows: Sequence[Row], cell: Cell) -> None:
         if math.isfinite(value)
     }
     everything = [*(value for values in finite.values() for value in values), *marks.values()]
-    bins = np.linspace(min(everything), max(everything), 31)
-    for draw, colour in ((UNIFORM, "#b0b7c3"), (LOG_UNIFORM, COLOURS[4])):
-        label = f"{len(drawn[draw])} {draw}"
-        axes.hist(finite[draw], bins=bins.tolist(), color=colour, alpha=0.75, label=label)
+    bins = np.linspace(min(everything), max(everything), 41)
+    axes.hist(
+        [finite[draw] for draw in drawn],
+        bins=bins.tolist(),
+        stacked=True,
+        color=["#b0b7c3", COLOURS[4]],
+        label=[f"{len(values)} {draw} weights" for draw, values in drawn.items()],
+    )
     for method, value in marks.items():
         axes.axvline(value, color=_COLOUR[method], linestyle=_DASH[method], linewidth=1.8, label=LABELS[method])
     axes.set_xlabel(_SUM + ", last step")
     axes.set_ylabel("networks")
-    axes.legend(fontsize=8, frameon=False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

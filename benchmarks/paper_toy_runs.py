@@ -135,32 +135,39 @@ def run_job(job: Job) -> Row:
     return recorder.row(job)
 
 
-class UntrainedNetwork:
-    """The losses L_i(0) of the network that a lane with that seed starts from, on each split."""
+class LossRatios:
+    """Losses as shares of those of the network that a lane with that seed starts from: L_i / L_i(0), by task."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
+        self._splits = {"val": problem.validation, "test": problem.test}
         seed_globally(seed)  # as a lane does before it builds its network
-        self.model = problem.build_model()
-        self._losses = {prefix: self.losses(prefix) for prefix in ("val", "test")}
+        self._network = problem.build_model()
+        self._initial_losses = {prefix: self._losses(prefix) for prefix in self._splits}
 
-    def losses(self, prefix: str) -> Mapping[str, float]:
-        """Losses of ``model``, with whatever parameters it has now, by task."""
-        split = self._problem.test if prefix == "test" else self._problem.validation
-        metrics = evaluate(self.model, self._problem.tasks, split, constant_losses(self._problem, split), prefix)
-        return _losses(metrics, prefix, self._problem)
+    def of_metrics(self, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+        """The ratios of the losses that a lane has reported on the split ``val`` or ``test``."""
+        initial = self._initial_losses[prefix]
+        return {name: metrics[f"{prefix}/loss/{name}"] / loss for name, loss in initial.items()}
 
-    def ratios(self, losses: Mapping[str, float], prefix: str) -> dict[str, float]:
-        """L_i / L_i(0) by task."""
-        return {name: loss / self._losses[prefix][name] for name, loss in losses.items()}
+    def of_parameters(self, parameters: Mapping[str, Tensor], prefix: str) -> dict[str, float]:
+        """The ratios of a network with those parameters on the split ``val`` or ``test``."""
+        self._network.load_state_dict(parameters)
+        losses = self._losses(prefix)
+        return {name: losses[name] / loss for name, loss in self._initial_losses[prefix].items()}
+
+    def _losses(self, prefix: str) -> Mapping[str, float]:
+        tasks, split = self._problem.tasks, self._splits[prefix]
+        metrics = evaluate(self._network, tasks, split, constant_losses(self._problem, split), prefix)
+        return {task.name: metrics[f"{prefix}/loss/{task.name}"] for task in tasks}
 
 
 class _Recorder:
     """Receives a lane's reports and makes a row of them."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        self._problem = problem
-        self._untrained = UntrainedNetwork(problem, seed)
+        self._task_names = [task.name for task in problem.tasks]
+        self._ratios = LossRatios(problem, seed)
         self._reports: list[LaneReport] = []
         self._curve: list[tuple[int, float]] = [(0, float(len(problem.tasks)))]
 
@@ -168,7 +175,8 @@ class _Recorder:
         for report in reports:
             self._reports.append(report)
             if report.checkpoint is not None:
-                self._curve.append((report.step, self._test_sum(report.checkpoint.model)))
+                ratios = self._ratios.of_parameters(report.checkpoint.model, "test")
+                self._curve.append((report.step, sum(ratios.values())))
         return ()
 
     def row(self, job: Job) -> Row:
@@ -176,11 +184,8 @@ class _Recorder:
         has_diverged = end.ending is LaneEnding.NON_FINITE
         if not has_diverged and end.ending is not LaneEnding.COMPLETED:
             raise RuntimeError(f"{job.method}, seed {job.seed}: {end.message}\n{end.traceback}")
-        ratios, validation_sum = {}, math.inf
-        if not has_diverged:
-            ratios = self._untrained.ratios(_losses(end.metrics, "test", self._problem), "test")
-            validation = self._untrained.ratios(_losses(end.metrics, "val", self._problem), "val")
-            validation_sum = sum(validation.values())
+        of_split = {} if has_diverged else {p: self._ratios.of_metrics(end.metrics, p) for p in ("val", "test")}
+        sums = {prefix: sum(ratios.values()) for prefix, ratios in of_split.items()}
         measured = [report for report in self._reports if report.checkpoint is not None]
         return Row(
             num_tasks=job.cell.num_tasks,
@@ -189,25 +194,16 @@ class _Recorder:
             method=job.method,
             lr=job.lr,
             steps=job.steps,
-            test_sum=math.inf if has_diverged else sum(ratios.values()),
-            validation_sum=validation_sum,
-            test_ratios=ratios,
+            test_sum=sums.get("test", math.inf),
+            validation_sum=sums.get("val", math.inf),
+            test_ratios=of_split.get("test", {}),
             weights=tuple(job.weights),
             draw=job.draw,
             curve=self._curve,
             weight_curves={
-                task.name: [report.metrics[f"weight/{task.name}"] for report in measured]
-                for task in self._problem.tasks
+                name: [report.metrics[f"weight/{name}"] for report in measured] for name in self._task_names
             },
         )
-
-    def _test_sum(self, parameters: Mapping[str, Tensor]) -> float:
-        self._untrained.model.load_state_dict(parameters)
-        return sum(self._untrained.ratios(self._untrained.losses("test"), "test").values())
-
-
-def _losses(metrics: Mapping[str, float], prefix: str, problem: Problem) -> dict[str, float]:
-    return {task.name: metrics[f"{prefix}/loss/{task.name}"] for task in problem.tasks}
 
 
 @functools.lru_cache(maxsize=1)  # jobs come in the order of their data

@@ -43,7 +43,7 @@ def claim_line(claim: Claim) -> str:
         numbers += f" (sd {claim.sd_of_difference:.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
     if claim.margin:
         numbers += f", margin {claim.margin:g}"
-    won = f"lower on {claim.num_won} of {claim.num_pairs} seeds"
+    won = f"lower on {claim.num_won} of {claim.num_seeds} seeds"
     return f"{verdict}: GradNorm {claim.text} ({rates})\n    {numbers}, {won}"
 
 
