@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep_service.domain.branches import active_part
-from sweep_service.domain.lines import BALANCER, Line, fixed_params, lines_of, reads
+from sweep_service.domain.lines import BALANCER, Line, all_defaults, fixed_params, lines_of, reads
 from sweep_service.domain.pruning import cost
 from sweep_service.domain.space import Choice, fitted, value_misfit
 from sweep_service.domain.spec import Objective, SweepSpec
@@ -83,6 +83,7 @@ def adopt(spec: SweepSpec, trainable: Trainable, source: Sweep, trials: Sequence
     """
     limit = _MAX_OF_SAMPLER.get(spec.search.sampler, MAX_ADOPTED)
     fixed = fixed_params(spec, trainable)
+    fixed = {**all_defaults(trainable, fixed), **fixed}
     return Adoption(
         sweep_id=source.id,
         lines=tuple(
@@ -132,7 +133,7 @@ def _adopt_line(
     reasons: Counter[str] = Counter()
     for trial in considered:
         value = trial.objective if trial.objective is not None else trial.metrics.get(objective.metric, math.nan)
-        values = {**trainable.defaults(), **trial.params}
+        values = {**all_defaults(trainable, fixed), **trial.params}
         point = active_part(line.space, values)
         reason = _misfit(line, trainable, fixed, trial.balancer, values, point)
         if reason is None and not math.isfinite(value):
@@ -167,7 +168,7 @@ def _misfit(
     point: Mapping[str, Any],
 ) -> str | None:
     """Why a trial with those values could be none of the line; None: it could."""
-    for parameter in trainable.parameters:
+    for parameter in trainable.parameters_for(fixed):
         name = parameter.name
         was, here = values.get(name), fixed.get(name)
         if name in point:

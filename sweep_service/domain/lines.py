@@ -40,6 +40,13 @@ def fixed_params(spec: SweepSpec, trainable: Trainable) -> dict[str, Any]:
     return {**trainable.defaults(), "seed": spec.search.seed, **spec.params}
 
 
+def all_defaults(trainable: Trainable, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial with those parameters has where they say nothing, its tasks' own ones included: those are left out
+    of a trial that was not given them.
+    """
+    return {p.name: p.default for p in trainable.parameters_for(params) if p.default is not None}
+
+
 def reads(trainable: Trainable, balancer: str, name: str) -> bool:
     """Whether the parameter exists and makes a difference to a trial with that balancer."""
     parameter = trainable.parameter(name)

@@ -17,7 +17,9 @@ from sweep_service.domain.space import MAX_WHOLE, Dimension, ScalarValue, Strict
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
-_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+# Of a task's own parameter, such as weight/income, what comes after the slash is the task's name.
+_PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]*(/[^/\x00-\x1f\x7f]+)?$"
 
 # What MLflow takes, without what its URIs (models:/name@alias, models:/name/3) and its filters would stumble over.
 _MODEL_NAME = r"""^[^\x00-\x1f\x7f\s./:@?'"`\\][^\x00-\x1f\x7f/:@?'"`\\]*$"""
@@ -34,12 +36,12 @@ PATTERN_RULES: Mapping[str, str] = {
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
     _MODEL_NAME: "Must be one line of text without / : @ ? \\ and quotes, and not begin with a '.' or a space.",
     _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
-    _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
+    _PARAMETER: "Must be letters, digits and '_', and not begin with a digit; a task's own ends in / and its name.",
 }
 """What each pattern asks for, in words."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NAME)]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_IDENTIFIER)]
+ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PARAMETER)]
 
 
 def _check_param(value: Any) -> Any:
@@ -309,15 +311,15 @@ class SweepSpec(Strict):
 
     name: Name = Field(description="For people; need not be unique.")
     trainable: Name = Field(description="The problem to train.")
-    params: dict[Identifier, ParamValue] = Field(
+    params: dict[ParameterName, ParamValue] = Field(
         default_factory=dict, max_length=200, description="Parameters that are fixed; others take their defaults."
     )
-    space: dict[Identifier, Dimension] = Field(
+    space: dict[ParameterName, Dimension] = Field(
         min_length=1,
         max_length=100,
         description="Parameters that are searched, each with its range, and with the condition under which it is.",
     )
-    initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
+    initial: tuple[Annotated[dict[ParameterName, ScalarValue], Field(min_length=1)], ...] = Field(
         default=(),
         strict=False,
         max_length=1000,

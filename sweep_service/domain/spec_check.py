@@ -7,7 +7,7 @@ pointer and a way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from sweep_service.domain.condition_check import (
     with_implied_conditions,
 )
 from sweep_service.domain.errors import Finding, InvalidSpecError
+from sweep_service.domain.known_parameters import KnownParameters
 from sweep_service.domain.sound_parts import SoundParts
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
 from sweep_service.domain.spec import Resources, SweepSpec, is_loss
@@ -59,8 +60,9 @@ def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> It
     space: Space = parts.space
     if trainable is not None:
         space = with_implied_conditions(parts.space, trainable)
-        yield from _params_findings(parts, trainable)
-        yield from _space_findings(parts, trainable)
+        known = KnownParameters(trainable, parts.params if _are_tasks_known(parts, trainable) else None)
+        yield from _params_findings(parts, trainable, known)
+        yield from _space_findings(parts, trainable, known)
         yield from _objective_findings(parts, trainable)
         yield from _early_stopping_findings(parts, trainable)
     elif parts.trainable is not None:
@@ -77,13 +79,12 @@ def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> It
     yield from _comparison_findings(parts)
 
 
-def _params_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _params_findings(parts: SoundParts, trainable: Trainable, known: KnownParameters) -> Iterator[Finding]:
     for name, value in parts.params.items():
         pointer = json_pointer(("params", name))
-        parameter = trainable.parameter(name)
+        parameter = known.find(name)
         if parameter is None:
-            known = (p.name for p in trainable.parameters)
-            detail = f"{trainable.name} has no parameter {name!r}.{suggest(name, known)}"
+            detail = f"{trainable.name} has no parameter {name!r}.{known.alike(name)}"
             yield Finding(pointer=pointer, code="unknown_parameter", detail=detail)
         else:
             yield from _value_findings(pointer, parameter, value)
@@ -101,16 +102,15 @@ def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
-def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _space_findings(parts: SoundParts, trainable: Trainable, known: KnownParameters) -> Iterator[Finding]:
     balancers = parts.balancers(str(trainable.defaults()[BALANCER]))
     yield from balancer_findings(parts.space, trainable)
     for name, dimension in parts.space.items():
         pointer = json_pointer(("space", name))
-        parameter = trainable.parameter(name)
+        parameter = known.find(name)
         if parameter is None or not parameter.searchable:
-            known = (p.name for p in trainable.parameters if p.searchable)
             fact = "cannot be searched" if parameter else f"is no parameter of {trainable.name}"
-            detail = f"{name!r} {fact}.{suggest(name, known)}"
+            detail = f"{name!r} {fact}.{known.alike(name, searchable=True)}"
             yield Finding(pointer=pointer, code="not_searchable" if parameter else "unknown_parameter", detail=detail)
             continue
         if parts.is_fixed(name):
@@ -129,7 +129,7 @@ def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding
 
 
 def _objective_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
-    metrics = _metrics(parts, trainable)
+    metrics = trainable.metrics_for(parts.params) if _are_tasks_known(parts, trainable) else None
     named = {
         "/objectives" + json_pointer([i]): (one["metric"], "direction" in one) for i, one in parts.objectives.items()
     }
@@ -171,18 +171,16 @@ def _gpu_hours_findings(parts: SoundParts) -> Iterator[Finding]:
         yield Finding(pointer="/budget/gpu_hours", code="never_reached", detail=detail)
 
 
-def _metrics(parts: SoundParts, trainable: Trainable) -> Sequence[str] | None:
-    """What a trial reports; None where a wrong parameter leaves open which tasks it has."""
+def _are_tasks_known(parts: SoundParts, trainable: Trainable) -> bool:
+    """Whether the parameter that decides which tasks there are, if one does, is right."""
     name = trainable.tasks_from
     if name is None:
-        return trainable.metrics
+        return True
     parameter = trainable.parameter(name)
     assert parameter is not None, name
     if name in parts.params:
-        is_known = not any(_value_findings("", parameter, parts.params[name]))
-    else:
-        is_known = parameter.default is not None and not parts.may_be_given(name)
-    return trainable.metrics_for(parts.params) if is_known else None
+        return not any(_value_findings("", parameter, parts.params[name]))
+    return parameter.default is not None and not parts.may_be_given(name)
 
 
 def _sampler_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:

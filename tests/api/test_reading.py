@@ -276,3 +276,4 @@ def test_trainables_are_listed_with_what_can_be_set(service: Service) -> None:
     width = toy["parameters"][0]
     assert (width["name"], width["type"], width["default"], width["low"]) == ("width", "int", 8, 1)
     assert "factory" not in toy, "where the code lies is nobody's business"
+    assert [parameter["name"] for parameter in toy["task_parameters"]] == ["weight", "initial_loss"]

@@ -70,7 +70,7 @@ def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
     """The valid spec with other values at those JSON pointers."""
     document = copy.deepcopy(VALID)
     for pointer, value in changes:
-        *parents, last = pointer.removeprefix("/").split("/")
+        *parents, last = (part.replace("~1", "/") for part in pointer.removeprefix("/").split("/"))
         place: Any = document
         for parent in parents:
             place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
@@ -130,7 +130,17 @@ _places = st.sampled_from(
         *("/space/balancer", "/space/alpha/when", "/space/alpha/when/seed", "/space/seed/when", "/initial"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
         *("/objectives", "/objectives/0", "/budget/gpu_hours"),
-        *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
+        *(
+            "/baselines/0",
+            "/params/weight~1income",
+            "/space/weight~1weeks",
+            "/space/weight~1x",
+            "/x",
+            "/params/initial_loss",
+            "/space/dtype",
+            "/space/batch_size",
+            "/labels/x",
+        ),
     ]
 )
 
@@ -140,7 +150,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
     """The valid spec with a few places overwritten by anything."""
     document: Any = copy.deepcopy(VALID)
     for pointer in draw(st.lists(_places, min_size=1, max_size=4, unique=True)):
-        *parents, last = pointer.removeprefix("/").split("/")
+        *parents, last = (part.replace("~1", "/") for part in pointer.removeprefix("/").split("/"))
         place = document
         for parent in parents:
             if isinstance(place, dict):

@@ -245,3 +245,17 @@ def test_a_sampler_is_told_of_adopted_trials_by_numbers_below_0() -> None:
     assert [(one.number, one.objective) for one in as_history(new, search)] == [(-2, 0.5), (-1, 0.25)]
     assert [one.number for one in as_history(new, equal)] == [-1]
     assert as_history(new, single_task) == []
+
+
+def test_parameters_of_tasks_count_like_any_other_where_the_balancer_reads_them() -> None:
+    income, weeks = "initial_loss/income", "weight/weeks"
+    assert reason(spec(), trial(params={income: 0.7})) == f"params.{income} was 0.7, here 0.0"
+    assert search_of(spec((f"/params/{income.replace('/', '~1')}", 0.7)), trial(params={income: 0.7})).adopted
+    assert search_of(spec(), trial(params={weeks: 2.0})).adopted, "GradNorm does not read it"
+    document = changed(
+        ("/params/balancer", "static"), ("/space", {weeks: {"type": "float", "low": 0.1, "high": 10.0, "log": True}})
+    )
+    static = check_spec(document, CATALOG)
+    params = {"balancer": "static", "seed": 7}
+    trials = [trial(0, balancer="static", params=params | {weeks: 2}), trial(1, balancer="static", params=params)]
+    assert [one.point for one in search_of(static, *trials).adopted] == [{weeks: 2.0}, {weeks: 1.0}]
