@@ -265,10 +265,14 @@ def preview_view(preview: Document) -> RenderableType:
     trials = _mapping(preview.get("trials"))
     counts = ", ".join(f"{number(count)} {plain(role)}" for role, count in trials.items() if count)
     lines: list[RenderableType] = [Text.assemble(("Valid. ", "bold green"), f"At most so many trials: {counts}.")]
+    if shares := _mapping(preview.get("shares")):
+        told = ", ".join(f"{plain(name)} {number(count)}" for name, count in shares.items())
+        lines.append(Text(f"search trials of each balancer: {told}"))
     if adoption := _mapping(preview.get("adoption")):
         for line in _rows(adoption.get("lines")):
             found = f"{number(line.get('adopted'))} of {number(line.get('considered'))} trials"
-            lines.append(Text(f"{plain(line.get('role'))}: begins with {found} of {plain(adoption.get('from_sweep'))}"))
+            who = " ".join(plain(word) for word in (line.get("role"), line.get("balancer")) if word)
+            lines.append(Text(f"{who}: begins with {found} of {plain(adoption.get('from_sweep'))}"))
             lines += [
                 Text(f"  left out, {number(one.get('trials'))}: {plain(one.get('reason'))}", style="dim")
                 for one in _rows(line.get("left_out"))

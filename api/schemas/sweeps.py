@@ -223,6 +223,10 @@ class PreviewView(BaseModel):
 
     spec: dict[str, Any] = Field(description="What was sent, with every default filled in.")
     trials: dict[Role, int] = Field(description="How many there would be of each role, at the most.")
+    shares: dict[str, int] | None = Field(
+        description="Where each balancer has a search of its own, how many of the search trials each would get; else "
+        "null."
+    )
     fusion: FusionView
     samples: list[SampleView]
     samples_from: Literal["uniform_draws"] = Field(
@@ -238,6 +242,7 @@ class PreviewView(BaseModel):
         return cls(
             spec=preview.spec.canonical(),
             trials=dict(preview.most_trials),
+            shares=None if preview.shares is None else dict(preview.shares),
             fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
             samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
             adoption=AdoptionView(from_sweep=found.sweep_id, lines=lines) if found else None,

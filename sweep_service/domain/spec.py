@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
 
-from sweep_service.domain.space import MAX_WHOLE, Dimension, ScalarValue, Strict, trusted_dimension
+from sweep_service.domain.space import MAX_WHOLE, Choice, Dimension, ScalarValue, Strict, trusted_dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
@@ -39,6 +39,9 @@ PATTERN_RULES: Mapping[str, str] = {
     _PARAMETER: "Must be letters, digits and '_', and not begin with a digit; a task's own ends in / and its name.",
 }
 """What each pattern asks for, in words."""
+
+BALANCER = "balancer"
+"""The parameter that says which method trains."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NAME)]
 ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PARAMETER)]
@@ -152,6 +155,12 @@ class Search(Strict):
         "begins with what its search trials have shown, each baseline with that baseline's; they are copied when the "
         "sweep is submitted, and neither trained again nor counted in the budget. Only those that could be trials of "
         "this sweep are taken.",
+    )
+    balancers: Literal["equal_effort", "sampled"] | None = Field(
+        default=None,
+        description="Only where balancer is searched. equal_effort, if not given: each balancer has a search of its "
+        "own with as many trials per parameter as the others, so that they can be ranked. sampled: one search, in "
+        "which the sampler chooses the balancer too, and soon leaves those that begin badly.",
     )
 
 
@@ -364,6 +373,17 @@ class SweepSpec(Strict):
         parts["objectives"] = tuple(ListedObjective.trusted(item) for item in document.get("objectives", ()))
         parts["baselines"] = tuple(document.get("baselines", ()))
         return super().trusted({**document, **parts})
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The balancers that are searched each by itself; none: the search is one, whatever balancers it draws.
+        ``check_spec`` fills in how balancers are searched; a stored spec that does not say is from before there was a
+        choice, and means the latter.
+        """
+        balancer = self.space.get(BALANCER)
+        if self.search.balancers != "equal_effort" or not isinstance(balancer, Choice):
+            return ()
+        return tuple(str(choice) for choice in balancer.choices)
 
     @property
     def experiment(self) -> str:

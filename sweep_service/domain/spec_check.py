@@ -7,23 +7,23 @@ pointer and a way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from sweep_service.domain.adoption import LEARNERS
 from sweep_service.domain.branches import active_part, grid_size
 from sweep_service.domain.condition_check import (
-    BALANCER,
     balancer_findings,
     condition_findings,
     with_implied_conditions,
 )
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.known_parameters import KnownParameters
+from sweep_service.domain.method_check import method_findings, sampler_findings
 from sweep_service.domain.sound_parts import SoundParts
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
-from sweep_service.domain.spec import Resources, SweepSpec, is_loss
+from sweep_service.domain.spec import BALANCER, Resources, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
     json_pointer,
@@ -38,7 +38,8 @@ MAX_GRID = 100_000  # points: as many trials as a budget can have
 
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
-    """The spec that the document describes, with the conditions of its space that need not be written.
+    """The spec that the document describes, with the conditions of its space that need not be written, and with how
+    balancers are searched, where they are.
 
     Raises:
         InvalidSpecError: with every finding, at most MAX_FINDINGS.
@@ -52,7 +53,9 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     if findings or spec is None:
         raise InvalidSpecError(findings)
     space = with_implied_conditions(spec.space, catalog[spec.trainable])
-    return spec.model_copy(update={"space": space})
+    balancers = spec.search.balancers or ("equal_effort" if BALANCER in space else None)
+    search = spec.search.model_copy(update={"balancers": balancers})
+    return spec.model_copy(update={"space": space, "search": search})
 
 
 def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
@@ -70,9 +73,11 @@ def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> It
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
     conditions = list(condition_findings(space, is_searched=parts.is_searched, is_fixed=parts.is_fixed))
     yield from conditions
-    yield from _sampler_findings(parts, space)
+    yield from sampler_findings(parts, space)
+    yield from _warm_start_findings(parts)
     if not conditions:
         yield from _grid_findings(parts, space)
+        yield from method_findings(parts, space)
     yield from _several_objectives_findings(parts)
     yield from _gpu_hours_findings(parts)
     yield from _initial_findings(parts, space)
@@ -183,19 +188,10 @@ def _are_tasks_known(parts: SoundParts, trainable: Trainable) -> bool:
     return parameter.default is not None and not parts.may_be_given(name)
 
 
-def _sampler_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
-    if parts.sampler == "cmaes":
-        for name, dimension in space.items():
-            if isinstance(dimension, Choice):
-                detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
-                yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+def _warm_start_findings(parts: SoundParts) -> Iterator[Finding]:
     if parts.from_sweep and parts.sampler is not None and parts.sampler not in LEARNERS:
         detail = f"{parts.sampler} learns nothing, and has no use for other trials. Drop it, or take tpe or cmaes."
         yield Finding(pointer="/search/from_sweep", code="not_for_sampler", detail=detail)
-    conditional = next((name for name, dimension in space.items() if dimension.when), None)
-    if parts.sampler == "gp" and conditional is not None:
-        detail = f"gp learns only what every trial has, and {conditional!r} has a condition. Take tpe or nsga2."
-        yield Finding(pointer="/search/sampler", code="not_for_space", detail=detail)
 
 
 def _grid_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
@@ -222,7 +218,9 @@ def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
                 detail = f"{name!r} is not searched.{suggest(name, space)}"
                 yield Finding(pointer=pointer, code="not_searched", detail=detail)
             elif name in space:
-                yield from _given_value_findings(pointer, name, value, point, space)
+                # Where each balancer is searched by itself, a point that names none is for all that read of it.
+                open_parents = () if BALANCER in point or not parts.methods else (BALANCER,)
+                yield from _given_value_findings(pointer, name, value, point, space, open_parents)
         # Whole: nothing is left to the sampler. What has a condition may be left out, where it does not hold.
         left_out = {name: None for name in space if name not in point}
         is_whole = not left_out.keys() & active_part(space, {**point, **left_out}).keys()
@@ -233,13 +231,15 @@ def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
 
 
 def _given_value_findings(
-    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space
+    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space, open_parents: Collection[str]
 ) -> Iterator[Finding]:
     dimension = space[name]
     if fault := value_misfit(dimension, value):
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
     for parent, values in dimension.when.items():
         wanted = " or ".join(repr(one) for one in values)
+        if parent in open_parents:
+            continue
         if parent not in point:
             detail = f"{name!r} is searched only where {parent!r} is {wanted}: give that one in this point as well."
         elif not any(is_same(point[parent], one) for one in values):
@@ -279,11 +279,15 @@ def _comparison_findings(parts: SoundParts) -> Iterator[Finding]:
     if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
     balancers = parts.balancers(None)
+    for index, name in parts.baselines.items():
+        if len(parts.methods) > 1 and name in parts.methods:
+            detail = f"{name!r} is searched as well, and compared with the other balancers from there; list it once."
+            yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
     index = next((i for i, name in parts.baselines.items() if [name] == list(balancers)), None)
     if index is not None:
         detail = f"{balancers[0]!r} is what the search trials use; a baseline must differ from it."
         yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
-    if parts.has_confirm and parts.has_no_baselines:
+    if parts.has_confirm and parts.has_no_baselines and len(parts.methods) < 2:
         detail = "confirm compares the best trial with the baselines, but there are none: list some, or drop confirm."
         yield Finding(pointer="/confirm", code="nothing_to_compare", detail=detail)
 

@@ -42,6 +42,23 @@ def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Tr
     return next(iter(_ranked(spec, own)), None)
 
 
+def best_of_methods(spec: SweepSpec, trials: Sequence[Trial]) -> Mapping[str, Trial]:
+    """The best search trial of each balancer that has a search of its own and a completed trial, in the spec's order."""
+    search = [trial for trial in trials if trial.role is Role.SEARCH]
+    ranked = {name: _ranked(spec, [trial for trial in search if trial.balancer == name]) for name in spec.methods}
+    return {name: own[0] for name, own in ranked.items() if own}
+
+
+def contenders(spec: SweepSpec, trials: Sequence[Trial]) -> Sequence[Trial]:
+    """What is compared: the best trial, or the best of each balancer that has a search of its own; then the best of
+    each baseline. Those without a completed trial are left out.
+    """
+    best = best_trial(spec, trials)
+    searched = best_of_methods(spec, trials).values() if spec.methods else [best]
+    baselines = [best_baseline(spec, trials, name) for name in spec.baselines]
+    return [trial for trial in (*searched, *baselines) if trial is not None]
+
+
 def completed_search(trials: Sequence[Trial]) -> list[Trial]:
     """The search trials that have trained to their end."""
     return [trial for trial in trials if trial.role is Role.SEARCH and trial.state is TrialState.COMPLETED]

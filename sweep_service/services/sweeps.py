@@ -16,6 +16,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
+from sweep_service.domain.shares import search_quotas
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
@@ -98,6 +99,7 @@ class Preview:
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
     most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
+    shares: Mapping[str, int] | None  # search trials of each balancer; None: they do not have a search each
     adoption: Adoption | None  # None: it asks for no other sweep's trials
 
 
@@ -156,6 +158,7 @@ class SweepService:
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
             most_trials=plan.most_trials,
+            shares={str(name): quota for name, quota in search_quotas(spec).items()} if spec.methods else None,
             adoption=adoption,
         )
 

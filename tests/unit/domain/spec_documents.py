@@ -129,7 +129,7 @@ _places = st.sampled_from(
         *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
         *("/space/balancer", "/space/alpha/when", "/space/alpha/when/seed", "/space/seed/when", "/initial"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
-        *("/objectives", "/objectives/0", "/budget/gpu_hours"),
+        *("/objectives", "/objectives/0", "/budget/gpu_hours", "/search/balancers"),
         *(
             "/baselines/0",
             "/params/weight~1income",
@@ -217,7 +217,12 @@ rightly_shaped = st.fixed_dictionaries(
         "objectives": st.just([])
         | st.just([{"metric": "val/loss/a"}, {"metric": "val/auc/a", "direction": "maximize"}]),
         "search": st.fixed_dictionaries(
-            {}, optional={"sampler": st.sampled_from(["tpe", "random", "nsga2"]), "seed": st.integers(0, 2**31 - 1)}
+            {},
+            optional={
+                "sampler": st.sampled_from(["tpe", "random", "nsga2"]),
+                "seed": st.integers(0, 2**31 - 1),
+                "balancers": st.sampled_from([None, "equal_effort", "sampled"]),
+            },
         ),
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}
