@@ -279,7 +279,9 @@ class Resources(Strict):
 
 
 class Confirm(Strict):
-    """The best trial and each baseline again, with fresh seeds, judged on the test split."""
+    """The best trial, or the best of each balancer that has a search of its own, and each baseline again, with fresh
+    seeds, judged on the test split.
+    """
 
     seeds: Annotated[int, Field(ge=2, le=100)] = Field(
         default=5, description="Fresh seeds, the same for all; more of them narrow the intervals."

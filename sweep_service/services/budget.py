@@ -12,7 +12,7 @@ from sweep_service.domain.front import last_to_join
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, TrialState
 from sweep_service.domain.trial import Role, Trial
-from sweep_service.services.results import best_trial, completed_search
+from sweep_service.services.ranking import best_trial, completed_search
 
 # After so many trials of a line without a single completed one the fault is in the problem or the space, not in the
 # draws.

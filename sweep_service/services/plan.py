@@ -22,7 +22,7 @@ from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
 from sweep_service.services.budget import is_hopeless, is_spent, num_used, search_end
-from sweep_service.services.results import contenders
+from sweep_service.services.ranking import contenders
 from trainables.catalog import Trainable
 
 # (space, seed, budget, history) -> a sampler that knows the history, in which adopted trials have numbers below 0
@@ -188,8 +188,9 @@ class Plan:
             return
         made = {(t.confirms, t.seed) for t in self._trials.values() if t.role is Role.CONFIRM}
         number = self._next_number
+        sources = contenders(self._spec, self.trials)
         for seed in confirm_seeds(self._spec):
-            for source in contenders(self._spec, self.trials):
+            for source in sources:
                 if (source.id, seed) in made:
                     continue
                 params = {**source.params, "seed": seed}
