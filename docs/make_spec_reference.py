@@ -43,6 +43,7 @@ def reference() -> Iterator[str]:
         yield from _fields(part, f"### `type: {part['properties']['type']['const']}`")
     yield "## What can be trained\n"
     yield "Installed packages may bring more; `GET /api/v1/trainables` lists what a service has.\n"
+    yield "`weight/TASK` and the like are parameters that each task may have for itself: `weight/income`.\n"
     for trainable in builtin_trainables():
         yield from _trainable(trainable)
 
@@ -88,7 +89,8 @@ def _trainable(trainable: Trainable) -> Iterator[str]:
     yield f"### `{trainable.name}`\n\n{trainable.summary}\n"
     yield "Metrics for `objective.metric`: " + ", ".join(f"`{metric}`" for metric in trainable.metrics) + ".\n"
     yield "| parameter | type | default | searched | meaning |\n|---|---|---|---|---|"
-    for parameter in trainable.parameters:
+    of_tasks = (parameter.for_task("TASK") for parameter in trainable.task_parameters)
+    for parameter in (*trainable.parameters, *of_tasks):
         searched = "yes" if parameter.searchable else "no"
         default = f"`{json.dumps(parameter.default)}`"
         yield f"| `{parameter.name}` | {_parameter_type(parameter)} | {default} | {searched} | {_meaning(parameter)} |"

@@ -6,10 +6,9 @@ messages) is printed as it is, never as markup, without control characters.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-Document = Mapping[str, Any]
+from sweep_service.rendering_text import Document, as_mapping, as_rows, number, parameters, plain, shown
 
 _STATE_STYLES = {
     "completed": "green",
@@ -36,27 +35,6 @@ _MAX_ROWS = 15
 _PIPE_WIDTH = 160
 
 
-def plain(value: object) -> str:
-    """Text from outside, on one line and without control characters: they could move a terminal's cursor."""
-    return "".join(char if char.isprintable() else " " for char in str(value))
-
-
-def number(value: object, *, sign: bool = False) -> str:
-    """Four significant digits; a dash for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    if isinstance(value, int) and not sign:
-        return str(value)
-    return f"{value:+.4g}" if sign else f"{value:.4g}"
-
-
-def parameters(values: object) -> str:
-    """``alpha=1.2 weight_lr=0.03``."""
-    if not isinstance(values, Mapping) or not values:
-        return "–"
-    return " ".join(f"{plain(name)}={_value(value)}" for name, value in sorted(values.items()))
-
-
 def state_text(state: object, reason: object = None) -> Text:
     """The state, coloured, with its reason."""
     text = Text(plain(state or "unknown"), style=_STATE_STYLES.get(str(state), ""))
@@ -67,17 +45,18 @@ def state_text(state: object, reason: object = None) -> Text:
 
 def progress_line(sweep: Document) -> str:
     """Where the sweep stands, on one line without colours: for logs and pipes."""
-    progress = _mapping(sweep.get("progress"))
+    progress = as_mapping(sweep.get("progress"))
     parts = [plain(sweep.get("state", "unknown"))]
     parts.append(f"search {progress.get('used_trials', 0)}/{progress.get('budget_trials', '?')}")
-    for role, states in _mapping(progress.get("trials")).items():
+    for role, states in as_mapping(progress.get("trials")).items():
         counts = _counts(states)
         if counts:
             parts.append(f"{role}: {counts}")
-    for leader in _rows(sweep.get("leaders")):
-        label = "best" if leader.get("role") == "search" else plain(leader.get("balancer"))
+    for place, leader in enumerate(as_rows(sweep.get("leaders"))):
+        is_best = place == 0 and leader.get("role") == "search"
+        label = f"best{_of_balancer(sweep, leader)}" if is_best else plain(leader.get("balancer"))
         shown = f"{label} {number(leader.get('objective'))}"
-        if leader.get("role") == "search":
+        if is_best:
             shown += f" at {parameters(leader.get('searched'))}"
         parts.append(shown)
     return " | ".join(parts)
@@ -85,7 +64,7 @@ def progress_line(sweep: Document) -> str:
 
 def live_view(sweep: Document) -> RenderableType:
     """Where the sweep stands, to be drawn again and again: bar, counts, best so far, baselines."""
-    progress = _mapping(sweep.get("progress"))
+    progress = as_mapping(sweep.get("progress"))
     total, used = progress.get("budget_trials") or 1, progress.get("used_trials") or 0
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
@@ -97,11 +76,11 @@ def live_view(sweep: Document) -> RenderableType:
     if used_hours := _gpu_hours(sweep):
         bar.add_row("", "", "", Text(used_hours))
     lines: list[RenderableType] = [bar]
-    for role, states in _mapping(progress.get("trials")).items():
+    for role, states in as_mapping(progress.get("trials")).items():
         if counts := _counts(states):
             lines.append(Text.assemble((f"  {plain(role):<9}", "dim"), counts))
-    if leaders := _rows(sweep.get("leaders")):
-        lines.append(_leaders_table(leaders, _objective_name(sweep)))
+    if leaders := as_rows(sweep.get("leaders")):
+        lines.append(_leaders_table(sweep, leaders, _objective_name(sweep)))
     if message := sweep.get("message"):
         lines.append(Text(plain(message), style="dim"))
     return Group(*lines)
@@ -114,14 +93,16 @@ def results_view(sweep: Document) -> RenderableType:
     lines: list[RenderableType] = [head]
     if message := sweep.get("message"):
         lines.append(Text(plain(message)))
-    results = _mapping(sweep.get("results"))
+    results = as_mapping(sweep.get("results"))
     if rows := _shown_rows(results):
         lines += [leaderboard_table(rows, _objective_name(sweep))]
-        if hidden := len(_rows(results.get("leaderboard"))) - len(rows):
+        if hidden := len(as_rows(results.get("leaderboard"))) - len(rows):
             lines.append(Text(f"… and {hidden} more trials", style="dim"))
     else:
         lines.append(Text("No trial completed: there is no leaderboard.", style="yellow"))
-    if front := _rows(results.get("front")):
+    if len(methods := as_rows(results.get("methods"))) > 1:
+        lines.append(methods_table(methods))
+    if front := as_rows(results.get("front")):
         lines.append(front_table(front))
     lines.append(verdict_view(results.get("verdict")))
     return Group(*lines)
@@ -129,7 +110,7 @@ def results_view(sweep: Document) -> RenderableType:
 
 def leaderboard_table(rows: Sequence[Document], objective: str) -> Table:
     """Trials by rank, with each task's loss; the baselines stand out."""
-    tasks = list(dict.fromkeys(task for row in rows for task in _mapping(row.get("tasks"))))
+    tasks = list(dict.fromkeys(task for row in rows for task in as_mapping(row.get("tasks"))))
     table = Table(title=f"Leaderboard by {plain(objective)}", title_justify="left", title_style="bold")
     for heading in ("#", "balancer", "trial"):
         table.add_column(heading, no_wrap=True)
@@ -141,10 +122,34 @@ def leaderboard_table(rows: Sequence[Document], objective: str) -> Table:
     if has_delta:
         table.add_column("Δm %", justify="right")
     for row in rows:
-        losses = [number(_mapping(_mapping(row.get("tasks")).get(task)).get("loss")) for task in tasks]
+        losses = [number(as_mapping(as_mapping(row.get("tasks")).get(task)).get("loss")) for task in tasks]
         cells = [number(row.get("rank")), plain(row.get("label", "")), number(row.get("number"))]
         cells += [number(row.get("objective")), parameters(row.get("params")), *losses]
         cells += [number(row.get("delta_m"), sign=True)] if has_delta else []
+        table.add_row(*(Text(cell) for cell in cells), style="" if row.get("role") == "search" else "magenta")
+    return table
+
+
+def methods_table(methods: Sequence[Document]) -> Table:
+    """The balancers and the baselines by rank, with what fresh seeds made of the best of each; baselines stand out."""
+    fresh = next((found for row in methods if (found := as_mapping(row.get("confirmed")))), None)
+    table = Table(title="Methods", title_justify="left", title_style="bold")
+    for heading in ("#", "method"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trials", "tuned", "best"):
+        table.add_column(heading, justify="right")
+    if fresh is not None:
+        table.add_column(Text(f"{plain(fresh.get('metric', ''))}, fresh seeds"), justify="right")
+        table.add_column("diverged", justify="right")
+    table.add_column("parameters", overflow="fold")
+    for row in methods:
+        again = as_mapping(row.get("confirmed"))
+        cells = [number(row.get("rank")), plain(row.get("balancer", "")), number(row.get("trials"))]
+        cells += [number(row.get("parameters")), number(row.get("objective"))]
+        if fresh is not None:
+            cells += [f"{number(again.get('mean'))} ± {number(again.get('std'))}" if again else "–"]
+            cells += [f"{number(again.get('diverged'))} of {number(again.get('seeds'))}" if again else "–"]
+        cells.append(parameters(row.get("params")))
         table.add_row(*(Text(cell) for cell in cells), style="" if row.get("role") == "search" else "magenta")
     return table
 
@@ -156,12 +161,12 @@ def front_table(trials: Sequence[Document]) -> RenderableType:
     shown = trials[:_MAX_ROWS]
     table = Table(title="Pareto front", title_justify="left", title_style="bold")
     table.add_column("trial", no_wrap=True)
-    metrics = list(dict.fromkeys(metric for trial in shown for metric in _mapping(trial.get("values"))))
+    metrics = list(dict.fromkeys(metric for trial in shown for metric in as_mapping(trial.get("values"))))
     for metric in metrics:
         table.add_column(Text(plain(metric)), justify="right")
     table.add_column("parameters", overflow="fold")
     for trial in shown:
-        values = [number(_mapping(trial.get("values")).get(metric)) for metric in metrics]
+        values = [number(as_mapping(trial.get("values")).get(metric)) for metric in metrics]
         chosen = trial["searched"] if "searched" in trial else trial.get("params")
         table.add_row(*(Text(cell) for cell in (number(trial.get("number")), *values, parameters(chosen))))
     hidden = len(trials) - len(shown)
@@ -170,19 +175,19 @@ def front_table(trials: Sequence[Document]) -> RenderableType:
 
 def verdict_view(verdict: object) -> RenderableType:
     """Whether the search's best beat each baseline, with the intervals that say so."""
-    found = _mapping(verdict)
+    found = as_mapping(verdict)
     if not found:
         return Text(
             "No verdict: the sweep has compared nothing (confirm was not asked for, or did not run).", style="dim"
         )
     lines: list[RenderableType] = [Text.assemble(("Verdict: ", "bold"), plain(found.get("summary", "")))]
-    rows = _rows(found.get("against"))
+    rows = as_rows(found.get("against"))
     if rows:
         lines.append(_verdict_table(found, rows))
-    notes = f"Difference: best minus baseline in {plain(found.get('metric', ''))}; below 0 is better."
+    notes = f"Difference: best minus other in {plain(found.get('metric', ''))}; below 0 is better."
     notes += f" Equivalent: the whole interval within ±{number(found.get('margin'))}."
     if any(row.get("tasks") for row in rows):
-        notes += " A task's row: in its own test loss, with that share of the baseline's loss as margin."
+        notes += " A task's row: in its own test loss, with that share of the other's loss as margin."
     if covers := found.get("covers"):
         notes += f" {plain(covers)}"
     lines.append(Text(notes, style="dim"))
@@ -262,32 +267,36 @@ def trials_table(trials: Iterable[Document]) -> Table:
 
 def preview_view(preview: Document) -> RenderableType:
     """What would come of a spec."""
-    trials = _mapping(preview.get("trials"))
+    trials = as_mapping(preview.get("trials"))
     counts = ", ".join(f"{number(count)} {plain(role)}" for role, count in trials.items() if count)
     lines: list[RenderableType] = [Text.assemble(("Valid. ", "bold green"), f"At most so many trials: {counts}.")]
-    if adoption := _mapping(preview.get("adoption")):
-        for line in _rows(adoption.get("lines")):
+    if shares := as_mapping(preview.get("shares")):
+        told = ", ".join(f"{plain(name)} {number(count)}" for name, count in shares.items())
+        lines.append(Text(f"search trials of each balancer: {told}"))
+    if adoption := as_mapping(preview.get("adoption")):
+        for line in as_rows(adoption.get("lines")):
             found = f"{number(line.get('adopted'))} of {number(line.get('considered'))} trials"
-            lines.append(Text(f"{plain(line.get('role'))}: begins with {found} of {plain(adoption.get('from_sweep'))}"))
+            who = " ".join(plain(word) for word in (line.get("role"), line.get("balancer")) if word)
+            lines.append(Text(f"{who}: begins with {found} of {plain(adoption.get('from_sweep'))}"))
             lines += [
                 Text(f"  left out, {number(one.get('trials'))}: {plain(one.get('reason'))}", style="dim")
-                for one in _rows(line.get("left_out"))
+                for one in as_rows(line.get("left_out"))
             ]
-    samples = [_mapping(sample.get("searched")) for sample in _rows(preview.get("samples"))]
+    samples = [as_mapping(sample.get("searched")) for sample in as_rows(preview.get("samples"))]
     names = list(dict.fromkeys(name for sample in samples for name in sample))
     table = Table(title="Uniform draws of the space; the sampler chooses otherwise", title_justify="left")
     for name in names:
         table.add_column(Text(plain(name)), justify="right")
     for sample in samples:
-        table.add_row(*(Text(_value(sample[name]) if name in sample else "–") for name in names))
+        table.add_row(*(Text(shown(sample[name]) if name in sample else "–") for name in names))
     return Group(*lines, table)
 
 
 def event_line(event: Document) -> str:
     """One event on one line: when, what, of which trial, and what it says."""
-    data = " ".join(f"{plain(k)}={plain(v)}" for k, v in _mapping(event.get("data")).items() if v not in (None, ""))
+    data = " ".join(f"{plain(k)}={plain(v)}" for k, v in as_mapping(event.get("data")).items() if v not in (None, ""))
     if event.get("kind") == "sweep.verdict":
-        data = plain(_mapping(event.get("data")).get("summary", ""))
+        data = plain(as_mapping(event.get("data")).get("summary", ""))
     at = plain(event.get("at", ""))[:19].replace("T", " ")
     parts = [
         at,
@@ -311,8 +320,8 @@ def _verdict_table(verdict: Document, rows: Sequence[Document]) -> Table:
     table.add_column("seeds", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_comparison_cells(Text(plain(row.get("baseline", "")), style="bold"), row))
-        for task, of_task in _mapping(row.get("tasks")).items():
-            table.add_row(*_comparison_cells(Text(f"  {plain(task)}", style="dim"), _mapping(of_task)))
+        for task, of_task in as_mapping(row.get("tasks")).items():
+            table.add_row(*_comparison_cells(Text(f"  {plain(task)}", style="dim"), as_mapping(of_task)))
     return table
 
 
@@ -332,18 +341,25 @@ def _comparison_cells(label: Text, row: Document) -> list[Text]:
 
 def _shown_rows(results: Document) -> list[Document]:
     """The first of the leaderboard, and the best of each baseline wherever it ranks."""
-    rows = _rows(results.get("leaderboard"))
-    baselines = {row.get("trial_id") for row in _rows(results.get("baselines"))}
+    rows = as_rows(results.get("leaderboard"))
+    baselines = {row.get("trial_id") for row in as_rows(results.get("baselines"))}
     return [row for place, row in enumerate(rows) if place < _MAX_ROWS or row.get("trial_id") in baselines]
 
 
-def _leaders_table(leaders: Sequence[Document], objective: str) -> Table:
+def _of_balancer(sweep: Document, leader: Document) -> str:
+    """Which balancer a leader has, where that is searched and not among what the sampler chose."""
+    search = as_mapping(as_mapping(sweep.get("spec")).get("search"))
+    return f" ({plain(leader.get('balancer'))})" if search.get("balancers") == "equal_effort" else ""
+
+
+def _leaders_table(sweep: Document, leaders: Sequence[Document], objective: str) -> Table:
     table = Table.grid(padding=(0, 2))
-    for leader in leaders:
+    for place, leader in enumerate(leaders):
         is_search = leader.get("role") == "search"
-        name = "best so far" if is_search else plain(leader.get("balancer", ""))
+        is_best = is_search and place == 0
+        name = f"best so far{_of_balancer(sweep, leader)}" if is_best else plain(leader.get("balancer", ""))
         table.add_row(
-            Text(f"  {name}", style="bold" if is_search else "magenta"),
+            Text(f"  {name}", style="bold" if is_best else "" if is_search else "magenta"),
             Text(f"{plain(objective)} {number(leader.get('objective'))}"),
             Text(parameters(leader.get("searched")), style="dim"),
         )
@@ -351,29 +367,17 @@ def _leaders_table(leaders: Sequence[Document], objective: str) -> Table:
 
 
 def _objective_name(sweep: Document) -> str:
-    return str(_mapping(_mapping(sweep.get("spec")).get("objective")).get("metric", "objective"))
+    return str(as_mapping(as_mapping(sweep.get("spec")).get("objective")).get("metric", "objective"))
 
 
 def _gpu_hours(sweep: Document) -> str:
     """What has been used of GPUs, and of how much where that is bounded; empty: the sweep asks for none."""
-    used = _mapping(sweep.get("progress")).get("used_gpu_hours")
-    bound = _mapping(_mapping(sweep.get("spec")).get("budget")).get("gpu_hours")
+    used = as_mapping(sweep.get("progress")).get("used_gpu_hours")
+    bound = as_mapping(as_mapping(sweep.get("spec")).get("budget")).get("gpu_hours")
     if used is None:
         return ""
     return f"{number(used)} GPU-hours" if bound is None else f"{number(used)}/{number(bound)} GPU-hours"
 
 
 def _counts(states: object) -> str:
-    return ", ".join(f"{count} {plain(state)}" for state, count in _mapping(states).items() if count)
-
-
-def _value(value: object) -> str:
-    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _rows(value: object) -> list[Document]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
+    return ", ".join(f"{count} {plain(state)}" for state, count in as_mapping(states).items() if count)

@@ -34,6 +34,7 @@ def spec_template(trainable: Document) -> str:
         f"trainable: {_value(trainable['name'])}",
         "params:",
         *_params(parameters),
+        *_of_tasks(trainable),
         "space:",
         *_space(parameters),
         "objective:",
@@ -73,6 +74,16 @@ def _space(parameters: Sequence[Document]) -> Iterator[str]:
             yield _line(f"  {parameter['name']}: {_SEARCHED[parameter['name']]}", _one_line(parameter["description"]))
     searchable = [p["name"] for p in parameters if p.get("searchable") and p["name"] not in _SEARCHED]
     yield f"  # Can be searched too: {', '.join(searchable)}"
+
+
+def _of_tasks(trainable: Document) -> Iterator[str]:
+    """One line on what each task may have for itself."""
+    found: Sequence[Document] = trainable.get("task_parameters", ())
+    task = next((task["name"] for task in trainable.get("tasks", ())), "TASK")
+    readers = [f" (read by {', '.join(one['used_by'])})" if one["used_by"] else "" for one in found]
+    named = [f"{one['name']}/{task}{who}" for one, who in zip(found, readers, strict=True)]
+    if named:
+        yield f"  # Each task may have for itself, too, {'; '.join(named)}"
 
 
 def _other_metrics(trainable: Document) -> list[str]:

@@ -137,13 +137,16 @@ class SweepView(BaseModel):
     spec: dict[str, Any] = Field(description="What was submitted, with every default filled in.")
     generation: int = Field(description="How many times a conductor was started for it.")
     progress: ProgressView
-    leaders: list[Leader] = Field(description="The best of the search so far, then of each baseline.")
+    leaders: list[Leader] = Field(
+        description="The best of the search so far, then of each other balancer that has a search of its own, then of "
+        "each baseline."
+    )
     adopted: int = Field(description="Trials of search.from_sweep that the samplers began with; none of this sweep's.")
     best_trial_id: str | None
     results: dict[str, Any] | None = Field(
-        description="Once it has ended: `leaderboard`, `best`, `front` (null: there is one objective only), "
-        "`baselines`, `verdict`, and `importance`: the share of the objective's variance that each searched parameter "
-        "explains, the largest first; null: too few trials."
+        description="Once it has ended: `leaderboard`, `methods` (ranked; old sweeps lack them), "
+        "`best`, `front` (null: there is one objective only), `baselines`, `verdict`, and `importance`: the share of "
+        "the objective's variance that each searched parameter explains, the largest first; null: too few trials."
     )
     tracking_ref: str | None = Field(description="Its MLflow run.")
     experiment: str = Field(description="Its MLflow experiment.")
@@ -223,6 +226,10 @@ class PreviewView(BaseModel):
 
     spec: dict[str, Any] = Field(description="What was sent, with every default filled in.")
     trials: dict[Role, int] = Field(description="How many there would be of each role, at the most.")
+    shares: dict[str, int] | None = Field(
+        description="Where each balancer has a search of its own, how many of the search trials each would get; else "
+        "null."
+    )
     fusion: FusionView
     samples: list[SampleView]
     samples_from: Literal["uniform_draws"] = Field(
@@ -238,6 +245,7 @@ class PreviewView(BaseModel):
         return cls(
             spec=preview.spec.canonical(),
             trials=dict(preview.most_trials),
+            shares=None if preview.shares is None else dict(preview.shares),
             fusion=FusionView(fused=not reason, lanes=preview.lanes, reason=reason or None),
             samples=[SampleView(searched=dict(s.searched), params=dict(s.params)) for s in preview.samples],
             adoption=AdoptionView(from_sweep=found.sweep_id, lines=lines) if found else None,

@@ -16,6 +16,10 @@ class TrainableView(BaseModel):
     metrics: list[str] = Field(description="What `objective.metric` can be.")
     default_objective: str
     parameters: list[Parameter] = Field(description="What `params` can fix and, where searchable, `space` can search.")
+    task_parameters: list[Parameter] = Field(
+        description="What each task may have for itself besides: `weight` is named `weight/income` for the task "
+        "`income`."
+    )
 
     @classmethod
     def of(cls, trainable: Trainable) -> TrainableView:
@@ -26,6 +30,7 @@ class TrainableView(BaseModel):
             metrics=list(trainable.metrics),
             default_objective=trainable.default_objective,
             parameters=list(trainable.parameters),
+            task_parameters=list(trainable.task_parameters),
         )
 
 

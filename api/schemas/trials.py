@@ -168,14 +168,46 @@ class FrontTrialView(TrialView):
     values: dict[str, float] = Field(description="Of the spec's objectives, by metric.")
 
 
+class ConfirmedView(BaseModel):
+    """What the repeats of a method's best trial, with fresh seeds, measured on the test split."""
+
+    metric: str
+    mean: float | None = Field(description="Of those that came to a finite number; null: none did.")
+    std: float | None = Field(description="null: fewer than two of them.")
+    seeds: int = Field(description="Repeats that ended by themselves.")
+    diverged: int = Field(description="How many of them came to no finite number.")
+    values: list[float] = Field(description="Of the others, in the order of their seeds.")
+
+
+class MethodView(BaseModel):
+    """A balancer of the search, or a baseline, with its best trial."""
+
+    rank: int | None = Field(description="null: none of its trials completed.")
+    balancer: str
+    role: Role
+    trials: int = Field(description="Its trials that ended and count.")
+    parameters: int = Field(description="How many it had to tune.")
+    objective: float | None = Field(description="Of its best trial.")
+    trial_id: str | None
+    number: int | None
+    params: dict[str, Any] = Field(description="What the sampler chose for its best trial.")
+    confirmed: ConfirmedView | None = Field(description="null: its best trial has not been trained again.")
+
+
 class BestView(BaseModel):
-    """The best completed search trial so far; of several objectives, the Pareto front too."""
+    """The best completed search trial so far; of several objectives, the Pareto front too; where each balancer has a
+    search of its own, the ranking of the methods.
+    """
 
     best: TrialView | None = Field(description="By the spec's `objective`, also where there are `objectives`.")
     reason: str | None = Field(description="Why there is none; null where there is one.")
     front: list[FrontTrialView] | None = Field(
         description="The completed search trials that none other beats in one of the `objectives` without losing in "
         "another, best in the first of them first. null: the sweep has a single objective."
+    )
+    methods: list[MethodView] | None = Field(
+        description="The balancers and the baselines, best first: by the mean over fresh seeds where they were trained "
+        "again, else by their objective. null: the search is one for all balancers."
     )
 
     @classmethod
@@ -185,6 +217,7 @@ class BestView(BaseModel):
             best=None if found.trial is None else TrialView.of(found.trial),
             reason=found.reason or None,
             front=None if front is None else [_of_front(one) for one in front],
+            methods=None if found.methods is None else [MethodView.model_validate(row) for row in found.methods],
         )
 
 

@@ -43,7 +43,8 @@ def export(
 ) -> None:
     """Write a sweep's trials for other tools.
 
-    The file of --format optuna has a study for the search and one for each baseline: open it with
+    The file of --format optuna has a study for the search (for each balancer, where each is searched by itself) and one
+    for each baseline: open it with
     `optuna-dashboard sqlite:///FILE`.
     """
     if output is not None and output.exists():

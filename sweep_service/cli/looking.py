@@ -96,8 +96,8 @@ def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 
 @commands.command()
 def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
-    """Show the best trial so far, with its parameters; of several objectives the Pareto front too. Exit code 1: there
-    is none.
+    """Show the best trial so far, with its parameters; of several objectives the Pareto front too, of several balancers
+    with a search each their ranking. Exit code 1: there is none.
     """
     with connected(url) as client:
         found = client.best(resolve(client, sweep_id))
@@ -105,12 +105,14 @@ def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> 
     if as_json:
         print_json(found)
     elif trial is not None:
-        from sweep_service.rendering import front_table, number, parameters
+        from sweep_service.rendering import front_table, methods_table, number, parameters
 
         typer.echo(f"trial {trial['number']} ({trial['balancer']}): {number(trial['objective'])}")
         typer.echo(parameters(trial["searched"]))
         if found["front"]:
             print_view(front_table(found["front"]))
+        if found.get("methods"):
+            print_view(methods_table(found["methods"]))
     else:
         typer.echo(found["reason"], err=True)
     if trial is None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep_service.domain.branches import active_part
-from sweep_service.domain.lines import BALANCER, Line, fixed_params, lines_of, reads
+from sweep_service.domain.lines import Line, all_defaults, fixed_params, lines_of, reads
 from sweep_service.domain.pruning import cost
 from sweep_service.domain.space import Choice, fitted, value_misfit
-from sweep_service.domain.spec import Objective, SweepSpec
+from sweep_service.domain.spec import BALANCER, Objective, SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import AdoptedTrial, Role, Sweep, Trial
 from trainables.catalog import Trainable
@@ -32,6 +32,8 @@ MAX_ADOPTED = 500  # of a line
 _MAX_OF_SAMPLER: Mapping[str, int] = {"gp": 200}  # whose time grows with the cube of it
 _MAX_SHOWN = 60  # characters of a value
 _MAX_REASONS = 5  # told of a line; the rest are counted
+
+_WITH_RESULT = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED})
 
 # Whatever they are, a trial ends with the same result, or with one of as much worth.
 _OF_NO_ACCOUNT = frozenset({"seed", "report_every", "checkpoint_every"})
@@ -60,11 +62,12 @@ class Adoption:
     """What a sweep adopts of another."""
 
     sweep_id: str  # the earlier one's
-    lines: tuple[LineAdoption, ...]  # the search, then the baselines that search anything
+    lines: tuple[LineAdoption, ...]  # those of the search, then the baselines; none that searches nothing
+    strays: int  # search trials with a result that are of no line here: their balancer is none of the choices
 
     @property
-    def search(self) -> LineAdoption:
-        return self.lines[0]
+    def search(self) -> tuple[LineAdoption, ...]:
+        return tuple(one for one in self.lines if one.line.role is Role.SEARCH)
 
     @property
     def adopted(self) -> tuple[AdoptedTrial, ...]:
@@ -73,7 +76,9 @@ class Adoption:
     @property
     def summary(self) -> str:
         """For people."""
-        parts = [_told(one, "search" if one.line.role is Role.SEARCH else str(one.line.balancer)) for one in self.lines]
+        parts = [_told(one, "search" if one.line.is_whole_search else str(one.line.balancer)) for one in self.lines]
+        if self.strays:
+            parts.append(f"Left out are {self.strays} search trials of other balancers.")
         return f"The samplers begin with trials of {self.sweep_id}. {' '.join(parts)}"
 
 
@@ -83,12 +88,18 @@ def adopt(spec: SweepSpec, trainable: Trainable, source: Sweep, trials: Sequence
     """
     limit = _MAX_OF_SAMPLER.get(spec.search.sampler, MAX_ADOPTED)
     fixed = fixed_params(spec, trainable)
+    fixed = {**all_defaults(trainable, fixed), **fixed}
+    lines = lines_of(spec, trainable)
     return Adoption(
         sweep_id=source.id,
         lines=tuple(
             _adopt_line(line, spec.objective, trainable, fixed, trials, limit)
-            for line in lines_of(spec, trainable)
+            for line in lines
             if line.space  # one that searches nothing learns nothing
+        ),
+        strays=sum(
+            trial.role is Role.SEARCH and trial.state in _WITH_RESULT and not any(line.holds(trial) for line in lines)
+            for trial in trials
         ),
     )
 
@@ -126,13 +137,12 @@ def _adopt_line(
     trials: Sequence[Trial],
     limit: int,
 ) -> LineAdoption:
-    ended = (TrialState.COMPLETED, TrialState.EARLY_STOPPED)
-    considered = [trial for trial in trials if line.holds(trial) and trial.state in ended]
+    considered = [trial for trial in trials if line.holds(trial) and trial.state in _WITH_RESULT]
     found: list[AdoptedTrial] = []
     reasons: Counter[str] = Counter()
     for trial in considered:
         value = trial.objective if trial.objective is not None else trial.metrics.get(objective.metric, math.nan)
-        values = {**trainable.defaults(), **trial.params}
+        values = {**all_defaults(trainable, fixed), **trial.params}
         point = active_part(line.space, values)
         reason = _misfit(line, trainable, fixed, trial.balancer, values, point)
         if reason is None and not math.isfinite(value):
@@ -167,7 +177,7 @@ def _misfit(
     point: Mapping[str, Any],
 ) -> str | None:
     """Why a trial with those values could be none of the line; None: it could."""
-    for parameter in trainable.parameters:
+    for parameter in trainable.parameters_for(fixed):
         name = parameter.name
         was, here = values.get(name), fixed.get(name)
         if name in point:

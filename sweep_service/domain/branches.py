@@ -69,7 +69,7 @@ def grid_size(space: Space) -> int | None:
     if any(dimension.num_points is None for dimension in space.values()):
         return None
     counted = 0
-    for branch in _branches(space):
+    for branch in branches(space):
         counted += _num_points(space, branch)
         if counted > MAX_COUNTED and branch:
             break
@@ -81,7 +81,7 @@ class Grid:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._branches = list(_branches(space))
+        self._branches = list(branches(space))
         self._ends = list(accumulate(_num_points(space, branch) for branch in self._branches))
 
     @property
@@ -94,14 +94,14 @@ class Grid:
         branch = self._branches[place]
         index -= self._ends[place - 1] if place else 0
         point: dict[str, Scalar] = dict(branch)
-        for name in reversed(_free(self._space, branch)):
+        for name in reversed(free(self._space, branch)):
             dimension = self._space[name]
             index, here = divmod(index, dimension.num_points or 1)
             point[name] = dimension.point(here)
         return {name: point[name] for name in self._space if name in point}
 
 
-def _branches(space: Space) -> Iterator[Mapping[str, Scalar]]:
+def branches(space: Space) -> Iterator[Mapping[str, Scalar]]:
     """Every combination of values that decides what else is active: of those parameters that others depend on, as far
     as they are active themselves.
     """
@@ -124,7 +124,7 @@ def _continued(space: Space, deciding: Sequence[str], chosen: Mapping[str, Scala
         yield from _continued(space, rest, {**chosen, name: value})
 
 
-def _free(space: Space, branch: Mapping[str, Scalar]) -> Sequence[str]:
+def free(space: Space, branch: Mapping[str, Scalar]) -> Sequence[str]:
     """The parameters that are active in that branch and not decided by it."""
     parents = {parent for dimension in space.values() for parent in dimension.when}
     return [name for name in parents_first(space) if name not in parents and is_active(space[name], branch)]
@@ -137,4 +137,4 @@ def _holds(when: Mapping[str, Sequence[Scalar]], point: Mapping[str, Any]) -> bo
 
 
 def _num_points(space: Space, branch: Mapping[str, Scalar]) -> int:
-    return math.prod(space[name].num_points or 1 for name in _free(space, branch))
+    return math.prod(space[name].num_points or 1 for name in free(space, branch))

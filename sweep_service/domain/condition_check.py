@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from sweep_service.domain.errors import Finding
-from sweep_service.domain.lines import BALANCER
 from sweep_service.domain.space import Choice, Dimension, Scalar, Space
+from sweep_service.domain.spec import BALANCER
 from sweep_service.domain.spec_shape import json_pointer, suggest
 from trainables.catalog import Trainable
 

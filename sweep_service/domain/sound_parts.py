@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sweep_service.domain.lines import BALANCER
 from sweep_service.domain.space import Choice, Dimension, Scalar
-from sweep_service.domain.spec import EarlyStopping, Objective
+from sweep_service.domain.spec import BALANCER, EarlyStopping, Objective
 from sweep_service.domain.spec_shape import Location, places_around
 
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
@@ -92,6 +91,15 @@ class SoundParts:
             return dimension.choices if isinstance(dimension, Choice) else ()
         is_known = self._is_readable("params") and self._is_whole("params", BALANCER)
         return (self.params.get(BALANCER, default),) if is_known else ()
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """The balancers that are searched each by itself; none where that is not so, or cannot be told."""
+        dimension = self.space.get(BALANCER)
+        is_said = self._is_readable("search") and self._is_whole("search", "balancers")
+        if not is_said or not isinstance(dimension, Choice) or self.said("search", "balancers") == "sampled":
+            return ()
+        return [str(choice) for choice in dimension.choices]
 
     def may_be_given(self, name: str) -> bool:
         """Whether params gives that parameter a value, or is itself so wrong that nobody can tell."""

@@ -70,7 +70,7 @@ def _as_several(value: Any) -> Any:
 
 When = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=100)],
+        Annotated[str, StringConstraints(min_length=1, max_length=200)],
         Annotated[
             tuple[ScalarValue, ...],
             BeforeValidator(_as_several),

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
 
-from sweep_service.domain.space import MAX_WHOLE, Dimension, ScalarValue, Strict, trusted_dimension
+from sweep_service.domain.space import MAX_WHOLE, Choice, Dimension, ScalarValue, Strict, trusted_dimension
 
 _LABEL = r"^[A-Za-z0-9]([A-Za-z0-9_.\-]{0,61}[A-Za-z0-9])?$"
 _NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
-_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+# Of a task's own parameter, such as weight/income, what comes after the slash is the task's name.
+_PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]*(/[^/\x00-\x1f\x7f]+)?$"
 
 # What MLflow takes, without what its URIs (models:/name@alias, models:/name/3) and its filters would stumble over.
 _MODEL_NAME = r"""^[^\x00-\x1f\x7f\s./:@?'"`\\][^\x00-\x1f\x7f/:@?'"`\\]*$"""
@@ -34,12 +36,15 @@ PATTERN_RULES: Mapping[str, str] = {
     _NAME: "Must be one line of text, not of spaces alone, without control characters.",
     _MODEL_NAME: "Must be one line of text without / : @ ? \\ and quotes, and not begin with a '.' or a space.",
     _DURATION: "Must be a whole number and a unit: 90s, 30m, 2h or 1d.",
-    _IDENTIFIER: "Must be letters, digits and '_', and not begin with a digit.",
+    _PARAMETER: "Must be letters, digits and '_', and not begin with a digit; a task's own ends in / and its name.",
 }
 """What each pattern asks for, in words."""
 
+BALANCER = "balancer"
+"""The parameter that says which method trains."""
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NAME)]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_IDENTIFIER)]
+ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PARAMETER)]
 
 
 def _check_param(value: Any) -> Any:
@@ -150,6 +155,12 @@ class Search(Strict):
         "begins with what its search trials have shown, each baseline with that baseline's; they are copied when the "
         "sweep is submitted, and neither trained again nor counted in the budget. Only those that could be trials of "
         "this sweep are taken.",
+    )
+    balancers: Literal["equal_effort", "sampled"] | None = Field(
+        default=None,
+        description="Only where balancer is searched. equal_effort, if not given: each balancer has a search of its "
+        "own with as many trials per parameter as the others, so that they can be ranked. sampled: one search, in "
+        "which the sampler chooses the balancer too, and soon leaves those that begin badly.",
     )
 
 
@@ -268,7 +279,9 @@ class Resources(Strict):
 
 
 class Confirm(Strict):
-    """The best trial and each baseline again, with fresh seeds, judged on the test split."""
+    """The best trial, or the best of each balancer that has a search of its own, and each baseline again, with fresh
+    seeds, judged on the test split.
+    """
 
     seeds: Annotated[int, Field(ge=2, le=100)] = Field(
         default=5, description="Fresh seeds, the same for all; more of them narrow the intervals."
@@ -309,15 +322,15 @@ class SweepSpec(Strict):
 
     name: Name = Field(description="For people; need not be unique.")
     trainable: Name = Field(description="The problem to train.")
-    params: dict[Identifier, ParamValue] = Field(
+    params: dict[ParameterName, ParamValue] = Field(
         default_factory=dict, max_length=200, description="Parameters that are fixed; others take their defaults."
     )
-    space: dict[Identifier, Dimension] = Field(
+    space: dict[ParameterName, Dimension] = Field(
         min_length=1,
         max_length=100,
         description="Parameters that are searched, each with its range, and with the condition under which it is.",
     )
-    initial: tuple[Annotated[dict[Identifier, ScalarValue], Field(min_length=1)], ...] = Field(
+    initial: tuple[Annotated[dict[ParameterName, ScalarValue], Field(min_length=1)], ...] = Field(
         default=(),
         strict=False,
         max_length=1000,
@@ -362,6 +375,17 @@ class SweepSpec(Strict):
         parts["objectives"] = tuple(ListedObjective.trusted(item) for item in document.get("objectives", ()))
         parts["baselines"] = tuple(document.get("baselines", ()))
         return super().trusted({**document, **parts})
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The balancers that are searched each by itself; none: the search is one, whatever balancers it draws.
+        ``check_spec`` fills in how balancers are searched; a stored spec that does not say is from before there was a
+        choice, and means the latter.
+        """
+        balancer = self.space.get(BALANCER)
+        if self.search.balancers != "equal_effort" or not isinstance(balancer, Choice):
+            return ()
+        return tuple(str(choice) for choice in balancer.choices)
 
     @property
     def experiment(self) -> str:

@@ -7,22 +7,23 @@ pointer and a way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from sweep_service.domain.adoption import LEARNERS
 from sweep_service.domain.branches import active_part, grid_size
 from sweep_service.domain.condition_check import (
-    BALANCER,
     balancer_findings,
     condition_findings,
     with_implied_conditions,
 )
 from sweep_service.domain.errors import Finding, InvalidSpecError
+from sweep_service.domain.known_parameters import KnownParameters
+from sweep_service.domain.method_check import method_findings, sampler_findings
 from sweep_service.domain.sound_parts import SoundParts
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
-from sweep_service.domain.spec import Resources, SweepSpec, is_loss
+from sweep_service.domain.spec import BALANCER, Resources, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
     json_pointer,
@@ -37,7 +38,8 @@ MAX_GRID = 100_000  # points: as many trials as a budget can have
 
 
 def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
-    """The spec that the document describes, with the conditions of its space that need not be written.
+    """The spec that the document describes, with the conditions of its space that need not be written, and with how
+    balancers are searched, where they are.
 
     Raises:
         InvalidSpecError: with every finding, at most MAX_FINDINGS.
@@ -51,7 +53,9 @@ def check_spec(document: Any, catalog: Mapping[str, Trainable]) -> SweepSpec:
     if findings or spec is None:
         raise InvalidSpecError(findings)
     space = with_implied_conditions(spec.space, catalog[spec.trainable])
-    return spec.model_copy(update={"space": space})
+    balancers = spec.search.balancers or ("equal_effort" if BALANCER in space else None)
+    search = spec.search.model_copy(update={"balancers": balancers})
+    return spec.model_copy(update={"space": space, "search": search})
 
 
 def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> Iterator[Finding]:
@@ -59,8 +63,9 @@ def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> It
     space: Space = parts.space
     if trainable is not None:
         space = with_implied_conditions(parts.space, trainable)
-        yield from _params_findings(parts, trainable)
-        yield from _space_findings(parts, trainable)
+        known = KnownParameters(trainable, parts.params if _are_tasks_known(parts, trainable) else None)
+        yield from _params_findings(parts, trainable, known)
+        yield from _space_findings(parts, trainable, known)
         yield from _objective_findings(parts, trainable)
         yield from _early_stopping_findings(parts, trainable)
     elif parts.trainable is not None:
@@ -68,22 +73,23 @@ def _catalog_findings(parts: SoundParts, catalog: Mapping[str, Trainable]) -> It
         yield Finding(pointer="/trainable", code="unknown_trainable", detail=detail)
     conditions = list(condition_findings(space, is_searched=parts.is_searched, is_fixed=parts.is_fixed))
     yield from conditions
-    yield from _sampler_findings(parts, space)
+    yield from sampler_findings(parts, space)
+    yield from _warm_start_findings(parts)
     if not conditions:
         yield from _grid_findings(parts, space)
+        yield from method_findings(parts, space)
     yield from _several_objectives_findings(parts)
     yield from _gpu_hours_findings(parts)
     yield from _initial_findings(parts, space)
     yield from _comparison_findings(parts)
 
 
-def _params_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _params_findings(parts: SoundParts, trainable: Trainable, known: KnownParameters) -> Iterator[Finding]:
     for name, value in parts.params.items():
         pointer = json_pointer(("params", name))
-        parameter = trainable.parameter(name)
+        parameter = known.find(name)
         if parameter is None:
-            known = (p.name for p in trainable.parameters)
-            detail = f"{trainable.name} has no parameter {name!r}.{suggest(name, known)}"
+            detail = f"{trainable.name} has no parameter {name!r}.{known.alike(name)}"
             yield Finding(pointer=pointer, code="unknown_parameter", detail=detail)
         else:
             yield from _value_findings(pointer, parameter, value)
@@ -101,16 +107,15 @@ def _value_findings(pointer: str, parameter: Parameter, value: Any) -> Iterator[
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
 
 
-def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
+def _space_findings(parts: SoundParts, trainable: Trainable, known: KnownParameters) -> Iterator[Finding]:
     balancers = parts.balancers(str(trainable.defaults()[BALANCER]))
     yield from balancer_findings(parts.space, trainable)
     for name, dimension in parts.space.items():
         pointer = json_pointer(("space", name))
-        parameter = trainable.parameter(name)
+        parameter = known.find(name)
         if parameter is None or not parameter.searchable:
-            known = (p.name for p in trainable.parameters if p.searchable)
             fact = "cannot be searched" if parameter else f"is no parameter of {trainable.name}"
-            detail = f"{name!r} {fact}.{suggest(name, known)}"
+            detail = f"{name!r} {fact}.{known.alike(name, searchable=True)}"
             yield Finding(pointer=pointer, code="not_searchable" if parameter else "unknown_parameter", detail=detail)
             continue
         if parts.is_fixed(name):
@@ -129,7 +134,7 @@ def _space_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding
 
 
 def _objective_findings(parts: SoundParts, trainable: Trainable) -> Iterator[Finding]:
-    metrics = _metrics(parts, trainable)
+    metrics = trainable.metrics_for(parts.params) if _are_tasks_known(parts, trainable) else None
     named = {
         "/objectives" + json_pointer([i]): (one["metric"], "direction" in one) for i, one in parts.objectives.items()
     }
@@ -171,33 +176,22 @@ def _gpu_hours_findings(parts: SoundParts) -> Iterator[Finding]:
         yield Finding(pointer="/budget/gpu_hours", code="never_reached", detail=detail)
 
 
-def _metrics(parts: SoundParts, trainable: Trainable) -> Sequence[str] | None:
-    """What a trial reports; None where a wrong parameter leaves open which tasks it has."""
+def _are_tasks_known(parts: SoundParts, trainable: Trainable) -> bool:
+    """Whether the parameter that decides which tasks there are, if one does, is right."""
     name = trainable.tasks_from
     if name is None:
-        return trainable.metrics
+        return True
     parameter = trainable.parameter(name)
     assert parameter is not None, name
     if name in parts.params:
-        is_known = not any(_value_findings("", parameter, parts.params[name]))
-    else:
-        is_known = parameter.default is not None and not parts.may_be_given(name)
-    return trainable.metrics_for(parts.params) if is_known else None
+        return not any(_value_findings("", parameter, parts.params[name]))
+    return parameter.default is not None and not parts.may_be_given(name)
 
 
-def _sampler_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
-    if parts.sampler == "cmaes":
-        for name, dimension in space.items():
-            if isinstance(dimension, Choice):
-                detail = f"cmaes learns ranges only: fix {name!r} in params, or take the sampler tpe or gp."
-                yield Finding(pointer=json_pointer(("space", name, "type")), code="not_for_sampler", detail=detail)
+def _warm_start_findings(parts: SoundParts) -> Iterator[Finding]:
     if parts.from_sweep and parts.sampler is not None and parts.sampler not in LEARNERS:
         detail = f"{parts.sampler} learns nothing, and has no use for other trials. Drop it, or take tpe or cmaes."
         yield Finding(pointer="/search/from_sweep", code="not_for_sampler", detail=detail)
-    conditional = next((name for name, dimension in space.items() if dimension.when), None)
-    if parts.sampler == "gp" and conditional is not None:
-        detail = f"gp learns only what every trial has, and {conditional!r} has a condition. Take tpe or nsga2."
-        yield Finding(pointer="/search/sampler", code="not_for_space", detail=detail)
 
 
 def _grid_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
@@ -224,7 +218,9 @@ def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
                 detail = f"{name!r} is not searched.{suggest(name, space)}"
                 yield Finding(pointer=pointer, code="not_searched", detail=detail)
             elif name in space:
-                yield from _given_value_findings(pointer, name, value, point, space)
+                # Where each balancer is searched by itself, a point that names none is for all that read of it.
+                open_parents = () if BALANCER in point or not parts.methods else (BALANCER,)
+                yield from _given_value_findings(pointer, name, value, point, space, open_parents)
         # Whole: nothing is left to the sampler. What has a condition may be left out, where it does not hold.
         left_out = {name: None for name in space if name not in point}
         is_whole = not left_out.keys() & active_part(space, {**point, **left_out}).keys()
@@ -235,13 +231,15 @@ def _initial_findings(parts: SoundParts, space: Space) -> Iterator[Finding]:
 
 
 def _given_value_findings(
-    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space
+    pointer: str, name: str, value: Any, point: Mapping[str, Any], space: Space, open_parents: Collection[str]
 ) -> Iterator[Finding]:
     dimension = space[name]
     if fault := value_misfit(dimension, value):
         yield Finding(pointer=pointer, code="invalid_value", detail=fault)
     for parent, values in dimension.when.items():
         wanted = " or ".join(repr(one) for one in values)
+        if parent in open_parents:
+            continue
         if parent not in point:
             detail = f"{name!r} is searched only where {parent!r} is {wanted}: give that one in this point as well."
         elif not any(is_same(point[parent], one) for one in values):
@@ -281,11 +279,15 @@ def _comparison_findings(parts: SoundParts) -> Iterator[Finding]:
     if len(set(parts.baselines.values())) < len(parts.baselines):
         yield Finding(pointer="/baselines", code="duplicate", detail="A baseline is listed twice; list each once.")
     balancers = parts.balancers(None)
+    for index, name in parts.baselines.items():
+        if len(parts.methods) > 1 and name in parts.methods:
+            detail = f"{name!r} is searched as well, and compared with the other balancers from there; list it once."
+            yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
     index = next((i for i, name in parts.baselines.items() if [name] == list(balancers)), None)
     if index is not None:
         detail = f"{balancers[0]!r} is what the search trials use; a baseline must differ from it."
         yield Finding(pointer=f"/baselines/{index}", code="same_as_search", detail=detail)
-    if parts.has_confirm and parts.has_no_baselines:
+    if parts.has_confirm and parts.has_no_baselines and len(parts.methods) < 2:
         detail = "confirm compares the best trial with the baselines, but there are none: list some, or drop confirm."
         yield Finding(pointer="/confirm", code="nothing_to_compare", detail=detail)
 

@@ -1,5 +1,7 @@
 """Did it help? Paired differences over the same seeds, their interval, and one word for each baseline.
 
+Where several balancers are searched, the best of each other one is compared as a baseline is, and called one here.
+
 Every metric judged here is a loss: lower is better, so a negative difference (best minus baseline) speaks for the best.
 
 A repeat either was not measured (its worker was lost, the code raised, memory ran out, a user ended it), which says
@@ -202,5 +204,5 @@ def _too_few(contrast: Contrast, num_pairs: int) -> str:
     return (
         f"a comparison needs at least 2 seeds on which both have a finite result, and there "
         f"{'is 1' if num_pairs == 1 else 'are none'}: "
-        f"{num_best} of the best trial's repeats and {num_other} of the baseline's have one"
+        f"{num_best} of the best trial's repeats and {num_other} of {contrast.baseline}'s have one"
     )

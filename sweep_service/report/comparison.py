@@ -11,14 +11,14 @@ import plotly.graph_objects as go
 from sweep_service.report.material import Material, Row, is_finite, method
 from sweep_service.report.palette import COLOURS
 from sweep_service.report.section import Drawing, Emphasis, Html, Part, Section, joined, number, table, text
-from sweep_service.report.theme import BAND, GREY, SYMBOLS, escaped, figure, label, value_axis
+from sweep_service.report.theme import BAND, GREY, SYMBOLS, escaped, figure, label, named_axis, value_axis
 
 # In the order in which the legend lists them: symbol and colour.
 _OUTCOMES: Mapping[str, tuple[str, str, str]] = {
     "helped": ("helped: the best trial is better", "circle", "#0072B2"),
     "equivalent": ("equivalent: the difference is too small to matter", "diamond", "#009E73"),
     "inconclusive": ("inconclusive", "circle-open", GREY),
-    "hurt": ("hurt: the baseline is better", "square", "#D55E00"),
+    "hurt": ("hurt: the other one is better", "square", "#D55E00"),
 }
 _ROW_HEIGHT = 30
 _REFERENCES = ("equal", "inverse_initial_loss", "single_task")  # the first that ran is what the others are measured by
@@ -37,7 +37,9 @@ class _Interval:
 
 
 def verdict(material: Material) -> Section | None:
-    """Whether the best trial beat each baseline, overall and task by task."""
+    """Whether the best trial beat each baseline, and each other balancer that is searched by itself, overall and task
+    by task.
+    """
     found: Mapping[str, Any] = material.results.get("verdict") or {}
     against: Sequence[Mapping[str, Any]] = found.get("against") or ()
     if not against:
@@ -50,19 +52,19 @@ def verdict(material: Material) -> Section | None:
         if is_finite(row["mean_difference"])
     ]
     if overall:
-        title = f"difference in {found['metric']}, best minus baseline"
+        title = f"difference in {found['metric']}, best minus other"
         caption = "Overall. The band is the margin: a difference whose interval lies inside it is too small to matter."
         parts.append(Drawing(figure=_forest(overall, margin=margin, title=title), caption=caption))
     if by_task := list(_by_task(against, margin)):
-        drawn = _forest(by_task, margin=100 * margin, title="difference in the task's test loss, % of the baseline's")
-        caption = "Task by task, in per cent of the baseline's loss: tasks have losses in different units."
+        drawn = _forest(by_task, margin=100 * margin, title="difference in the task's test loss, % of the other's")
+        caption = "Task by task, in per cent of the other one's loss: tasks have losses in different units."
         parts.append(Drawing(figure=drawn, caption=caption))
     parts += [_numbers(found, against), joined(['<p class="note">', text(found["covers"]), "</p>"])]
     return Section(
         anchor="verdict",
         title="Verdict",
         explanation=(
-            f"The best trial and each baseline's best were trained again with the same {found['seeds']} fresh seeds, "
+            f"The best trial and {_others(material)} were trained again with the same {found['seeds']} fresh seeds, "
             "and measured on the test split, which nothing has been chosen by. Left of zero the best trial is better. "
             f"A line is the {100 * found['confidence']:g} % interval of the mean difference over the seeds: the "
             "shorter it is, the better the difference is known."
@@ -71,10 +73,14 @@ def verdict(material: Material) -> Section | None:
     )
 
 
+def _others(material: Material) -> str:
+    return "the best of each other method" if material.sweep.spec.methods else "each baseline's best"
+
+
 def beside_baselines(material: Material) -> Section | None:
     """The losses of the best trial and the baselines by task, relative to one of them."""
     rows = material.contenders
-    reference = next((row for name in _REFERENCES for row in material.baselines if row["label"] == name), None)
+    reference = next((row for name in _REFERENCES for row in rows[1:] if row["label"] == name), None)
     if reference is None or len(rows) < 2:
         return None
     units = {task: loss for task, loss in _losses(reference).items() if loss > 0}
@@ -94,7 +100,7 @@ def beside_baselines(material: Material) -> Section | None:
             [1.0, *(value for of_row in ratios.values() for value in of_row.values())],
             from_zero=True,
         ),
-        yaxis={**_listed(tasks), "showgrid": False},
+        yaxis={**named_axis(tasks), "showgrid": False},
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
         margin={"t": 50},
     )
@@ -104,9 +110,9 @@ def beside_baselines(material: Material) -> Section | None:
     drawn.add_vline(x=1, line={"color": GREY, "width": 1.5, "dash": "dot"})
     return Section(
         anchor="baselines",
-        title="Baselines beside the best trial",
+        title=f"{'Other methods' if material.sweep.spec.methods else 'Baselines'} beside the best trial",
         explanation=(
-            f"The validation loss of each task, of the best trial and of each baseline's best, as a multiple of what "
+            f"The validation loss of each task, of the best trial and of {_others(material)}, as a multiple of what "
             f"{name} reached: left of 1 is better than {name}. These are the trials of the search, one seed each; what "
             "may be concluded from them is in the verdict."
         ),
@@ -144,7 +150,7 @@ def _forest(intervals: Sequence[_Interval], *, margin: float, title: str) -> go.
     drawn = figure(
         height=120 + _ROW_HEIGHT * len(intervals),
         xaxis={"title": {"text": label(title, longest=80)}},
-        yaxis={**_listed([interval.name for interval in intervals]), "showgrid": False},
+        yaxis={**named_axis([interval.name for interval in intervals]), "showgrid": False},
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
         margin={"t": 40},
     )
@@ -174,18 +180,6 @@ def _forest(intervals: Sequence[_Interval], *, margin: float, title: str) -> go.
             hoverinfo="text",
         )
     return drawn
-
-
-def _listed(names: Sequence[str]) -> dict[str, Any]:
-    """An axis with a name at each whole number, the first on top. No axis of categories: two long names may be cut to
-    the same one.
-    """
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [label(name, longest=44) for name in names],
-        "range": [len(names) - 0.4, -0.6],
-        "ticks": "",
-    }
 
 
 def _numbers(found: Mapping[str, Any], against: Iterable[Mapping[str, Any]]) -> Html:
@@ -220,7 +214,7 @@ def _add_ratios(
 ) -> None:
     """One mark a task, a little above or below its line; ``index`` is that of its colour in the other figures too."""
     known = [(place, task) for place, task in enumerate(tasks) if task in ratios]
-    name = f"{method(row['label'])}{' (best)' if row['role'] == 'search' else ''}"
+    name = f"{method(row['label'])}{' (best)' if index == 0 else ''}"
     drawn.add_scatter(
         x=[ratios[task] for _, task in known],
         y=[place + shift for place, _ in known],

@@ -23,7 +23,7 @@ class Material:
 
     sweep: Sweep
     trials: Sequence[Trial]  # all of them
-    curves: Mapping[str, Sequence[Report]]  # by the trial's id: of the best one and of each baseline's best
+    curves: Mapping[str, Sequence[Report]]  # by the trial's id: of the contenders
     made_at: datetime | None = None  # None: it goes without saying
 
     @property
@@ -47,8 +47,16 @@ class Material:
 
     @property
     def contenders(self) -> Sequence[Row]:
-        """The best trial, if there is one, and then each baseline's best."""
-        return [*([self.best] if self.best else []), *self.baselines]
+        """The best trial, if there is one, then the best of each other balancer that is searched by itself, and of each
+        baseline.
+        """
+        return [*([self.best] if self.best else []), *self._other_methods, *self.baselines]
+
+    @property
+    def _other_methods(self) -> Sequence[Row]:
+        rows: Sequence[Row] = self.results.get("methods") or () if self.sweep.spec.methods else ()
+        known = [row for row in rows if row["role"] == Role.SEARCH and row["trial_id"] is not None]
+        return [row for row in known if self.best is None or row["trial_id"] != self.best["trial_id"]]
 
     @cached_property
     def search(self) -> Sequence[Trial]:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from sweep_service.domain.trial import Report, Sweep, Trial
-from sweep_service.report import comparison, front, search, tables, training
+from sweep_service.report import comparison, front, methods, search, tables, training
 from sweep_service.report.material import Material
 from sweep_service.report.section import Drawing, Part, Section, text
 
@@ -26,6 +26,7 @@ SectionOf: TypeAlias = Callable[[Material], Section | None]
 SECTIONS: Sequence[SectionOf] = (
     tables.overview,
     comparison.verdict,
+    methods.methods,
     comparison.beside_baselines,
     tables.leaderboard,
     front.pareto_front,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange
+from sweep_service.domain.spec import BALANCER
 from sweep_service.domain.trial import Trial
 from sweep_service.report.material import Material, is_finite
 from sweep_service.report.section import number, shown
@@ -48,7 +49,7 @@ class Scale:
 
     def place(self, trial: Trial) -> float:
         """Where the trial lies."""
-        value = trial.searched.get(self.name)
+        value: Any = trial.balancer if self.name == BALANCER else trial.searched.get(self.name)
         if isinstance(self.dimension, Choice):
             return next((float(i) for i, c in enumerate(self.dimension.choices) if _is_same(c, value)), self.unused)
         if value is None or not is_finite(value) or (self.dimension.log and value <= 0):

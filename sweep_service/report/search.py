@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sweep_service.domain.spec import BALANCER
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Trial
 from sweep_service.report.material import Material, method
@@ -257,7 +258,8 @@ def _add_marks(
 def _told(material: Material, trial: Trial) -> str:
     value = f"{material.metric}: {number(material.last_value(trial))}"
     state = "" if trial.state is TrialState.COMPLETED else f" ({trial.state} at step {trial.last_step})"
-    lines = [f"trial {trial.number}{state}", value, *(parameters({k: v}) for k, v in trial.searched.items())]
+    own = {**({BALANCER: trial.balancer} if material.sweep.spec.methods else {}), **trial.searched}
+    lines = [f"trial {trial.number}{state}", value, *(parameters({k: v}) for k, v in own.items())]
     return "<br>".join(escaped(shortened(line, longest=80)) for line in lines)
 
 

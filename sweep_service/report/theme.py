@@ -103,3 +103,15 @@ def value_axis(
         "tickvals": ticks,
         "ticktext": [f"{tick:.4g}" for tick in ticks],
     }
+
+
+def named_axis(names: Sequence[str]) -> dict[str, Any]:
+    """An axis with a name at each whole number, the first on top. No axis of categories: two long names may be cut to
+    the same one.
+    """
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [label(name, longest=44) for name in names],
+        "range": [len(names) - 0.4, -0.6],
+        "ticks": "",
+    }

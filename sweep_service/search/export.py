@@ -25,7 +25,8 @@ def write_studies(
     trials: Sequence[Mapping[str, Any]],
     curves: Mapping[str, Mapping[int, float | None]],
 ) -> Sequence[str]:
-    """Write an SQLite file with a study for the search and one for each baseline; their names.
+    """Write an SQLite file with a study for the search, or for each balancer that has a search of its own, and one for
+    each baseline; their names.
 
     ``sweep`` and ``trials`` are as the API gives them. ``curves`` has the objective by step of each trial that has
     trained, None where it was no finite number. Trials that the comparison of seeds has made are no part of a study:
@@ -39,7 +40,7 @@ def write_studies(
     of_study: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: trial["role"] != Role.SEARCH):  # the search's study comes first
         if trial["role"] != Role.CONFIRM:
-            of_study[_study_name(sweep, trial)].append(trial)
+            of_study[_study_name(sweep, spec, trial)].append(trial)
     path.touch(exist_ok=False)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,8 +61,9 @@ def write_studies(
     return list(of_study)
 
 
-def _study_name(sweep: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
-    line = "" if trial["role"] == Role.SEARCH else f", baseline {trial['balancer']}"
+def _study_name(sweep: Mapping[str, Any], spec: SweepSpec, trial: Mapping[str, Any]) -> str:
+    of_search = f", {trial['balancer']}" if spec.methods else ""
+    line = of_search if trial["role"] == Role.SEARCH else f", baseline {trial['balancer']}"
     return f"{sweep['name']} ({sweep['id']}{line})"
 
 

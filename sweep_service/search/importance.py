@@ -10,6 +10,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
+from sweep_service.domain.spec import BALANCER
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.search.optuna_search import distribution
@@ -40,7 +41,9 @@ def parameter_importance(sweep: Sweep, trials: Sequence[Trial]) -> Mapping[str, 
     distributions = {name: distribution(dimension) for name, dimension in sweep.spec.space.items()}
     study = optuna.create_study(direction=sweep.spec.objective.direction)
     for trial in known[::stride]:
-        own = {name: distributions[name] for name in trial.searched}
-        study.add_trial(create_trial(value=trial.objective, params=dict(trial.searched), distributions=own))
+        # Where each balancer has a search of its own none of them drew it; it makes a difference all the same.
+        point = {**({BALANCER: trial.balancer} if BALANCER in distributions else {}), **trial.searched}
+        own = {name: distributions[name] for name in point}
+        study.add_trial(create_trial(value=trial.objective, params=point, distributions=own))
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=_NUM_TREES, seed=_SEED))
     return {name: float(share) for name, share in shares.items()} or None

@@ -1,15 +1,35 @@
-"""When a search is over before it has had all its trials, and why. Pure functions of the stored trials."""
+"""When a search, or a line of it, is over before it has had all its trials, and why.
+
+Pure functions of the stored trials.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from sweep_service.domain.front import last_to_join
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import SweepReason
+from sweep_service.domain.states import SweepReason, TrialState
 from sweep_service.domain.trial import Role, Trial
-from sweep_service.services.results import best_trial, completed_search
+from sweep_service.services.ranking import best_trial, completed_search
+
+# After so many trials of a line without a single completed one the fault is in the problem or the space, not in the
+# draws.
+HOPELESS_AFTER = 5
+
+
+def is_hopeless(trials: Sequence[Trial], quota: int) -> bool:
+    """Whether a line that gets so many trials has failed so often, and only failed, that going on is a waste."""
+    states = [trial.state for trial in trials if trial.state.is_ended and trial.state.counts_in_budget]
+    # One that was stopped early trained well, if not well enough: its problem works.
+    works = {TrialState.COMPLETED, TrialState.EARLY_STOPPED}.intersection(states)
+    return len(states) >= min(HOPELESS_AFTER, quota) and not works
+
+
+def num_used(trials: Iterable[Trial]) -> int:
+    """How many of the budget's trials have been given out: what ended and counts, and what has not ended."""
+    return sum(not trial.state.is_ended or trial.state.counts_in_budget for trial in trials)
 
 
 def search_end(spec: SweepSpec, trials: Sequence[Trial]) -> SweepReason | None:

@@ -1,4 +1,8 @@
-"""Which running trials to end early: the curves of a sweep's search trials, and the rule that judges them."""
+"""Which running trials to end early: the curves of a sweep's search trials, and the rule that judges them.
+
+Where each balancer is a line of its own, a trial is judged among those of its balancer: a method that comes on slowly
+would else be ended before it could be tuned.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ class EarlyStopper:
         self._store = store
         self._rule = spec.early_stopping or EarlyStopping(pruner="none")
         self._objective = spec.objective
+        self._are_methods_apart = bool(spec.methods)
         self._curves: dict[str, Curve] = {}
 
     def load(self, trials: Iterable[Trial]) -> None:
@@ -40,15 +45,18 @@ class EarlyStopper:
             return ()
         searched = [report for report in reports if trials[report.trial_id].role is Role.SEARCH]
         grown = [r.trial_id for r in searched if self._add(trials[r.trial_id], [r])]
-        num_completed = sum(t.role is Role.SEARCH and t.state is TrialState.COMPLETED for t in trials.values())
         return [
             TrialEnd(trial_id=trial_id, ending=TrialEnding.PRUNED, message=reason)
             for trial_id in grown
-            if trial_id not in ending and (reason := self._judge(trials[trial_id], num_completed)) is not None
+            if trial_id not in ending and (reason := self._judge(trials[trial_id], trials)) is not None
         ]
 
-    def _judge(self, trial: Trial, num_completed: int) -> str | None:
-        others = [curve for trial_id, curve in self._curves.items() if trial_id != trial.id]
+    def _judge(self, trial: Trial, trials: Mapping[str, Trial]) -> str | None:
+        field = [t for t in trials.values() if t.role is Role.SEARCH]
+        if self._are_methods_apart:
+            field = [t for t in field if t.balancer == trial.balancer]
+        others = [self._curves[t.id] for t in field if t.id != trial.id and t.id in self._curves]
+        num_completed = sum(t.state is TrialState.COMPLETED for t in field)
         steps = int(trial.params["steps"])
         return reason_to_stop(self._rule, self._curves[trial.id], others, num_completed=num_completed, max_steps=steps)
 

@@ -29,7 +29,7 @@ from sweep_service.services.lane_messages import end_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
-from sweep_service.services.results import best_trial
+from sweep_service.services.ranking import best_trial
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sweep_service.domain.branches import grid_size
+from sweep_service.domain.shares import search_quotas
 from sweep_service.domain.spec import Resources, SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Cluster, Lease, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd
-from sweep_service.services.budget import search_end, used_gpu_hours
+from sweep_service.services.budget import is_hopeless, search_end, used_gpu_hours
 
 _QUOTED = 500  # characters of a trial's message in the sweep's
 
@@ -53,29 +53,56 @@ def outcome_of(
         return Outcome(state=SweepState.FAILED, reason=reason, message=message)
     wrong = [trial for trial in search if trial.state is not TrialState.EARLY_STOPPED]
     first = next((trial.message for trial in wrong if trial.message), "")
-    quoted = first if len(first) <= _QUOTED else first[:_QUOTED] + " …"
-    message = f"None of {len(search)} search trials completed." + (f" The first: {quoted}" if quoted else "")
+    message = f"None of {len(search)} search trials completed." + (f" The first: {_quoted(first)}" if first else "")
     return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)
 
 
 def _completed(spec: SweepSpec, trials: Sequence[Trial], busy: timedelta) -> Outcome:
     """Why the search was over. Where no other bound explains it, time has been the bound."""
     reason, message = search_end(spec, trials), ""
-    used = sum(trial.role is Role.SEARCH and trial.state.counts_in_budget for trial in trials)
-    points = grid_size(spec.space) if spec.search.sampler == "grid" else None
+    quotas = search_quotas(spec)
+    of_line = {name: _of_line(name, trials) for name in quotas}
+    given_up = [name for name in quotas if name is not None and is_hopeless(of_line[name], quotas[name])]
+    used = sum(len(of_line[name]) if name not in given_up else quotas[name] for name in quotas)
     if reason is SweepReason.TARGET_REACHED:
         message = f"A trial has reached the target of {spec.budget.target:g}."
     elif reason is SweepReason.NO_IMPROVEMENT:
         message = _no_improvement(spec)
     elif spec.budget.is_timed and spec.confirm and all(trial.role is not Role.CONFIRM for trial in trials):
         reason, message = _spent(spec, busy)
-    elif used >= spec.budget.trials:
-        reason = SweepReason.BUDGET_TRIALS
-    elif points is not None and used >= points:
-        reason, message = SweepReason.BUDGET_TRIALS, "Every point of the grid has been tried."
+    elif used >= min(sum(quotas.values()), spec.budget.trials):
+        is_less = sum(quotas.values()) < spec.budget.trials
+        reason, message = SweepReason.BUDGET_TRIALS, _exhausted(spec) if is_less else ""
     else:
         reason, message = _spent(spec, busy)
+    message = " ".join(part for part in (message, *(_given_up(name, of_line[name]) for name in given_up)) if part)
     return Outcome(state=SweepState.COMPLETED, reason=reason, message=message)
+
+
+def _of_line(balancer: str | None, trials: Sequence[Trial]) -> Sequence[Trial]:
+    """The trials of a line of the search that count. None: the search is one line."""
+    return [
+        trial
+        for trial in trials
+        if trial.role is Role.SEARCH and trial.state.counts_in_budget and balancer in (None, trial.balancer)
+    ]
+
+
+def _exhausted(spec: SweepSpec) -> str:
+    """Why there was less to try than the budget allows."""
+    if spec.search.sampler == "grid":
+        return "Every point of the grid has been tried."
+    return "A balancer without parameters to search runs once, and there was no other."
+
+
+def _given_up(balancer: str, trials: Sequence[Trial]) -> str:
+    first = next((trial.message for trial in trials if trial.message), "")
+    told = f"{balancer} was given up: none of its {len(trials)} trials completed."
+    return told + (f" The first: {_quoted(first)}" if first else "")
+
+
+def _quoted(message: str) -> str:
+    return message if len(message) <= _QUOTED else message[:_QUOTED] + " …"
 
 
 def _no_improvement(spec: SweepSpec) -> str:

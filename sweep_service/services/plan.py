@@ -1,8 +1,9 @@
 """Which trial comes next: the search, the baselines, then the comparison of seeds.
 
 A plan is a pure function of the stored trials, so that any conductor generation goes on where the last one fell. It is
-made of *lines*: the search is one, each baseline is one, with a sampler of its own over those parameters of the space
-that the baseline reads. A baseline gets as many trials as the search, or one if it reads none of them.
+made of *lines*: the search is one, or one for each balancer where the balancer is searched; each baseline is one. Each
+has a sampler of its own over those parameters of the space that its balancer reads, and a quota of trials
+(``domain/shares.py``).
 """
 
 from __future__ import annotations
@@ -13,20 +14,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.adoption import as_history
-from sweep_service.domain.branches import grid_size
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.lines import Line, fixed_params, lines_of
 from sweep_service.domain.space import Space, fitted
-from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.spec import BALANCER, SweepSpec
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.ports import Draw, Search
-from sweep_service.services.budget import is_spent, search_end
-from sweep_service.services.results import best_baseline, best_trial
+from sweep_service.services.budget import is_hopeless, is_spent, num_used, search_end
+from sweep_service.services.ranking import contenders
 from trainables.catalog import Trainable
-
-# After so many search trials without a single completed one the fault is in the problem or the space, not in the draws.
-HOPELESS_AFTER = 5
 
 # (space, seed, budget, history) -> a sampler that knows the history, in which adopted trials have numbers below 0
 OpenSearch = Callable[[Space, int, int, Sequence[Trial]], Search | None]
@@ -39,13 +36,11 @@ class _Line:
         self,
         *,
         line: Line,
-        quota: int,
         initial: Sequence[Mapping[str, Any]],
         search: Search | None,
         trials: Sequence[Trial],
     ) -> None:
         self.kind = line
-        self.quota = quota
         self._initial = initial  # points to begin with
         self._search = search  # None: nothing to search, every trial would be the same
         self._trials = {trial.id: trial for trial in trials}
@@ -58,7 +53,7 @@ class _Line:
     @property
     def share(self) -> float:
         """How much of its quota it has been given, from 0 to 1."""
-        return sum(1 for t in self._trials.values() if not t.state.is_ended or t.state.counts_in_budget) / self.quota
+        return num_used(self._trials.values()) / self.kind.quota
 
     @property
     def wants_more(self) -> bool:
@@ -66,10 +61,7 @@ class _Line:
 
     @property
     def is_hopeless(self) -> bool:
-        states = [t.state for t in self._trials.values() if t.state.is_ended and t.state.counts_in_budget]
-        # One that was stopped early trained well, if not well enough: its problem works.
-        works = {TrialState.COMPLETED, TrialState.EARLY_STOPPED}.intersection(states)
-        return len(states) >= min(HOPELESS_AFTER, self.quota) and not works
+        return is_hopeless(self.trials, self.kind.quota)
 
     def ask(self, number: int) -> Draw:
         """The draw for the trial of that number. Asked again for it (its trial could not be stored), the same one."""
@@ -106,15 +98,14 @@ class Plan:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the search has failed so often, and only failed, that going on is a waste."""
-        return self._search_line.is_hopeless
+        """Whether the search, each line of it, has failed so often, and only failed, that going on is a waste."""
+        return all(line.is_hopeless for line in self._search_lines)
 
     @property
     def most_trials(self) -> Mapping[Role, int]:
         """How many trials of each role there are to be, if nothing ends the sweep earlier and every line completes."""
-        search, *baselines = (line.quota for line in self._lines)
-        comparison = len(confirm_seeds(self._spec)) * len(self._lines)
-        return {Role.SEARCH: search, Role.BASELINE: sum(baselines), Role.CONFIRM: comparison}
+        quotas = {role: sum(line.kind.quota for line in self._lines if line.kind.role is role) for role in Role}
+        return {**quotas, Role.CONFIRM: len(confirm_seeds(self._spec)) * len(self._lines)}
 
     def take(self, trial: Trial) -> None:
         """Note what has become of a trial."""
@@ -132,24 +123,36 @@ class Plan:
         self._started_at = self._started_at or now
         if self.is_hopeless or is_spent(self._spec, self._started_at, now, busy):
             return ()
-        # Baselines first: the slowest of them trains one network a task, and should not be what is waited for at the
-        # end.
-        lines = [line for line in reversed(self._lines) if self._goes_on(line)]
-        if lines:
-            # But they must not take all of a limited time: there the lines take turns.
-            line = lines[0] if not self._spec.budget.is_timed else min(lines, key=lambda one: one.share)
-            return (self._new_line_trial(line, now),)
+        if lines := [*self._open_baselines(), *self._open_search_lines()]:
+            return (self._new_line_trial(min(lines, key=self._turn), now),)
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()
         return list(self._missing_confirm_trials(now))
 
-    def _goes_on(self, line: _Line) -> bool:
-        is_over = line is self._search_line and search_end(self._spec, self.trials) is not None
-        return line.wants_more and not is_over
+    def _turn(self, line: _Line) -> float:
+        """The line with the least is next. Those of the search take turns, so that an early end has treated all
+        balancers alike. Baselines come first: the slowest of them trains one network a task, and should not be what is
+        waited for at the end. But they must not take all of a limited time: there all lines take turns.
+        """
+        return -1.0 if line.kind.role is Role.BASELINE and not self._spec.budget.is_timed else line.share
+
+    def _open_baselines(self) -> Sequence[_Line]:
+        """The last of the spec first."""
+        return [line for line in reversed(self._lines) if line.kind.role is Role.BASELINE and line.wants_more]
+
+    def _open_search_lines(self) -> Sequence[_Line]:
+        """A line that has only failed is given up; what it leaves of its quota nobody gets, so that the others are
+        tuned as they would be without it.
+        """
+        # Of a larger budget a quota may be smaller by one: largest remainders are like that.
+        used = sum(num_used(line.trials) for line in self._search_lines)
+        if used >= self._spec.budget.trials or search_end(self._spec, self.trials) is not None:
+            return ()
+        return [line for line in self._search_lines if line.wants_more and not line.is_hopeless]
 
     @property
-    def _search_line(self) -> _Line:
-        return self._lines[0]
+    def _search_lines(self) -> Sequence[_Line]:
+        return [line for line in self._lines if line.kind.role is Role.SEARCH]
 
     @property
     def _next_number(self) -> int:
@@ -159,17 +162,11 @@ class Plan:
         spec = self._spec
         for index, line in enumerate(lines_of(spec, self._trainable)):
             space = line.space
-            quota = self._quota(space)
             own = [trial for trial in self._trials.values() if line.holds(trial)]
             # Each line draws from a stream of its own; the search's is the sweep's.
             history = [*as_history(self._sweep, line), *own]
-            search = open_search(space, spec.search.seed + index, quota, history) if space else None
-            yield _Line(line=line, quota=quota, initial=initial_points(spec, space), search=search, trials=own)
-
-    def _quota(self, space: Space) -> int:
-        """Trials of a line: those of the budget, but no more than there are points to try."""
-        points = grid_size(space) if self._spec.search.sampler == "grid" or not space else None
-        return self._spec.budget.trials if points is None else min(points, self._spec.budget.trials)
+            search = open_search(space, spec.search.seed + index, line.quota, history) if space else None
+            yield _Line(line=line, initial=initial_points(spec, line), search=search, trials=own)
 
     def _new_line_trial(self, line: _Line, now: datetime) -> Trial:
         number = self._next_number
@@ -189,13 +186,12 @@ class Plan:
     def _missing_confirm_trials(self, now: datetime) -> Iterator[Trial]:
         if self._spec.confirm is None:
             return
-        candidates = [best_trial(self._spec, self.trials)]
-        candidates += [best_baseline(self._spec, self.trials, name) for name in self._spec.baselines]
         made = {(t.confirms, t.seed) for t in self._trials.values() if t.role is Role.CONFIRM}
         number = self._next_number
+        sources = contenders(self._spec, self.trials)
         for seed in confirm_seeds(self._spec):
-            for source in candidates:
-                if source is None or (source.id, seed) in made:
+            for source in sources:
+                if (source.id, seed) in made:
                     continue
                 params = {**source.params, "seed": seed}
                 yield self._new_trial(number=number, role=Role.CONFIRM, params=params, now=now, confirms=source.id)
@@ -216,22 +212,23 @@ class Plan:
         )
 
 
-def initial_points(spec: SweepSpec, space: Space) -> Sequence[Mapping[str, Any]]:
-    """The points that a line over that part of the space begins with. A baseline gets them as well, or the search
-    would be compared with what had the worse start; a part that two points share only once.
+def initial_points(spec: SweepSpec, line: Line) -> Sequence[Mapping[str, Any]]:
+    """The points that the line begins with. Where each balancer is a line, those that name it, and of those that name
+    none the part that it has. A baseline gets its part of all of them, or the search would be compared with what had
+    the worse start. A part that two points share only once.
     """
+    space = line.space
     points: list[Mapping[str, Any]] = []
     for given in spec.initial:
+        is_anothers = line.role is Role.SEARCH and given.get(BALANCER, line.balancer) != line.balancer
         part = {name: fitted(space[name], value) for name, value in given.items() if name in space}
-        if part and (part not in points or space == spec.space):
+        if part and not (is_anothers and spec.methods) and (part not in points or space == spec.space):
             points.append(part)
     return points
 
 
 def confirm_seeds(spec: SweepSpec) -> Sequence[int]:
-    """The fresh seeds of the comparison: the same for the best trial and every baseline, and none that the search
-    used.
-    """
+    """The fresh seeds of the comparison: the same for all that are compared, and none that the search used."""
     if spec.confirm is None:
         return ()
     generator = random.Random(f"confirm {spec.search.seed}")

@@ -39,7 +39,8 @@ class ReportService:
 
 
 def contenders_curves(store: SweepStore, results: Mapping[str, Any]) -> dict[str, Sequence[Report]]:
-    """What the best trial and the best of each baseline reported, by the trial's id."""
+    """What the best trial and the best of each method reported, by the trial's id."""
     best = results.get("best")
-    rows = [*([best] if best else []), *(results.get("baselines") or ())]
-    return {row["trial_id"]: store.list_reports(row["trial_id"]) for row in rows}
+    rows = [*([best] if best else []), *(results.get("baselines") or ()), *(results.get("methods") or ())]
+    ids = dict.fromkeys(row["trial_id"] for row in rows if row["trial_id"] is not None)
+    return {trial_id: store.list_reports(trial_id) for trial_id in ids}

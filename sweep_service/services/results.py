@@ -1,4 +1,4 @@
-"""What came out of a sweep: the leaderboard, the best of each baseline, and the verdict.
+"""What came out of a sweep: the leaderboard, the methods, the best of each baseline, and the verdict.
 
 Pure functions of stored rows.
 """
@@ -8,55 +8,33 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cmp_to_key
 from typing import Any
 
-from sweep_service.domain.front import pareto_front
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import TrialEnding, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
 from sweep_service.domain.verdict import (
     CONFIDENCE,
     COVERS,
-    DIVERGED,
     Comparison,
     Contrast,
     Outcome,
     compare,
     diverged,
 )
+from sweep_service.services.methods import rank_methods
+from sweep_service.services.ranking import best_baseline, best_of_methods, best_trial, front_of, ranked
+from sweep_service.services.repeats import VERDICT_METRIC, repeats_of, values_by_seed
 
-VERDICT_METRIC = "test/normalized_loss"
 _TASK_LOSS = "test/loss/"
 _SINGLE_TASK = "single_task"
 
 
-def best_trial(spec: SweepSpec, trials: Sequence[Trial]) -> Trial | None:
-    """The completed search trial with the best objective; of equal ones the first made. None: none completed."""
-    return next(iter(_ranked(spec, [trial for trial in trials if trial.role is Role.SEARCH])), None)
-
-
-def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Trial | None:
-    """The completed baseline trial of that balancer with the best objective. None: none completed."""
-    own = [trial for trial in trials if trial.role is Role.BASELINE and trial.balancer == balancer]
-    return next(iter(_ranked(spec, own)), None)
-
-
-def completed_search(trials: Sequence[Trial]) -> list[Trial]:
-    """The search trials that have trained to their end."""
-    return [trial for trial in trials if trial.role is Role.SEARCH and trial.state is TrialState.COMPLETED]
-
-
-def front_of(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial] | None:
-    """The Pareto front of the search so far, best in the first objective first; None: there is one objective only."""
-    return pareto_front(completed_search(trials), spec.objectives) if spec.objectives else None
-
-
 def summarise(sweep: Sweep, trials: Sequence[Trial], importance: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Leaderboard, best, front, baselines, verdict and the importance of the parameters as JSON-compatible values (no
-    NaN, no infinity).
+    """Leaderboard, methods, best, front, baselines, verdict and the importance of the parameters as JSON-compatible
+    values (no NaN, no infinity).
 
-    The leaderboard ranks the completed search and baseline trials by the objective. The front has its rows, each with
+    The leaderboard ranks the completed search and baseline trials by the objective; ``methods`` are the balancers and
+    baselines as :func:`rank_methods` has them. The front has its rows, each with
     its ``values`` of the objectives by metric; it is None where there is one objective only. The verdict is None where
     the spec asks for none, or no trial was ever repeated for it. ``importance`` is each searched parameter's share,
     None where it is not known.
@@ -69,6 +47,7 @@ def summarise(sweep: Sweep, trials: Sequence[Trial], importance: Mapping[str, fl
     baselines = [best_baseline(spec, trials, name) for name in spec.baselines]
     return {
         "leaderboard": leaderboard,
+        "methods": rank_methods(spec, trials, by_id),
         "best": by_id[best.id] if best else None,
         "front": None if front is None else [by_id[t.id] | {"values": front_values(spec, t)} for t in front],
         "baselines": [by_id[trial.id] for trial in baselines if trial],
@@ -82,26 +61,11 @@ def front_values(spec: SweepSpec, trial: Trial) -> dict[str, float]:
     return {objective.metric: trial.metrics[objective.metric] for objective in spec.objectives}
 
 
-def _ranked(spec: SweepSpec, trials: Sequence[Trial]) -> list[Trial]:
-    """The completed ones with a finite objective, best first, equal ones by number."""
-
-    def order(left: Trial, right: Trial) -> int:
-        a, b = left.objective or 0.0, right.objective or 0.0
-        if spec.objective.is_better(a, b):
-            return -1
-        return 1 if spec.objective.is_better(b, a) else left.number - right.number
-
-    done = [
-        t for t in trials if t.state is TrialState.COMPLETED and t.objective is not None and math.isfinite(t.objective)
-    ]
-    return sorted(done, key=cmp_to_key(order))
-
-
 def _leaderboard(spec: SweepSpec, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    ranked = _ranked(spec, [trial for trial in trials if trial.role in (Role.SEARCH, Role.BASELINE)])
+    ordered = ranked(spec, [trial for trial in trials if trial.role in (Role.SEARCH, Role.BASELINE)])
     alone = best_baseline(spec, trials, _SINGLE_TASK)
     unit = _task_metrics(alone) if alone else {}
-    return [_row(rank, trial, unit) for rank, trial in enumerate(ranked, start=1)]
+    return [_row(rank, trial, unit) for rank, trial in enumerate(ordered, start=1)]
 
 
 def _row(rank: int, trial: Trial, unit: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -147,29 +111,34 @@ def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     best = best_trial(spec, trials)
     if spec.confirm is None or not repeats or best is None:
         return None
-    of_best = _repeats_of(best, repeats)
-    of_baselines = {name: _repeats_of(best_baseline(spec, trials, name), repeats) for name in spec.baselines}
+    of_best = repeats_of(best, repeats)
+    others = _compared(spec, trials, best)
+    of_others = {name: repeats_of(trial, repeats) for name, (_, trial) in others.items()}
     margin = spec.confirm.margin
     overall = compare(
         [
             Contrast(
                 baseline=name,
-                best=_values(of_best, VERDICT_METRIC),
-                other=_values(others, VERDICT_METRIC),
+                best=values_by_seed(of_best, VERDICT_METRIC),
+                other=values_by_seed(own, VERDICT_METRIC),
                 margin=margin,
                 best_name=_shown(best.balancer),
             )
-            for name, others in of_baselines.items()
+            for name, own in of_others.items()
         ]
     )
     by_task = {
-        task: _compare_task(task, _shown(best.balancer), of_best, of_baselines, margin) for task in _task_names(repeats)
+        task: _compare_task(task, _shown(best.balancer), of_best, of_others, margin) for task in _task_names(repeats)
     }
-    tasks = {name: {task: by_task[task][name] for task in by_task} for name in spec.baselines}
+    tasks = {name: {task: by_task[task][name] for task in by_task} for name in others}
     num_seeds = spec.confirm.seeds
-    against = [_as_json(c, VERDICT_METRIC) | {"tasks": _tasks_json(tasks[c.baseline])} for c in overall]
+    against = [
+        _as_json(c, VERDICT_METRIC) | {"role": str(others[c.baseline][0]), "tasks": _tasks_json(tasks[c.baseline])}
+        for c in overall
+    ]
+    sentences = [_sentence(best.balancer, c, tasks[c.baseline], num_seeds) for c in overall]
     return {
-        "summary": " ".join(_sentence(best.balancer, c, tasks[c.baseline], num_seeds, len(overall)) for c in overall),
+        "summary": " ".join([*_choice(spec, best), *sentences]),
         "metric": VERDICT_METRIC,
         "confidence": CONFIDENCE,
         "margin": margin,
@@ -179,16 +148,21 @@ def _verdict(spec: SweepSpec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     }
 
 
-def _repeats_of(original: Trial | None, repeats: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in repeats if original and trial.confirms == original.id]
-
-
-def _values(repeats: Sequence[Trial], metric: str) -> dict[int, float]:
-    """By seed. A repeat that ended in NaN or infinity has a value that says so; one that did not end by itself (worker
-    lost, code raised, memory ran out, cancelled) has none.
+def _compared(spec: SweepSpec, trials: Sequence[Trial], best: Trial) -> Mapping[str, tuple[Role, Trial | None]]:
+    """What the best trial is compared with, by its balancer: the best of each baseline, then of each other balancer
+    that has a search of its own. None: it has none, and counts as compared in vain.
     """
-    values = {t.seed: t.metrics[metric] for t in repeats if t.state is TrialState.COMPLETED and metric in t.metrics}
-    return values | {t.seed: DIVERGED for t in repeats if t.ending is TrialEnding.NON_FINITE}
+    of_methods = best_of_methods(spec, trials)
+    searched = {name: (Role.SEARCH, of_methods.get(name)) for name in spec.methods if name != best.balancer}
+    return {**{name: (Role.BASELINE, best_baseline(spec, trials, name)) for name in spec.baselines}, **searched}
+
+
+def _choice(spec: SweepSpec, best: Trial) -> Sequence[str]:
+    """Which of several balancers is compared with the others, and why; chosen before the test split was looked at."""
+    if len(spec.methods) < 2:
+        return ()
+    what = f"{_shown(best.balancer)} has the best {spec.objective.metric}"
+    return (f"Of {len(spec.methods)} balancers, tuned with as many trials per parameter, {what}.",)
 
 
 def _task_names(repeats: Sequence[Trial]) -> list[str]:
@@ -202,13 +176,13 @@ def _compare_task(
     metric = _TASK_LOSS + task
     contrasts: list[Contrast] = []
     for name, others in of_baselines.items():
-        other = _values(others, metric)
+        other = values_by_seed(others, metric)
         finite = [abs(value) for value in other.values() if not diverged(value)]
         unit = statistics.median(finite) if finite else 1.0
         contrasts.append(
             Contrast(
                 baseline=name,
-                best=_values(of_best, metric),
+                best=values_by_seed(of_best, metric),
                 other=other,
                 margin=margin * (unit or 1.0),
                 best_name=best_name,
@@ -237,11 +211,9 @@ def _as_json(comparison: Comparison, metric: str) -> dict[str, Any]:
     }
 
 
-def _sentence(
-    balancer: str, comparison: Comparison, tasks: Mapping[str, Comparison], num_seeds: int, num_baselines: int
-) -> str:
-    """One sentence on one baseline; where it lost, that word is in it."""
-    best, other = _shown(balancer), comparison.baseline
+def _sentence(balancer: str, comparison: Comparison, tasks: Mapping[str, Comparison], num_seeds: int) -> str:
+    """One sentence on one comparison; where the best lost, that word is in it."""
+    best, other = _shown(balancer), _shown(comparison.baseline)
     if comparison.interval is None or comparison.mean_difference is None or comparison.p_value_holm is None:
         return f"{best} against {other} is inconclusive: {comparison.reason}."
     mean, (low, high) = comparison.mean_difference, comparison.interval

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweep_service.domain.spec import SweepSpec
-from trainables.catalog import Parameter, Trainable
+from trainables.catalog import Parameter, Trainable, task_parameter_name
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PLAIN: Mapping[str, Mapping[str, Any]] = {
+    "string": {"type": "string"},
+    "string_list": {"type": "array", "items": {"type": "string"}},
+    "tasks": {"type": "object", "minProperties": 1},
+}
 
 
 def spec_schema(catalog: Mapping[str, Trainable]) -> dict[str, Any]:
@@ -31,22 +36,38 @@ def spec_schema(catalog: Mapping[str, Trainable]) -> dict[str, Any]:
 
 def _rule(trainable: Trainable) -> dict[str, Any]:
     """If it is that trainable, then these are its parameters and metrics."""
-    searchable = [parameter.name for parameter in trainable.parameters if parameter.searchable]
+    own = (
+        *trainable.parameters,
+        *(p.for_task(task.name) for p in trainable.task_parameters for task in trainable.tasks),
+    )
+    searchable = [parameter.name for parameter in own if parameter.searchable]
+    # Tasks that a spec describes itself may have any name.
+    of_any_task = () if trainable.tasks else trainable.task_parameters
+    of_tasks = {_of_any_task(parameter): _value(parameter) for parameter in of_any_task}
+    patterns = [{"pattern": _of_any_task(parameter)} for parameter in of_any_task if parameter.searchable]
     return {
         "if": {"properties": {"trainable": {"const": trainable.name}}, "required": ["trainable"]},
         "then": {
             "description": trainable.summary,
             "properties": {
                 "params": {
-                    "properties": {parameter.name: _value(parameter) for parameter in trainable.parameters},
+                    "properties": {parameter.name: _value(parameter) for parameter in own},
+                    **({"patternProperties": of_tasks} if of_tasks else {}),
                     "additionalProperties": False,
                 },
-                "space": {"propertyNames": {"enum": searchable}},
+                "space": {
+                    "propertyNames": {"anyOf": [{"enum": searchable}, *patterns]} if patterns else {"enum": searchable}
+                },
                 "objective": _metric(trainable),
                 "objectives": {"items": _metric(trainable)},
             },
         },
     }
+
+
+def _of_any_task(parameter: Parameter) -> str:
+    """A pattern for the names of that parameter of tasks."""
+    return f"^{task_parameter_name(parameter.name, '')}"
 
 
 def _metric(trainable: Trainable) -> dict[str, Any]:
@@ -61,6 +82,8 @@ def _value(parameter: Parameter) -> dict[str, Any]:
         kind = {"enum": list(parameter.choices)}
     elif parameter.type == "int_list":
         kind = {"type": "array", "items": {"type": "integer", **_bounds(parameter)}, "minItems": 1}
+    elif parameter.type in _PLAIN:
+        kind = dict(_PLAIN[parameter.type])
     else:
         kind = {"type": "integer" if parameter.type == "int" else "number", **_bounds(parameter)}
     return {"description": parameter.description, "default": parameter.default, **kind}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
+from sweep_service.domain.shares import search_quotas
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
@@ -25,7 +26,8 @@ from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, S
 from sweep_service.services.budget import used_gpu_hours
 from sweep_service.services.pages import Page, page_of
 from sweep_service.services.plan import Plan
-from sweep_service.services.results import front_of, front_values
+from sweep_service.services.ranking import front_of
+from sweep_service.services.results import front_values, summarise
 from sweep_service.services.spec_schema import spec_schema
 from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
@@ -53,7 +55,9 @@ class SweepOverview:
 
     sweep: Sweep
     progress: Progress
-    leaders: tuple[Trial, ...]  # the best completed trial of the search, then of each baseline in the spec's order
+    # The best completed trial of the search, then of each other balancer that is searched by itself, then of each
+    # baseline, in the spec's order.
+    leaders: tuple[Trial, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ class BestTrial:
     trial: Trial | None
     reason: str = ""
     front: tuple[FrontTrial, ...] | None = None  # best in the first objective first; None: there is one objective only
+    methods: Sequence[Mapping[str, Any]] | None = None  # ranked; None: the search is one for all balancers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,7 @@ class Preview:
     not_fused_because: str  # empty: it would be fused
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
     most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
+    shares: Mapping[str, int] | None  # search trials of each balancer; None: they do not have a search each
     adoption: Adoption | None  # None: it asks for no other sweep's trials
 
 
@@ -156,6 +162,7 @@ class SweepService:
             not_fused_because=_NOT_FUSED,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
             most_trials=plan.most_trials,
+            shares={str(name): quota for name, quota in search_quotas(spec).items()} if spec.methods else None,
             adoption=adoption,
         )
 
@@ -200,14 +207,17 @@ class SweepService:
         return page_of(self._store.list_sweep_logs(sweep_id, after=after, limit=limit + 1), limit)
 
     def best(self, sweep_id: str) -> BestTrial:
-        """The best completed search trial so far and, of several objectives, the Pareto front."""
+        """The best completed search trial so far; of several objectives the Pareto front; and the methods, where each
+        balancer is searched by itself.
+        """
         sweep = self._sweep(sweep_id)
         front = tuple(self._front(sweep)) if sweep.spec.objectives else None
+        found = BestTrial(trial=None, front=front, methods=self._methods(sweep) if sweep.spec.methods else None)
         if sweep.best_trial_id is not None:
-            return BestTrial(trial=self._store.get_trial(sweep.best_trial_id), front=front)
+            return replace(found, trial=self._store.get_trial(sweep.best_trial_id))
         if sweep.state.is_ended:
-            return BestTrial(trial=None, reason="The sweep ended without a completed search trial.", front=front)
-        return BestTrial(trial=None, reason="No search trial has completed yet.", front=front)
+            return replace(found, reason="The sweep ended without a completed search trial.")
+        return replace(found, reason="No search trial has completed yet.")
 
     def stop(self, sweep_id: str) -> SweepOverview:
         """Let running trials finish and start no new ones. Nothing happens if that is so already.
@@ -275,15 +285,23 @@ class SweepService:
         return self._store.get_sweep(sweep_id)
 
     def _leaders(self, sweep: Sweep) -> Iterator[Trial]:
-        lines = [(Role.SEARCH, None), *((Role.BASELINE, name) for name in sweep.spec.baselines)]
+        searched = [(Role.SEARCH, name) for name in sweep.spec.methods]
+        lines = [(Role.SEARCH, None), *searched, *((Role.BASELINE, name) for name in sweep.spec.baselines)]
+        known: set[str] = set()  # the best of the search is the best of its balancer as well
         for role, balancer in lines:
             leader = self._store.find_leader(sweep.id, role, objective=sweep.spec.objective, balancer=balancer)
-            if leader is not None:
+            if leader is not None and leader.id not in known:
+                known.add(leader.id)
                 yield leader
 
     def _front(self, sweep: Sweep) -> Iterator[FrontTrial]:
         for trial in front_of(sweep.spec, self._store.list_trials(sweep.id)) or ():
             yield FrontTrial(trial=trial, values=front_values(sweep.spec, trial))
+
+    def _methods(self, sweep: Sweep) -> Sequence[Mapping[str, Any]] | None:
+        """Of a sweep that goes on, as they stand."""
+        results = sweep.results or summarise(sweep, self._store.list_trials(sweep.id))
+        return results.get("methods")
 
     def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
         check_sweep_id(sweep_id)

@@ -34,7 +34,7 @@ def find_adoption(store: SweepStore, spec: SweepSpec, trainable: Trainable) -> A
     except SweepNotFoundError as error:
         detail = f"There is no sweep {source_id!r}. It may have been deleted; name another one, or drop from_sweep."
         raise InvalidSpecError([Finding(pointer=_POINTER, code="unknown_sweep", detail=detail)]) from error
-    if not adoption.search.adopted:
+    if not any(line.adopted for line in adoption.search):
         detail = f"None of its trials can be adopted. {adoption.summary}"
         raise InvalidSpecError([Finding(pointer=_POINTER, code="nothing_to_adopt", detail=detail)])
     return adoption

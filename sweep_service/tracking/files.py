@@ -11,7 +11,7 @@ import yaml
 
 from sweep_service.domain.trial import Report, Sweep, Trial
 from sweep_service.tracking.plots import save_weight_curves
-from sweep_service.tracking.summary import front_csv, leaderboard_csv
+from sweep_service.tracking.summary import front_csv, leaderboard_csv, methods_csv
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ def write_spec(folder: Path, sweep: Sweep) -> None:
 
 
 def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]) -> None:
-    """The leaderboard, the front, the verdict, the report and the plots; ``curves`` are of the best trial and each
-    baseline's best, by the trial's id. A file that cannot be made by a fault of ours is left out with a warning, and
-    the others are made all the same.
+    """The leaderboard, the methods, the front, the verdict, the report and the plots; ``curves`` are of the best trial
+    of each method, by the trial's id. A file that cannot be made by a fault of ours is left out with a warning, and the
+    others are made all the same.
     """
     writers: Sequence[Callable[[], None]] = (
         lambda: _write_leaderboard(folder, sweep),
@@ -46,6 +46,8 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial], curves: M
 def _write_leaderboard(folder: Path, sweep: Sweep) -> None:
     results = sweep.results or {}
     (folder / "leaderboard.csv").write_text(leaderboard_csv(results.get("leaderboard", ())), encoding="utf-8")
+    if methods := results.get("methods"):
+        (folder / "methods.csv").write_text(methods_csv(methods), encoding="utf-8")
     if (front := results.get("front")) is not None:
         (folder / "front.csv").write_text(front_csv(front), encoding="utf-8")
 

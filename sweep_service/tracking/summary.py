@@ -27,6 +27,8 @@ def describe_sweep(sweep: Sweep) -> str:
     if best:
         objective = f"{spec.objective.metric} = **{_cell(best['objective'])}**"
         parts += [f"### Best: trial {best['number']} ({best['label']}), {objective}", _params_table(best["params"])]
+    if len(methods := results.get("methods") or ()) > 1:
+        parts += ["### Methods", _methods_table(methods, spec.objective.metric)]
     if front := results.get("front"):
         parts += ["### Pareto front", _front_table(front)]
     if rows := results.get("leaderboard"):
@@ -40,6 +42,19 @@ def leaderboard_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """All rows, one column a value: ``params.<name>``, ``val/<metric>/<task>``. Empty cells: it has no such value."""
     fixed = ("rank", "label", "role", "trial_id", "number", "objective", "delta_m")
     flat = [{name: row[name] for name in fixed} | _params(row) | _task_values(row) for row in rows]
+    return csv_text(flat, first=fixed)
+
+
+def methods_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row a method: its rank and effort, its best trial with its parameters, and what fresh seeds made of that."""
+    fixed = ("rank", "balancer", "role", "trials", "parameters", "objective", "trial_id", "number")
+    fresh = ("metric", "mean", "std", "seeds", "diverged")
+    flat = [
+        {name: row[name] for name in fixed}
+        | {f"confirmed.{name}": (row["confirmed"] or {}).get(name) for name in fresh}
+        | _params(row)
+        for row in rows
+    ]
     return csv_text(flat, first=fixed)
 
 
@@ -70,6 +85,21 @@ def _task_values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _params_table(params: Mapping[str, Any]) -> str:
     return _table(("parameter", "value"), params.items()) if params else ""
+
+
+def _methods_table(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Ranked; the columns of the fresh seeds only where there are some."""
+    fresh = next((row["confirmed"]["metric"] for row in rows if row["confirmed"]), None)
+    header = ("rank", "method", "trials", "parameters", metric)
+    lines = [
+        (
+            *(row[name] for name in ("rank", "balancer", "trials", "parameters", "objective")),
+            *(() if fresh is None else ((row["confirmed"] or {}).get(name) for name in ("mean", "std"))),
+            ", ".join(f"{name} {_cell(value)}" for name, value in row["params"].items()) or None,
+        )
+        for row in rows
+    ]
+    return _table((*header, *(() if fresh is None else (f"{fresh}, mean", "std")), "with"), lines)
 
 
 def _front_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 import pytest
-from harness import BOTH, TOY, Conductor, Service, finish_sweep, problem, run_front
+from harness import BOTH, SPEC, TOY, Conductor, Service, finish_sweep, problem, run_front
 
 from sweep_service.domain.states import SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role
@@ -230,7 +230,12 @@ def test_while_nothing_has_completed_best_says_why_there_is_none(service: Servic
     sweep = service.submit()
     answer = service.http.get(sweep["links"]["best"])
     assert answer.status_code == 200
-    assert answer.json() == {"best": None, "reason": "No search trial has completed yet.", "front": None}
+    assert answer.json() == {
+        "best": None,
+        "reason": "No search trial has completed yet.",
+        "front": None,
+        "methods": None,
+    }
     conductor = Conductor(service.store, sweep["id"])
     conductor.move(SweepState.FAILED)
     assert "ended without" in service.http.get(sweep["links"]["best"]).json()["reason"]
@@ -276,3 +281,27 @@ def test_trainables_are_listed_with_what_can_be_set(service: Service) -> None:
     width = toy["parameters"][0]
     assert (width["name"], width["type"], width["default"], width["low"]) == ("width", "int", 8, 1)
     assert "factory" not in toy, "where the code lies is nobody's business"
+    assert [parameter["name"] for parameter in toy["task_parameters"]] == ["weight", "initial_loss"]
+
+
+def test_balancers_with_a_search_each_are_ranked_while_the_sweep_runs(service: Service) -> None:
+    space = {**SPEC["space"], "balancer": {"type": "categorical", "choices": ["gradnorm", "inverse_initial_loss"]}}
+    sweep = service.submit(space=space, baselines=["equal"])
+    here = sweep["links"]
+    assert [row["rank"] for row in service.http.get(here["best"]).json()["methods"]] == [None, None, None]
+    conductor = Conductor(service.store, sweep["id"])
+    conductor.run(conductor.add_trial(alpha=1.0), objective=0.6)
+    best = conductor.add_trial(Role.SEARCH, "inverse_initial_loss")
+    conductor.run(best, objective=0.4, is_best=True)
+    conductor.run(conductor.add_trial(Role.BASELINE, "equal"), objective=0.5)
+    found = service.http.get(here["best"]).json()
+    assert found["best"]["id"] == best.id
+    assert [(row["rank"], row["balancer"], row["role"], row["objective"]) for row in found["methods"]] == [
+        (1, "inverse_initial_loss", "search", 0.4),
+        (2, "equal", "baseline", 0.5),
+        (3, "gradnorm", "search", 0.6),
+    ]
+    assert found["methods"][0]["trials"] == 1
+    assert found["methods"][0]["confirmed"] is None
+    leaders = service.http.get(here["self"]).json()["leaders"]
+    assert [one["balancer"] for one in leaders] == ["inverse_initial_loss", "gradnorm", "equal"]

@@ -37,7 +37,8 @@ def test_a_valid_spec_is_created_queued_and_found_at_its_location(service: Servi
     assert sweep["state"] == "queued"
     bounds = {"wall_time": None, "gpu_hours": None, "target": None, "no_improvement": None}
     assert sweep["spec"]["budget"] == {"trials": 4, **bounds}
-    assert sweep["spec"]["search"] == {"sampler": "tpe", "seed": 0, "from_sweep": None}, "defaults are filled in"
+    search = {"sampler": "tpe", "seed": 0, "from_sweep": None, "balancers": None}
+    assert sweep["spec"]["search"] == search, "defaults are filled in"
     assert response.headers["location"] == f"/api/v1/sweeps/{sweep['id']}" == sweep["links"]["self"]
     assert service.http.get(response.headers["location"]).json() == sweep
     assert service.store.get_sweep(sweep["id"]).spec.name == "small"
@@ -57,7 +58,8 @@ def test_a_submitted_sweep_has_its_first_event(service: Service) -> None:
 
 def test_samples_of_a_space_with_conditions_have_defaults_for_what_is_not_drawn(service: Service) -> None:
     space = {**SPEC["space"], "balancer": {"type": "categorical", "choices": ["gradnorm", "equal"]}}
-    answer = service.http.post("/api/v1/sweeps?validate_only=true", json={**SPEC, "space": space})
+    document = {**SPEC, "space": space, "baselines": ["single_task"]}
+    answer = service.http.post("/api/v1/sweeps?validate_only=true", json=document)
     assert answer.status_code == 200, answer.text
     samples = answer.json()["samples"]
     assert {sample["params"]["balancer"] for sample in samples} == {"gradnorm", "equal"}
@@ -65,6 +67,11 @@ def test_samples_of_a_space_with_conditions_have_defaults_for_what_is_not_drawn(
         assert ("alpha" in sample["searched"]) == (sample["searched"]["balancer"] == "gradnorm")
         assert sample["params"]["alpha"] == sample["searched"].get("alpha", 1.5)
     assert answer.json()["spec"]["space"]["alpha"]["when"] == {"balancer": ["gradnorm"]}
+    assert answer.json()["spec"]["search"]["balancers"] == "equal_effort"
+    trials = document["budget"]["trials"]
+    assert answer.json()["shares"] == {"gradnorm": trials - 1, "equal": 1}
+    plain = service.http.post("/api/v1/sweeps?validate_only=true", json=SPEC)
+    assert plain.json()["shares"] is None
 
 
 BAD_SPECS = {

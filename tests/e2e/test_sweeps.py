@@ -372,3 +372,42 @@ def used(stack: RunningStack, sweep_id: str) -> int:
 def running(stack: RunningStack, sweep_id: str) -> int:
     by_role = stack.client.get(sweep_id)["progress"]["trials"]
     return sum(states.get("running", 0) for states in by_role.values())
+
+
+def test_a_sweep_over_balancers_ranks_them_by_fresh_seeds(stack: RunningStack, mlflow_client: MlflowClient) -> None:
+    spec = {
+        "name": "which-balancer",
+        "trainable": "digits",
+        "params": {"steps": 40, "batch_size": 64},
+        "space": {
+            "balancer": {"type": "categorical", "choices": ["gradnorm", "static", "equal"]},
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "weight/lower_half": {"type": "float", "low": 0.1, "high": 10.0, "log": True},
+        },
+        "budget": {"trials": 5},
+        "resources": {"cpus": 1, "parallel": 2},
+        "confirm": {"seeds": 2},
+    }
+    sweep = run_sweep(stack, spec)
+    assert (sweep["state"], sweep["reason"]) == ("completed", "budget_trials")
+    trials = stack.client.trials(sweep["id"])
+    assert Counter((trial["role"], trial["balancer"]) for trial in trials) == {
+        ("search", "gradnorm"): 2,
+        ("search", "static"): 2,
+        ("search", "equal"): 1,
+        **{("confirm", name): 2 for name in ("gradnorm", "static", "equal")},
+    }
+    searched = {trial["balancer"]: set(trial["searched"]) for trial in trials if trial["role"] == "search"}
+    assert searched == {"gradnorm": {"alpha"}, "static": {"weight/lower_half"}, "equal": set()}
+    methods = sweep["results"]["methods"]
+    assert [row["rank"] for row in methods] == [1, 2, 3]
+    means = [row["confirmed"]["mean"] for row in methods]
+    assert means == sorted(means)
+    assert stack.client.best(sweep["id"])["methods"] is not None
+    best = next(trial["balancer"] for trial in trials if trial["id"] == sweep["best_trial_id"])
+    against = {row["baseline"]: row["role"] for row in sweep["results"]["verdict"]["against"]}
+    assert against == {name: "search" for name in ("gradnorm", "static", "equal") if name != best}
+    parent, children = runs_of(mlflow_client, sweep["experiment"], sweep["id"])
+    assert "methods.csv" in {file.path for file in mlflow_client.list_artifacts(parent.info.run_id)}
+    weights = [run.data.params.get("weight/lower_half") for run in children]
+    assert sum(weight is not None for weight in weights) == 4

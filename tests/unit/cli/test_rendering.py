@@ -219,3 +219,31 @@ def test_the_live_view_has_the_gpu_hours_of_a_sweep_that_uses_gpus() -> None:
     bounded = {**SWEEP, "progress": progress, "spec": {"budget": {"gpu_hours": 8}}}
     assert "1.234/8 GPU-hours" in shown(live_view(bounded))
     assert "GPU" not in shown(live_view({**SWEEP, "progress": {**progress, "used_gpu_hours": None}}))
+
+
+METHODS = [
+    {"rank": 1, "balancer": "static", "role": "search", "trials": 18, "parameters": 3, "objective": 0.43219}
+    | {"params": {"weight/income": 0.5}}
+    | {"confirmed": {"metric": "test/normalized_loss", "mean": 0.45, "std": 0.012, "seeds": 5, "diverged": 1}},
+    {"rank": None, "balancer": "dwa", "role": "search", "trials": 5, "parameters": 1, "objective": None, "params": {}}
+    | {"confirmed": None},
+]
+
+
+def test_the_methods_are_ranked_with_what_fresh_seeds_made_of_them() -> None:
+    text = shown(results_view(SWEEP | {"results": {**SWEEP["results"], "methods": METHODS}}))
+    (static,) = [line for line in text.splitlines() if "weight/income=0.5" in line]
+    assert [word in static for word in ("static", "18", "0.4322", "0.45 ± 0.012", "1 of 5")] == [True] * 5
+    (dwa,) = [line for line in text.splitlines() if " dwa " in line]
+    assert dwa.count("–") >= 4
+    assert "Methods" not in shown(results_view(SWEEP))
+
+
+def test_where_each_balancer_has_a_search_the_best_names_its_balancer_and_the_others_follow() -> None:
+    other = {"role": "search", "balancer": "equal", "objective": 0.5, "searched": {}}
+    spec = {**SWEEP["spec"], "search": {"balancers": "equal_effort"}}
+    sweep = SWEEP | {"spec": spec, "leaders": [SWEEP["leaders"][0], other]}
+    assert progress_line(sweep).endswith("best (gradnorm) 0.4322 at alpha=1.25 weight_lr=0.01 | equal 0.5")
+    text = shown(live_view(sweep))
+    assert "best so far (gradnorm)" in text
+    assert "  equal" in text

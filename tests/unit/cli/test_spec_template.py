@@ -49,3 +49,10 @@ def test_what_must_be_given_is_marked_and_nothing_else_is() -> None:
         marked = {line.split(":")[0].strip() for line in text.splitlines() if "# TO FILL IN" in line}
         assert marked == {parameter.name for parameter in trainable.parameters if parameter.default is None}
         assert ("Lines that say TO FILL IN" in text) == bool(marked)
+
+
+def test_it_names_the_parameters_that_each_task_may_have_for_itself() -> None:
+    text = spec_template(CATALOG["digits"].model_dump(mode="json") | {"metrics": ["val/normalized_loss"]})
+    assert "weight/digit (read by static); initial_loss/digit (read by gradnorm, inverse_initial_loss)" in text
+    own_tasks = CATALOG["tabular"].model_dump(mode="json") | {"metrics": ["val/normalized_loss"]}
+    assert "weight/TASK" in spec_template(own_tasks)

@@ -70,7 +70,7 @@ def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
     """The valid spec with other values at those JSON pointers."""
     document = copy.deepcopy(VALID)
     for pointer, value in changes:
-        *parents, last = pointer.removeprefix("/").split("/")
+        *parents, last = (part.replace("~1", "/") for part in pointer.removeprefix("/").split("/"))
         place: Any = document
         for parent in parents:
             place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
@@ -129,8 +129,18 @@ _places = st.sampled_from(
         *("/space/seed/choices/0", "/params/hidden/0", "/params/balancer", "/params/x", "/space/x", "/space/hidden"),
         *("/space/balancer", "/space/alpha/when", "/space/alpha/when/seed", "/space/seed/when", "/initial"),
         *("/space/free", "/space/count", "/space/shuffle", "/params/free", "/params/count"),
-        *("/objectives", "/objectives/0", "/budget/gpu_hours"),
-        *("/baselines/0", "/x", "/params/initial_loss", "/space/dtype", "/space/batch_size", "/labels/x"),
+        *("/objectives", "/objectives/0", "/budget/gpu_hours", "/search/balancers"),
+        *(
+            "/baselines/0",
+            "/params/weight~1income",
+            "/space/weight~1weeks",
+            "/space/weight~1x",
+            "/x",
+            "/params/initial_loss",
+            "/space/dtype",
+            "/space/batch_size",
+            "/labels/x",
+        ),
     ]
 )
 
@@ -140,7 +150,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
     """The valid spec with a few places overwritten by anything."""
     document: Any = copy.deepcopy(VALID)
     for pointer in draw(st.lists(_places, min_size=1, max_size=4, unique=True)):
-        *parents, last = pointer.removeprefix("/").split("/")
+        *parents, last = (part.replace("~1", "/") for part in pointer.removeprefix("/").split("/"))
         place = document
         for parent in parents:
             if isinstance(place, dict):
@@ -207,7 +217,12 @@ rightly_shaped = st.fixed_dictionaries(
         "objectives": st.just([])
         | st.just([{"metric": "val/loss/a"}, {"metric": "val/auc/a", "direction": "maximize"}]),
         "search": st.fixed_dictionaries(
-            {}, optional={"sampler": st.sampled_from(["tpe", "random", "nsga2"]), "seed": st.integers(0, 2**31 - 1)}
+            {},
+            optional={
+                "sampler": st.sampled_from(["tpe", "random", "nsga2"]),
+                "seed": st.integers(0, 2**31 - 1),
+                "balancers": st.sampled_from([None, "equal_effort", "sampled"]),
+            },
         ),
         "resources": st.fixed_dictionaries(
             {}, optional={"cpus": st.sampled_from([1, 0.5]), "gpus": st.sampled_from([0, 0.25, 2]), "lanes": st.just(1)}

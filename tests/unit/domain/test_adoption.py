@@ -63,7 +63,8 @@ def adopted_of(new: SweepSpec, *trials: Trial) -> Adoption:
 
 
 def search_of(new: SweepSpec, *trials: Trial) -> LineAdoption:
-    return adopted_of(new, *trials).search
+    (found,) = adopted_of(new, *trials).search
+    return found
 
 
 def reason(new: SweepSpec, one: Trial) -> str:
@@ -205,7 +206,10 @@ def test_another_balancer_is_another_trial() -> None:
 
 
 def test_a_search_over_balancers_adopts_those_of_its_choices_each_with_its_active_part() -> None:
-    document = changed(("/space/balancer", {"type": "categorical", "choices": ["gradnorm", "equal"]}))
+    document = changed(
+        ("/space/balancer", {"type": "categorical", "choices": ["gradnorm", "equal"]}),
+        ("/search/balancers", "sampled"),
+    )
     new = check_spec(document, CATALOG)
     other = "inverse_initial_loss"
     trials = [
@@ -233,7 +237,7 @@ def test_what_is_not_active_must_have_had_its_default() -> None:
 def test_reasons_are_counted_the_most_frequent_first_and_the_rest_summed_up() -> None:
     trials = [trial(n, params={"count": 1 + n // 2}) for n in range(15)]
     found = adopted_of(spec(), *trials)
-    assert [left.trials for left in found.search.left_out] == [2] * 7 + [1]
+    assert [left.trials for left in found.search[0].left_out] == [2] * 7 + [1]
     assert "search: 0 of 15; left out: 2: params.count was 1, here 0; 2: " in found.summary
     assert "5: for 3 other reasons." in found.summary
 
@@ -245,3 +249,40 @@ def test_a_sampler_is_told_of_adopted_trials_by_numbers_below_0() -> None:
     assert [(one.number, one.objective) for one in as_history(new, search)] == [(-2, 0.5), (-1, 0.25)]
     assert [one.number for one in as_history(new, equal)] == [-1]
     assert as_history(new, single_task) == []
+
+
+def test_parameters_of_tasks_count_like_any_other_where_the_balancer_reads_them() -> None:
+    income, weeks = "initial_loss/income", "weight/weeks"
+    assert reason(spec(), trial(params={income: 0.7})) == f"params.{income} was 0.7, here 0.0"
+    assert search_of(spec((f"/params/{income.replace('/', '~1')}", 0.7)), trial(params={income: 0.7})).adopted
+    assert search_of(spec(), trial(params={weeks: 2.0})).adopted, "GradNorm does not read it"
+    document = changed(
+        ("/params/balancer", "static"), ("/space", {weeks: {"type": "float", "low": 0.1, "high": 10.0, "log": True}})
+    )
+    static = check_spec(document, CATALOG)
+    params = {"balancer": "static", "seed": 7}
+    trials = [trial(0, balancer="static", params=params | {weeks: 2}), trial(1, balancer="static", params=params)]
+    assert [one.point for one in search_of(static, *trials).adopted] == [{weeks: 2.0}, {weeks: 1.0}]
+
+
+def test_where_balancers_are_searched_by_themselves_each_adopts_its_own() -> None:
+    document = changed(
+        ("/space/balancer", {"type": "categorical", "choices": ["gradnorm", "inverse_initial_loss"]}),
+        ("/space/free", {"type": "float", "low": 0, "high": 1}),
+    )
+    new = check_spec(document, CATALOG)
+    other, none = "inverse_initial_loss", "equal"
+    trials = [
+        trial(0),
+        trial(1, balancer=other, params={"balancer": other, "alpha": 99.0, "free": 0.5}),
+        trial(2, balancer=none, params={"balancer": none}),
+        trial(3, balancer=none, params={"balancer": none}, role=Role.BASELINE),
+    ]
+    found = adopted_of(new, *trials)
+    gradnorm, inverse = found.search
+    assert (gradnorm.line.balancer, [one.point for one in gradnorm.adopted]) == ("gradnorm", [{**POINT, "free": 0.0}])
+    assert (inverse.line.balancer, [one.point for one in inverse.adopted]) == (other, [{"seed": 2, "free": 0.5}])
+    assert [(one.line.balancer, one.considered) for one in found.lines[2:]] == [("equal", 1), ("single_task", 0)]
+    assert found.strays == 1
+    assert found.summary.endswith("Left out are 1 search trials of other balancers.")
+    assert "gradnorm: 1 of 1. inverse_initial_loss: 1 of 1. equal: 1 of 1." in found.summary

@@ -95,9 +95,10 @@ def test_gp_is_refused_a_space_with_conditions_also_where_they_are_implied() -> 
     finding = only_finding_of({**shuffled(free={**FREE, "when": {"shuffle": True}}), "search": {"sampler": "gp"}})
     assert (finding.pointer, finding.code) == ("/search/sampler", "not_for_space")
     assert "tpe or nsga2" in finding.detail
-    finding = only_finding_of({**searched(balancer=BALANCER, alpha=ALPHA), "search": {"sampler": "gp"}})
+    sampled = {"sampler": "gp", "balancers": "sampled"}
+    finding = only_finding_of({**searched(balancer=BALANCER, alpha=ALPHA), "search": sampled})
     assert (finding.pointer, "'alpha'" in finding.detail) == ("/search/sampler", True)
-    assert check_spec({**searched(balancer=BALANCER, free=FREE), "search": {"sampler": "gp"}}, CATALOG)
+    assert check_spec({**searched(balancer=BALANCER, free=FREE), "search": sampled}, CATALOG)
 
 
 def test_cmaes_is_refused_every_space_with_conditions_for_they_need_a_choice() -> None:
@@ -173,6 +174,10 @@ def test_a_wrong_choice_of_balancers_is_refused(space: Any, pointer: str, code: 
 
 def test_a_balancer_may_be_a_choice_and_a_baseline_unless_it_is_the_only_choice() -> None:
     document = {**searched(balancer=BALANCER, free=FREE), "baselines": ["equal", "single_task"]}
+    finding = only_finding_of(document)
+    assert (finding.pointer, finding.code) == ("/baselines/0", "same_as_search")
+    assert "list it once" in finding.detail
+    document["search"] = {"balancers": "sampled"}
     assert check_spec(document, CATALOG).baselines == ("equal", "single_task")
     document["space"]["balancer"] = {**BALANCER, "choices": ["equal"]}
     finding = only_finding_of(document)
@@ -199,6 +204,7 @@ def test_a_condition_on_a_balancer_that_is_fixed_says_so() -> None:
 )
 def test_an_initial_value_that_is_not_active_is_refused(point: Any, pointer: str, hint: str) -> None:
     document = {**searched(balancer=BALANCER, alpha=ALPHA, free=FREE), "initial": [point]}
+    document["search"] = {"balancers": "sampled"}
     finding = only_finding_of(document)
     assert (finding.pointer, finding.code) == (pointer, "not_active")
     assert "'balancer' is 'gradnorm'" in finding.detail

@@ -55,7 +55,7 @@ def full_page() -> str:
 
 def test_a_sweep_with_everything_has_every_section_in_the_order_of_the_questions(full_page: str) -> None:
     assert sections_of(full_page) == [
-        *("overview", "verdict", "baselines", "leaderboard", "weights", "losses", "rates"),
+        *("overview", "verdict", "methods", "baselines", "leaderboard", "weights", "losses", "rates"),
         *("landscape", "parallel", "importance", "history", "faults", "spec"),
     ]
     assert re.findall(r'<a href="#(\w+)">', full_page) == sections_of(full_page)
@@ -126,7 +126,7 @@ def test_a_name_that_ends_the_script_element_does_not() -> None:
     page = render(a_material(a_spec(name=HOSTILE), tasks=(HOSTILE, "odd")))
     assert page.count("</script>") == 3
     assert HOSTILE not in page
-    names = [trace["name"] for trace in figures_of(page)[3]["data"]]
+    names = [trace["name"] for trace in figures_of(page)[4]["data"]]
     assert names[0].startswith("&lt;/script&gt;&lt;script&gt;")
 
 

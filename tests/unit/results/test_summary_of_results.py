@@ -11,7 +11,8 @@ import pytest
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role, Sweep, Trial
-from sweep_service.services.results import best_baseline, best_trial, summarise
+from sweep_service.services.ranking import best_baseline, best_trial
+from sweep_service.services.results import summarise
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SEEDS: tuple[int, ...] = (101, 102, 103, 104, 105)
@@ -178,6 +179,12 @@ def test_delta_m_is_left_out_where_that_baseline_did_not_run_or_a_loss_is_missin
 
 def test_a_sweep_in_which_nothing_completed_has_an_empty_leaderboard():
     results = summarise(make_sweep(), [make_trial(0, None, state=TrialState.FAILED)])
+    methods = results.pop("methods")
+    assert [(row["balancer"], row["rank"], row["trials"]) for row in methods] == [
+        ("gradnorm", None, 1),
+        ("equal", None, 0),
+        ("single_task", None, 0),
+    ]
     nothing = {"best": None, "front": None, "verdict": None, "importance": None}
     assert results == {"leaderboard": [], "baselines": [], **nothing}
 
@@ -330,7 +337,7 @@ def test_a_baseline_without_repeats_is_inconclusive_with_the_reason(originals: l
     verdict = summarise(make_sweep(), trials)["verdict"]
     alone = verdict["against"][1]
     assert (alone["outcome"], alone["interval"], alone["num_pairs"]) == ("inconclusive", None, 0)
-    assert "0 of the baseline's have one" in alone["reason"]
+    assert "0 of single_task's have one" in alone["reason"]
     assert f"GradNorm against single_task is inconclusive: {alone['reason']}." in verdict["summary"]
 
 

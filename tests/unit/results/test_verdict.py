@@ -103,7 +103,7 @@ def test_no_pair_is_inconclusive_and_says_how_many_repeats_each_side_has():
     assert comparison.mean_difference is None
     assert comparison.reason is not None
     assert "there are none" in comparison.reason
-    assert "2 of the best trial's repeats and 1 of the baseline's" in comparison.reason
+    assert "2 of the best trial's repeats and 1 of equal's" in comparison.reason
 
 
 def test_only_seeds_that_both_sides_have_are_paired():
@@ -196,7 +196,7 @@ def test_a_side_that_always_diverged_says_so_before_it_counts_the_pairs():
     assert comparison.reason is not None
     first, second = comparison.reason.split("; ")
     assert first == "GradNorm diverged on 5 of 5 seeds"
-    assert "0 of the best trial's repeats and 5 of the baseline's" in second
+    assert "0 of the best trial's repeats and 5 of equal's" in second
 
 
 def test_equal_differences_have_an_interval_without_width_and_are_certain():

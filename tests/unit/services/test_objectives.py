@@ -14,7 +14,8 @@ from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, Tr
 from sweep_service.domain.trial import Role, Trial
 from sweep_service.services.generation import Pause
 from sweep_service.services.packs import LaneMessage
-from sweep_service.services.results import best_trial, front_of, summarise
+from sweep_service.services.ranking import best_trial, front_of
+from sweep_service.services.results import summarise
 
 BOTH = [{"metric": "val/loss/digit"}, {"metric": "val/accuracy/odd", "direction": "maximize"}]
 

@@ -16,7 +16,7 @@ from sweep_service.domain.states import AttemptState, SweepReason, SweepState, T
 from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
 from sweep_service.services.packs import LaneMessage, PackOrder
-from sweep_service.services.results import best_trial
+from sweep_service.services.ranking import best_trial
 
 
 def started(rig: Rig) -> tuple[str, PackOrder]:

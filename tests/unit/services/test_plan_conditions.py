@@ -1,4 +1,6 @@
-"""Sweeps over spaces with conditions, and over balancers: the plan and the generation above it."""
+"""Sweeps over spaces with conditions, and over balancers that the sampler chooses: the plan and the generation above
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
 def checked(**changes: Any) -> SweepSpec:
     space = {"balancer": BALANCER, "alpha": ALPHA, "lr": LR}
     document = small_spec().canonical() | {"space": space, "budget": {"trials": 12}} | changes
+    document["search"] = {**document["search"], "balancers": "sampled"}
     return check_spec(document, CATALOG)
 
 

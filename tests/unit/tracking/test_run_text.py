@@ -19,7 +19,7 @@ from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Report, Sweep
 from sweep_service.tracking.files import write_results
 from sweep_service.tracking.plots import save_weight_curves
-from sweep_service.tracking.summary import describe_sweep, front_csv, leaderboard_csv
+from sweep_service.tracking.summary import describe_sweep, front_csv, leaderboard_csv, methods_csv
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -211,3 +211,37 @@ def test_only_a_sweep_of_several_objectives_has_a_file_for_its_front(tmp_path: P
     assert not (tmp_path / "front.csv").exists()
     write_results(tmp_path, make_sweep(make_results([], front=[front_row(1)])), [], {})
     assert (tmp_path / "front.csv").read_text().startswith("trial_id,number,val/loss/income,val/auc/income,")
+
+
+def make_method(rank: int | None, balancer: str, **changes: Any) -> dict[str, Any]:
+    row = make_row(rank or 9, params={"weight/income": 0.5}, label=balancer)
+    return row | {"rank": rank, "balancer": balancer, "trials": 6, "parameters": 1, "confirmed": None} | changes
+
+
+CONFIRMED = {"metric": "test/normalized_loss", "mean": 0.5, "std": 0.01, "seeds": 5, "diverged": 1, "values": [0.5]}
+
+
+def test_the_methods_as_csv_have_a_row_each_also_those_without_a_trial() -> None:
+    none = {"trial_id": None, "number": None, "objective": None, "params": {}, "trials": 5}
+    rows = [make_method(1, "static", confirmed=CONFIRMED), make_method(None, "gradnorm", **none)]
+    first, second = csv.DictReader(io.StringIO(methods_csv(rows)))
+    assert (first["rank"], first["balancer"], first["trials"], first["parameters"]) == ("1", "static", "6", "1")
+    assert (first["confirmed.mean"], first["confirmed.std"], first["confirmed.diverged"]) == ("0.5", "0.01", "1")
+    assert first["params.weight/income"] == "0.5"
+    assert (second["rank"], second["trial_id"], second["objective"], second["trials"]) == ("", "", "", "5")
+
+
+def test_the_methods_are_in_the_text_and_a_file_and_old_results_have_none(tmp_path: Path) -> None:
+    rows = [make_row(1), make_row(2)]
+    methods = [make_method(1, "static", confirmed=CONFIRMED), make_method(2, "equal")]
+    sweep = make_sweep(make_results(rows, methods=methods))
+    text = describe_sweep(sweep)
+    assert "| 1 | static | 6 | 1 | 0.125 | 0.5 | 0.01 | weight/income 0.5 |" in text
+    write_results(tmp_path, sweep, (), {})
+    assert (tmp_path / "methods.csv").read_text() == methods_csv(methods)
+    old = make_sweep(make_results(rows))
+    assert "### Methods" not in describe_sweep(old)
+    (tmp_path / "old").mkdir()
+    write_results(tmp_path / "old", old, (), {})
+    assert {"leaderboard.csv"} <= {path.name for path in (tmp_path / "old").iterdir()}
+    assert not (tmp_path / "old" / "methods.csv").exists()
