@@ -13,7 +13,7 @@ from trainables.engine.lane import LaneTraining
 from trainables.protocol import Lane
 
 READS_ON_THE_HOST = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "cpu"}
-CALLS_A_SOLVER = {"cagrad", "upgrad", "mgda", "pcgrad"}
+CALLS_A_SOLVER = {"cagrad", "upgrad", "mgda", "pcgrad", "imtl_g"}
 
 
 class Reads(TorchFunctionMode):
