@@ -14,9 +14,9 @@ The network is cut at z, the output of the shared layer; every head gets a detac
 so neither heads nor trunk are ever walked twice, whatever the weights are and however they follow from the gradients.
 Nothing but first-order gradients is ever built: there is no graph of a gradient.
 
-Where the weights are known before the step (GradNorm's are), one backward pass of Σ_i w_i L_i serves all heads, and
-leaves w_i g_i at each cut. Where they follow from the gradients (mgda, cagrad, ...), every task is differentiated for
-itself.
+Where the weights are known before the step (GradNorm's are), heads are walked with w_i L_i, which leaves w_i g_i at the
+cut and the network's gradient at once. Where they follow from the gradients (mgda, cagrad, ...), each task's gradients
+have to wait for them.
 
 A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past the cut
 into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it.
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.protocol import MultiTaskModel, SeparateModels, Task
-from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined, split_row
+from trainables.shared_rows import Gradients, SharedRows, split_row
 
 Targets = Mapping[str, Tensor]
 
@@ -113,7 +113,8 @@ class SharedTaskGradients:
         for weight, gradients in zip(weights, self.other_gradients, strict=True):
             _add_gradients(self.other_parameters, gradients, weight)
         parts = [w * g for w, g in zip(weights, self.cut_gradients, strict=True) if g is not None]
-        _backward_to_trunk(self.cut_output, parts, self.other_parameters)
+        if parts:
+            _backward_to_trunk(self.cut_output, torch.stack(parts).sum(0), self.other_parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,16 +202,6 @@ def differentiator(
     return SharedDifferentiator(model, tasks, autocast=autocast)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Cut:
-    """A batch's forward pass, cut between shared layer and heads."""
-
-    trunk_output: Tensor  # h
-    output: Tensor  # z, with the graph of trunk and shared layer
-    copies: list[Tensor]  # z_i, what each head got
-    losses: list[Tensor]  # with their graphs down to the copies
-
-
 class SharedDifferentiator:
     """T tasks on one trunk and one shared layer."""
 
@@ -235,63 +226,72 @@ class SharedDifferentiator:
         with self._forward(inputs):
             _, cut_output = self._cut_output(inputs)
             outputs = [head(cut_output) for _, head in self._heads]
-        return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
+        losses = [
+            task.loss(_at_least_float32(output), targets[task.name])
+            for (task, _), output in zip(self._heads, outputs, strict=True)
+        ]
+        return PlainLosses(attached_losses_T=torch.stack(losses))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
-        cut = self._cut(inputs, targets)
+        with self._forward(inputs):
+            trunk_output, cut_output = self._cut_output(inputs)
         num_shared = len(self._shared_parameters)
-        directs, cut_gradients, other_gradients = [], [], []
-        for copy, loss in zip(cut.copies, cut.losses, strict=True):
+        losses, rows, cut_gradients, other_gradients = [], [], [], []
+        for index in range(len(self._heads)):
+            copy, loss = self._head_loss(index, cut_output, inputs, targets)
             down_to = [*self._shared_parameters, copy, *self._other_parameters]
-            # Kept for the last task too: a head may reach into the trunk's graph, which is walked once more.
+            # Kept, because a head may reach into the trunk's graph, which is walked once more.
             gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
-            directs.append(gradients[:num_shared])
-            cut_gradients.append(gradients[num_shared])
+            direct, cut_gradient = gradients[:num_shared], gradients[num_shared]
+            rows.append(self._shared_rows.of(trunk_output, cut_output, cut_gradient, direct))
+            cut_gradients.append(cut_gradient)
             other_gradients.append(gradients[num_shared + 1 :])
-        rows_TD = self._shared_rows.of(cut.trunk_output, cut.output, cut_gradients)
+            losses.append(loss.detach())
         return SharedTaskGradients(
-            losses_T=torch.stack([loss.detach() for loss in cut.losses]),
-            gradients_TD=self._with_directs(rows_TD, directs),
+            losses_T=torch.stack(losses),
+            gradients_TD=torch.stack(rows),
             shared_parameters=self._shared_parameters,
             other_parameters=self._other_parameters,
             other_gradients=other_gradients,
-            cut_output=cut.output,
+            cut_output=cut_output,
             cut_gradients=cut_gradients,
         )
 
     def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
-        cut = self._cut(inputs, targets)
-        earlier = [parameter.grad for parameter in self._shared_parameters]
-        for parameter in self._shared_parameters:
-            parameter.grad = None
-        attached_T = torch.stack(cut.losses)
-        weights_T = weights_T.to(attached_T.dtype)
-        # The graph is kept for heads that use W, and for those that reach into the trunk's.
-        torch.autograd.backward(attached_T, weights_T, retain_graph=True)
-        directs: Sequence[Gradients] = ()
-        if any(parameter.grad is not None for parameter in self._shared_parameters):
-            # A head uses W itself. What the pass has left there is the sum over the tasks; each one's part is needed.
-            pairs = zip(cut.losses, weights_T.unbind(), strict=True)
-            directs = [down_to_shared(loss, weight, self._shared_parameters) for loss, weight in pairs]
-        losses_T = attached_T.detach()
-        cut.losses.clear()  # with attached_T the last that holds the heads' graphs: what follows needs the memory,
-        del attached_T  # and is the faster for finding it in the cache
-        gradients = [copy.grad for copy in cut.copies]
-        rows_TD = self._shared_rows.of(cut.trunk_output, cut.output, gradients)
-        weighted_TD = self._with_directs(rows_TD, directs)
-        for parameter, gradient in zip(self._shared_parameters, earlier, strict=True):
-            parameter.grad = gradient
-        _add_row(self._shared_parameters, weighted_TD.sum(0))
-        _backward_to_trunk(cut.output, [g for g in gradients if g is not None], self._other_parameters)
-        return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted_TD=weighted_TD)
-
-    def _cut(self, inputs: Sequence[Tensor], targets: Targets) -> _Cut:
         with self._forward(inputs):
             trunk_output, cut_output = self._cut_output(inputs)
-            copies = [cut_output.detach().requires_grad_() for _ in self._heads]
-            outputs = [self._head_output(index, copy) for index, copy in enumerate(copies)]
-        losses = self._losses(outputs, targets)
-        return _Cut(trunk_output=trunk_output, output=cut_output, copies=copies, losses=losses)
+        earlier = _taken_gradients(self._shared_parameters)
+        losses, rows = [], []
+        total: Tensor | None = None  # Σ_i w_i g_i
+        # Head by head, forward and backward: what one has computed is gone before the next begins, and still in the
+        # cache when its gradient is multiplied.
+        for index, weight in enumerate(weights_T.unbind()):
+            copy, loss = self._head_loss(index, cut_output, inputs, targets)
+            # Kept, because a head may reach into the trunk's graph, or into that of the shared layer.
+            torch.autograd.backward(loss, weight.to(loss.dtype), retain_graph=True)
+            direct = _taken_gradients(self._shared_parameters)  # of a head that uses W itself
+            rows.append(self._shared_rows.of(trunk_output, cut_output, copy.grad, direct))
+            losses.append(loss.detach())
+            if copy.grad is not None:
+                total = copy.grad if total is None else total.add_(copy.grad)
+            del copy, loss  # and with them the head's graph
+        for parameter, gradient in zip(self._shared_parameters, earlier, strict=True):
+            parameter.grad = gradient
+        weighted_TD = torch.stack(rows)
+        _add_row(self._shared_parameters, weighted_TD.sum(0))
+        if total is not None:
+            _backward_to_trunk(cut_output, total, self._other_parameters)
+        return WeightedTaskGradients(losses_T=torch.stack(losses), weights_T=weights_T, weighted_TD=weighted_TD)
+
+    def _head_loss(
+        self, index: int, cut_output: Tensor, inputs: Sequence[Tensor], targets: Targets
+    ) -> tuple[Tensor, Tensor]:
+        """z_i and L_i, with its graph down to there."""
+        task, _ = self._heads[index]
+        with self._forward(inputs):
+            copy = cut_output.detach().requires_grad_()
+            output = self._head_output(index, copy)
+        return copy, task.loss(_at_least_float32(output), targets[task.name])
 
     def _forward(self, inputs: Sequence[Tensor]) -> AbstractContextManager[object]:
         """What the forward pass runs in; the backward pass does not: each of its operations knows its own type."""
@@ -317,18 +317,6 @@ class SharedDifferentiator:
                     raise
                 self._in_place.add(index)  # such as a ReLU that saves memory: a cut must stay as it is
         return head(cut.clone())
-
-    def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
-        return [
-            task.loss(_at_least_float32(output), targets[task.name])
-            for (task, _), output in zip(self._heads, outputs, strict=True)
-        ]
-
-    def _with_directs(self, rows_TD: Tensor, directs: Sequence[Gradients]) -> Tensor:
-        """The rows that come by way of the cut, and what heads that use W themselves have besides."""
-        if not any(gradient is not None for direct in directs for gradient in direct):
-            return rows_TD
-        return rows_TD + torch.stack([joined(direct, self._shared_parameters) for direct in directs])
 
 
 class SeparateDifferentiator:
@@ -358,16 +346,18 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _backward_to_trunk(cut_output: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
-    """Add what the sum of the gradients at the cut does to those parameters, W not being among them."""
-    if not gradients or not parameters:
-        return
-    total, *others = gradients
-    if others:
-        total = total + others[0]
-        for gradient in others[1:]:
-            total += gradient
-    torch.autograd.backward(cut_output, total, inputs=list(parameters))
+def _backward_to_trunk(cut_output: Tensor, gradient: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Add what the gradient at the cut does to those parameters, W not being among them."""
+    if parameters:
+        torch.autograd.backward(cut_output, gradient, inputs=list(parameters))
+
+
+def _taken_gradients(parameters: Sequence[nn.Parameter]) -> Gradients:
+    """The parameters' ``grad``, which they have no more."""
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients
 
 
 def _add_row(parameters: Sequence[nn.Parameter], row_D: Tensor) -> None:
