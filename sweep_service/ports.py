@@ -353,10 +353,11 @@ class Tracker(Protocol):
     def close_sweep(
         self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
     ) -> None:
-        """Write the sweep's results (leaderboard, verdict, report, plots) and end the parent run as its state says.
+        """Write the sweep's results (leaderboard, methods, verdict, report, plots), and end the parent run as its state
+        says.
 
         ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete. ``curves`` has what the
-        best trial and the best of each baseline reported, by the trial's id.
+        best trial of each method reported, by the trial's id.
         """
         ...
 

@@ -51,7 +51,7 @@ def render_report(
     made_at: datetime | None = None,
 ) -> str:
     """The whole page. ``sweep.results`` are those of its end, or as they stand; ``curves`` has the reports of the best
-    trial and of each baseline's best, by the trial's id; ``made_at`` is told where given.
+    trial of each method, by the trial's id; ``made_at`` is told where given.
     """
     material = Material(sweep=sweep, trials=trials, curves=curves, made_at=made_at)
     return page(sweep.spec.name, [section for make in SECTIONS if (section := make(material)) is not None])

@@ -48,7 +48,7 @@ def weights(material: Material) -> Section | None:
 
 
 def losses(material: Material) -> Section | None:
-    """The losses of the best trial and of each baseline's best, a panel a task."""
+    """The losses of the best trial and of the other methods' best, a panel a task."""
     rows = [row for row in material.contenders if material.curves.get(row["trial_id"])]
     curves = {
         split: [series_by_task(material.curves[row["trial_id"]], f"{split}/loss/") for row in rows]
