@@ -91,7 +91,7 @@ def test_the_weights_are_finite_one_a_task_and_of_the_losses_type(name, num_task
     assert used.isfinite().all()
     assert (used >= 0).all()
     for key, value in state.items():
-        assert value.isfinite().all(), key
+        assert value.isfinite().all() or key == "stuck_reference_losses_T", key  # infinite before the first report
         assert value.shape == ((num_tasks,) if key.endswith("_T") else ()), key
     balancer.check(state, [f"task_{i}" for i in range(num_tasks)])
 
