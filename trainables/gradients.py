@@ -14,9 +14,9 @@ The network is cut at z, the output of the shared layer; every head gets a detac
 so neither heads nor trunk are ever walked twice, whatever the weights are and however they follow from the gradients.
 Nothing but first-order gradients is ever built: there is no graph of a gradient.
 
-Where the weights are known before the step (GradNorm's are), heads are walked with w_i L_i, which leaves w_i g_i at the
-cut and the network's gradient at once. Where they follow from the gradients (mgda, cagrad, ...), each task's gradients
-have to wait for them.
+Where the weights are known before the step (GradNorm's are), one backward pass of Σ_i w_i L_i serves all heads, and
+leaves w_i g_i at each cut. Where they follow from the gradients (mgda, cagrad, ...), every task is differentiated for
+itself.
 
 A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past the cut
 into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it.
@@ -24,6 +24,7 @@ into trunk and shared layer: each part is autograd's own and counts once, and �
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.protocol import MultiTaskModel, SeparateModels, Task
-from trainables.shared_rows import Gradients, SharedRows, split_row
+from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined, norms_of, split_row
 
 Targets = Mapping[str, Tensor]
 
@@ -113,8 +114,7 @@ class SharedTaskGradients:
         for weight, gradients in zip(weights, self.other_gradients, strict=True):
             _add_gradients(self.other_parameters, gradients, weight)
         parts = [w * g for w, g in zip(weights, self.cut_gradients, strict=True) if g is not None]
-        if parts:
-            _backward_to_trunk(self.cut_output, torch.stack(parts).sum(0), self.other_parameters)
+        _backward_to_trunk(self.cut_output, parts, self.other_parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +123,19 @@ class WeightedTaskGradients:
 
     losses_T: Tensor
     weights_T: Tensor  # those of the pass; none is 0
-    weighted_TD: Tensor  # w_i ∇_W L_i
+    weighted: Sequence[Sequence[Tensor]]  # w_i ∇_W L_i by task and parameter of W
+    shares_layer: bool  # False: each task has a layer of its own
 
     @property
     def gradients_TD(self) -> Tensor:
         """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
-        return self.weighted_TD / self.weights_T.unsqueeze(1)
+        rows_TD = joined(self.weighted) if self.shares_layer else torch.block_diag(*map(joined, zip(self.weighted)))
+        return rows_TD / self.weights_T.unsqueeze(1)
 
     @property
     def norms_T(self) -> Tensor:
         """n_i = ‖∇_W L_i‖₂, unweighted, in float32 or better."""
-        return norms(self.weighted_TD) / self.weights_T
+        return norms_of(self.weighted) / self.weights_T
 
     @property
     def gramian_TT(self) -> Tensor:
@@ -202,6 +204,16 @@ def differentiator(
     return SharedDifferentiator(model, tasks, autocast=autocast)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A batch's forward pass, cut between shared layer and heads."""
+
+    trunk_output: Tensor  # h
+    output: Tensor  # z, with the graph of trunk and shared layer
+    copies: list[Tensor]  # z_i, what each head got
+    losses: list[Tensor]  # with their graphs down to the copies
+
+
 class SharedDifferentiator:
     """T tasks on one trunk and one shared layer."""
 
@@ -226,72 +238,63 @@ class SharedDifferentiator:
         with self._forward(inputs):
             _, cut_output = self._cut_output(inputs)
             outputs = [head(cut_output) for _, head in self._heads]
-        losses = [
-            task.loss(_at_least_float32(output), targets[task.name])
-            for (task, _), output in zip(self._heads, outputs, strict=True)
-        ]
-        return PlainLosses(attached_losses_T=torch.stack(losses))
+        return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
-        with self._forward(inputs):
-            trunk_output, cut_output = self._cut_output(inputs)
+        cut = self._cut(inputs, targets)
         num_shared = len(self._shared_parameters)
-        losses, rows, cut_gradients, other_gradients = [], [], [], []
-        for index in range(len(self._heads)):
-            copy, loss = self._head_loss(index, cut_output, inputs, targets)
+        directs, cut_gradients, other_gradients = [], [], []
+        for copy, loss in zip(cut.copies, cut.losses, strict=True):
             down_to = [*self._shared_parameters, copy, *self._other_parameters]
-            # Kept, because a head may reach into the trunk's graph, which is walked once more.
+            # Kept for the last task too: a head may reach into the trunk's graph, which is walked once more.
             gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
-            direct, cut_gradient = gradients[:num_shared], gradients[num_shared]
-            rows.append(self._shared_rows.of(trunk_output, cut_output, cut_gradient, direct))
-            cut_gradients.append(cut_gradient)
+            directs.append(gradients[:num_shared])
+            cut_gradients.append(gradients[num_shared])
             other_gradients.append(gradients[num_shared + 1 :])
-            losses.append(loss.detach())
+        rows = self._shared_rows.of(cut.trunk_output, cut.output, cut_gradients)
         return SharedTaskGradients(
-            losses_T=torch.stack(losses),
-            gradients_TD=torch.stack(rows),
+            losses_T=torch.stack([loss.detach() for loss in cut.losses]),
+            gradients_TD=joined(self._shared_rows.with_directs(rows, directs)),
             shared_parameters=self._shared_parameters,
             other_parameters=self._other_parameters,
             other_gradients=other_gradients,
-            cut_output=cut_output,
+            cut_output=cut.output,
             cut_gradients=cut_gradients,
         )
 
     def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
+        cut = self._cut(inputs, targets)
+        earlier = [parameter.grad for parameter in self._shared_parameters]
+        for parameter in self._shared_parameters:
+            parameter.grad = None
+        attached_T = torch.stack(cut.losses)
+        weights_T = weights_T.to(attached_T.dtype)
+        # The graph is kept for heads that use W, and for those that reach into the trunk's.
+        torch.autograd.backward(attached_T, weights_T, retain_graph=True)
+        directs: Sequence[Gradients] = ()
+        if any(parameter.grad is not None for parameter in self._shared_parameters):
+            # A head uses W itself. What the pass has left there is the sum over the tasks; each one's part is needed.
+            pairs = zip(cut.losses, weights_T.unbind(), strict=True)
+            directs = [down_to_shared(loss, weight, self._shared_parameters) for loss, weight in pairs]
+        losses_T = attached_T.detach()
+        cut.losses.clear()  # with attached_T the last that holds the heads' graphs: what follows needs the memory,
+        del attached_T  # and is the faster for finding it in the cache
+        gradients = [copy.grad for copy in cut.copies]
+        rows = self._shared_rows.of(cut.trunk_output, cut.output, gradients)
+        weighted = self._shared_rows.with_directs(rows, directs)
+        for parameter, gradient, *parts in zip(self._shared_parameters, earlier, *weighted, strict=True):
+            parameter.grad = gradient
+            _add_gradient(parameter, _sum(parts))
+        _backward_to_trunk(cut.output, [g for g in gradients if g is not None], self._other_parameters)
+        return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted=weighted, shares_layer=True)
+
+    def _cut(self, inputs: Sequence[Tensor], targets: Targets) -> _Cut:
         with self._forward(inputs):
             trunk_output, cut_output = self._cut_output(inputs)
-        earlier = _taken_gradients(self._shared_parameters)
-        losses, rows = [], []
-        total: Tensor | None = None  # Σ_i w_i g_i
-        # Head by head, forward and backward: what one has computed is gone before the next begins, and still in the
-        # cache when its gradient is multiplied.
-        for index, weight in enumerate(weights_T.unbind()):
-            copy, loss = self._head_loss(index, cut_output, inputs, targets)
-            # Kept, because a head may reach into the trunk's graph, or into that of the shared layer.
-            torch.autograd.backward(loss, weight.to(loss.dtype), retain_graph=True)
-            direct = _taken_gradients(self._shared_parameters)  # of a head that uses W itself
-            rows.append(self._shared_rows.of(trunk_output, cut_output, copy.grad, direct))
-            losses.append(loss.detach())
-            if copy.grad is not None:
-                total = copy.grad if total is None else total.add_(copy.grad)
-            del copy, loss  # and with them the head's graph
-        for parameter, gradient in zip(self._shared_parameters, earlier, strict=True):
-            parameter.grad = gradient
-        weighted_TD = torch.stack(rows)
-        _add_row(self._shared_parameters, weighted_TD.sum(0))
-        if total is not None:
-            _backward_to_trunk(cut_output, total, self._other_parameters)
-        return WeightedTaskGradients(losses_T=torch.stack(losses), weights_T=weights_T, weighted_TD=weighted_TD)
-
-    def _head_loss(
-        self, index: int, cut_output: Tensor, inputs: Sequence[Tensor], targets: Targets
-    ) -> tuple[Tensor, Tensor]:
-        """z_i and L_i, with its graph down to there."""
-        task, _ = self._heads[index]
-        with self._forward(inputs):
-            copy = cut_output.detach().requires_grad_()
-            output = self._head_output(index, copy)
-        return copy, task.loss(_at_least_float32(output), targets[task.name])
+            copies = [cut_output.detach().requires_grad_() for _ in self._heads]
+            outputs = [self._head_output(index, copy) for index, copy in enumerate(copies)]
+        losses = self._losses(outputs, targets)
+        return _Cut(trunk_output=trunk_output, output=cut_output, copies=copies, losses=losses)
 
     def _forward(self, inputs: Sequence[Tensor]) -> AbstractContextManager[object]:
         """What the forward pass runs in; the backward pass does not: each of its operations knows its own type."""
@@ -318,6 +321,12 @@ class SharedDifferentiator:
                 self._in_place.add(index)  # such as a ReLU that saves memory: a cut must stay as it is
         return head(cut.clone())
 
+    def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
+        return [
+            task.loss(_at_least_float32(output), targets[task.name])
+            for (task, _), output in zip(self._heads, outputs, strict=True)
+        ]
+
 
 class SeparateDifferentiator:
     """T tasks with a network each."""
@@ -338,7 +347,8 @@ class SeparateDifferentiator:
         return WeightedTaskGradients(
             losses_T=torch.cat([part.losses_T for part in parts]),
             weights_T=weights_T,
-            weighted_TD=torch.block_diag(*[part.weighted_TD for part in parts]),
+            weighted=[row for part in parts for row in part.weighted],
+            shares_layer=False,
         )
 
 
@@ -346,18 +356,16 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _backward_to_trunk(cut_output: Tensor, gradient: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Add what the gradient at the cut does to those parameters, W not being among them."""
-    if parameters:
-        torch.autograd.backward(cut_output, gradient, inputs=list(parameters))
+def _backward_to_trunk(cut_output: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Add what the sum of the gradients at the cut does to those parameters, W not being among them."""
+    if not gradients or not parameters:
+        return
+    torch.autograd.backward(cut_output, _sum(gradients), inputs=list(parameters))
 
 
-def _taken_gradients(parameters: Sequence[nn.Parameter]) -> Gradients:
-    """The parameters' ``grad``, which they have no more."""
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return gradients
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    """The same as of their stack, without making that."""
+    return functools.reduce(torch.add, tensors)
 
 
 def _add_row(parameters: Sequence[nn.Parameter], row_D: Tensor) -> None:

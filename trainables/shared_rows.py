@@ -1,7 +1,7 @@
-"""∇_W L_i of a task, out of its gradient at the shared layer's output.
+"""∇_W L_i of every task, out of its gradient at the shared layer's output.
 
-Shapes: B rows of a batch (of any number of dimensions), I and O numbers that go into a linear layer and come out, D
-parameters of the shared layer W (flattened and joined).
+Shapes: B rows of a batch (of any number of dimensions), I and O numbers that go into a linear layer and come out, T
+tasks, D parameters of the shared layer W (flattened and joined).
 """
 
 from __future__ import annotations
@@ -14,42 +14,67 @@ from torch import Tensor, nn
 Gradients = Sequence[Tensor | None]  # by the parameters of W, in their order; None: no way leads there
 
 
+def joined(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(T, D) of gradients by task and parameter."""
+    return torch.stack([torch.cat([gradient.flatten() for gradient in row]) for row in rows])
+
+
+def norms_of(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The length of each task's row, (T,), in float32 or better, without joining it."""
+    parts = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for row in rows for gradient in row]
+    of_parts = torch._foreach_norm(parts)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.linalg.vector_norm(torch.stack(of_parts).view(len(rows), -1), dim=1)
+
+
 def split_row(row_D: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """The row's parts, each of the shape of its parameter."""
     parts = row_D.split([parameter.numel() for parameter in parameters])
     return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
 
 
+def down_to_shared(output: Tensor, gradient: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
+    """From ``output`` to W by every way there is, and no further: what no way leads through is not computed."""
+    return torch.autograd.grad(output, parameters, gradient, retain_graph=True, allow_unused=True)
+
+
 class SharedRows:
-    """The rows ∇_W L_i for one network, task after task."""
+    """The rows ∇_W L_i for one network, batch after batch."""
 
     def __init__(self, shared_layer: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
         self._is_linear = _is_linear(shared_layer, parameters)
         self._trunk_uses_shared: bool | None = None  # not known before the first batch has gone through
 
-    def of(self, trunk_output: Tensor, cut_output: Tensor, cut_gradient: Tensor | None, direct: Gradients) -> Tensor:
-        """(D,): by way of the cut z, through the shared layer, and the trunk where that uses W too; and directly.
+    def of(
+        self, trunk_output: Tensor, cut_output: Tensor, cut_gradients: Sequence[Tensor | None]
+    ) -> list[list[Tensor]]:
+        """By task and parameter of W, from the gradients at the cut, z: by way of the shared layer, and of the trunk
+        where that uses W too.
 
-        ``cut_gradient``: by z; None of a task that does not use it. ``direct``: what its head has for W, if it uses W
-        itself.
+        ``cut_gradients``: one a task; None of one that does not use z.
         """
-        if cut_gradient is None:
-            row_D = self._joined([None] * len(self._parameters))
-        elif self._can_be_multiplied(trunk_output, cut_output):
-            row_D = _product(cut_gradient, trunk_output.detach(), has_bias=len(self._parameters) > 1)
-        else:
-            row_D = self._joined(self._walked(cut_output, cut_gradient))
-        return row_D if all(gradient is None for gradient in direct) else row_D + self._joined(direct)
+        if self._can_be_multiplied(trunk_output, cut_output):
+            h_BI = trunk_output.detach().reshape(-1, trunk_output.shape[-1])
+            return [self._zeros() if g is None else _products(g, h_BI, self._parameters) for g in cut_gradients]
+        return [
+            self._zeros() if g is None else self._filled(down_to_shared(cut_output, g, self._parameters))
+            for g in cut_gradients
+        ]
 
-    def _walked(self, output: Tensor, gradient: Tensor) -> Gradients:
-        """From there to W by every way there is, and no further: what no way leads through is not computed."""
-        return torch.autograd.grad(output, self._parameters, gradient, retain_graph=True, allow_unused=True)
+    def with_directs(self, rows: list[list[Tensor]], directs: Sequence[Gradients]) -> list[list[Tensor]]:
+        """The same with what heads that use W themselves have for it besides."""
+        if not any(gradient is not None for direct in directs for gradient in direct):
+            return rows
+        pairs = zip(rows, map(self._filled, directs), strict=True)
+        return [[one + other for one, other in zip(*pair, strict=True)] for pair in pairs]
 
-    def _joined(self, gradients: Gradients) -> Tensor:
-        """One row; a parameter that a task does not use counts as zero."""
+    def _filled(self, gradients: Gradients) -> list[Tensor]:
+        """A parameter that a task does not use counts as zero."""
         pairs = zip(gradients, self._parameters, strict=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+        return [torch.zeros_like(parameter) if gradient is None else gradient for gradient, parameter in pairs]
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(parameter) for parameter in self._parameters]
 
     def _can_be_multiplied(self, trunk_output: Tensor, cut_output: Tensor) -> bool:
         """Whether W is a linear layer that is used once, and all is of one type: of others autograd knows the casts."""
@@ -63,18 +88,15 @@ class SharedRows:
         """Whether the trunk uses W: asked of the graph, since a module may use a layer that it does not list."""
         if not isinstance(trunk_output, Tensor) or not trunk_output.requires_grad:
             return False
-        return any(gradient is not None for gradient in self._walked(trunk_output, torch.zeros_like(trunk_output)))
+        found = down_to_shared(trunk_output, torch.zeros_like(trunk_output), self._parameters)
+        return any(gradient is not None for gradient in found)
 
 
-def _product(g_BO: Tensor, h_BI: Tensor, *, has_bias: bool) -> Tensor:
-    """z = h Wᵀ + b: ∇_W L_i = g_iᵀ h and ∇_b L_i = Σ_B g_i, as autograd does it, without asking it once a task."""
-    num_out, num_in = g_BO.shape[-1], h_BI.shape[-1]
-    g_BO, h_BI = g_BO.reshape(-1, num_out), h_BI.reshape(-1, num_in)
-    row_D = h_BI.new_empty(num_out * num_in + num_out * has_bias)
-    torch.mm(g_BO.t(), h_BI, out=row_D[: num_out * num_in].view(num_out, num_in))
-    if has_bias:
-        torch.sum(g_BO, 0, out=row_D[num_out * num_in :])
-    return row_D
+def _products(gradient: Tensor, h_BI: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """z = h Wᵀ + b: ∇_W L_i = g_iᵀ h and ∇_b L_i = Σ_B g_i, without asking autograd T times."""
+    g_BO = gradient.reshape(-1, gradient.shape[-1])
+    of_weight = torch.mm(g_BO.t(), h_BI)
+    return [of_weight, *(g_BO.sum(0) for _ in parameters[1:])]
 
 
 def _is_linear(layer: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:

@@ -63,7 +63,7 @@ def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: 
 def guarded(weights_T: Tensor) -> Tensor:
     """Weights made positive, then scaled to Σ_i w_i = T, in that order (paper, Algorithm 1, "renormalize")."""
     positive_T = weights_T.clamp(min=SMALLEST_WEIGHT)
-    return positive_T * (positive_T.numel() / positive_T.sum())
+    return positive_T / positive_T.mean()
 
 
 @dataclass(frozen=True, kw_only=True)

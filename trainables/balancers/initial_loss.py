@@ -80,19 +80,19 @@ class InitialLoss:
         needed = [self.num_batches if value is None else 0 for value in self.given]
         return {
             INITIAL_LOSSES: torch.tensor(values, device=device, dtype=dtype),
-            BATCHES_NEEDED: torch.tensor(needed, device=device, dtype=torch.float64),
-            BATCHES_SEEN: torch.zeros((), device=device, dtype=torch.float64),
+            BATCHES_NEEDED: torch.tensor(needed, device=device, dtype=dtype),
+            BATCHES_SEEN: torch.zeros((), device=device, dtype=dtype),
         }
 
     def update(self, losses_T: Tensor, state: State) -> dict[str, Tensor]:
         """That part of the state once this step's losses are known."""
-        seen, known_T = state[BATCHES_SEEN], state[INITIAL_LOSSES]
-        mean_T = known_T + (losses_T - known_T) / (seen + 1)
-        counting_T = seen < state[BATCHES_NEEDED]
+        seen = state[BATCHES_SEEN] + 1
+        # The share of this batch in the mean; 0 once L(0) is known. (Float32 counts to 16 million, then stands still.)
+        share_T = (seen <= state[BATCHES_NEEDED]) / seen
         return {
-            INITIAL_LOSSES: torch.where(counting_T, mean_T, known_T),
+            INITIAL_LOSSES: state[INITIAL_LOSSES].lerp(losses_T, share_T),
             BATCHES_NEEDED: state[BATCHES_NEEDED],
-            BATCHES_SEEN: seen + 1,
+            BATCHES_SEEN: seen,
         }
 
 
