@@ -7,7 +7,7 @@ One thread, float32, on the CPU, the batches already drawn. Every round runs eac
 drawn anew, so that whatever else the machine does hits all of them alike. ``median_ms`` is the median over the rounds
 of the time per step; ``ratio_to_plain`` the median over the rounds of the ratio to ``plain`` *within* the round, which
 drifts of the machine's speed do not touch. The first step of a form in each round is not timed: it finds the others'
-data in the processor's cache.
+data in the processor's cache. On a machine that others use too, ``--cpu-time`` counts what the process got of it.
 
     plain              equal weights: the engine's step without any of GradNorm
     bare               equal weights in a bare training loop: what of ``plain`` is the engine's own
@@ -26,7 +26,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -57,28 +57,38 @@ class Row:
 class Runner:
     """One form, run on the same batches in turn."""
 
-    def __init__(self, form: Form, batches: Sequence[tuple[Inputs, Targets]]) -> None:
+    def __init__(
+        self, form: Form, batches: Sequence[tuple[Inputs, Targets]], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._form = form
         self._batches = batches
+        self._clock = clock
         self._taken = 0
 
     def run(self, steps: int) -> float:
         """Take so many steps; seconds per step."""
-        start = time.perf_counter()
+        start = self._clock()
         for _ in range(steps):
             self._form.step(*self._batches[self._taken % len(self._batches)])
             self._taken += 1
-        return (time.perf_counter() - start) / steps
+        return (self._clock() - start) / steps
 
 
 def measure(
-    model: str, num_tasks: int, batch_size: int, methods: Sequence[str], *, rounds: int, steps: int
+    model: str,
+    num_tasks: int,
+    batch_size: int,
+    methods: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """All forms on one network, side by side. ``plain`` must be among the methods."""
     problem: Problem = PROBLEMS[model](num_tasks=num_tasks, rows=2 * NUM_BATCHES * batch_size)
     drawn = Batches(problem.train, batch_size=batch_size, generator=new_generator(0, 0))
     batches = [drawn.take() for _ in range(NUM_BATCHES)]
-    runners = {method: Runner(FORMS[method](problem, "float32"), batches) for method in methods}
+    runners = {method: Runner(FORMS[method](problem, "float32"), batches, clock) for method in methods}
     for runner in runners.values():
         runner.run(WARM_UP_STEPS)
     times: dict[str, list[float]] = {method: [] for method in methods}
@@ -117,13 +127,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     missing = {method: reason for method, reason in missing_forms().items() if method in options.methods}
     wanted = {"plain", *options.methods} - set(missing)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     rows = []
     for model in options.models:
         for num_tasks in options.tasks:
             for batch_size in options.batches:
                 print(f"{model}, {num_tasks} tasks, batch {batch_size} ...", file=sys.stderr)
                 methods = [method for method in FORMS if method in wanted]
-                rows += measure(model, num_tasks, batch_size, methods, rounds=options.rounds, steps=options.steps)
+                rows += measure(
+                    model, num_tasks, batch_size, methods, rounds=options.rounds, steps=options.steps, clock=clock
+                )
     if options.json:
         for method, reason in missing.items():
             print(f"left out: {method}: {reason}", file=sys.stderr)
@@ -141,6 +154,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a form in a round")
     parser.add_argument("--quick", action="store_true", help="5 rounds of 2 steps")
+    parser.add_argument("--cpu-time", action="store_true", help="this process's time in place of the wall's")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the table")
     options = parser.parse_args(arguments)
     if options.quick:

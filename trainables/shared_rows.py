@@ -42,8 +42,7 @@ class SharedRows:
 
     def __init__(self, shared_layer: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
-        self._is_linear = _is_linear(shared_layer, parameters)
-        self._trunk_uses_shared: bool | None = None  # not known before the first batch has gone through
+        self._layer = shared_layer
 
     def of(
         self, trunk_output: Tensor, cut_output: Tensor, cut_gradients: Sequence[Tensor | None]
@@ -77,19 +76,23 @@ class SharedRows:
         return [torch.zeros_like(parameter) for parameter in self._parameters]
 
     def _can_be_multiplied(self, trunk_output: Tensor, cut_output: Tensor) -> bool:
-        """Whether W is a linear layer that is used once, and all is of one type: of others autograd knows the casts."""
-        if self._trunk_uses_shared is None:
-            self._trunk_uses_shared = self._asked_of(trunk_output)
-        if not self._is_linear or self._trunk_uses_shared:
+        """Whether W is a linear layer that this batch used once, and all is of one type: of others autograd knows the
+        casts.
+        """
+        if not _is_linear(self._layer, self._parameters):
             return False
-        return trunk_output.dtype == cut_output.dtype == self._parameters[0].dtype
+        if not trunk_output.dtype == cut_output.dtype == self._parameters[0].dtype:
+            return False
+        return not self._is_used_by(trunk_output)
 
-    def _asked_of(self, trunk_output: Tensor) -> bool:
-        """Whether the trunk uses W: asked of the graph, since a module may use a layer that it does not list."""
-        if not isinstance(trunk_output, Tensor) or not trunk_output.requires_grad:
+    def _is_used_by(self, trunk_output: Tensor) -> bool:
+        """Whether the trunk uses W: asked of the graph, since a module may use a layer that it does not list, or
+        use one now and then. Where no way leads to W nothing is computed.
+        """
+        if not trunk_output.requires_grad:
             return False
-        found = down_to_shared(trunk_output, torch.zeros_like(trunk_output), self._parameters)
-        return any(gradient is not None for gradient in found)
+        zeros = trunk_output.new_zeros(()).expand_as(trunk_output)
+        return any(gradient is not None for gradient in down_to_shared(trunk_output, zeros, self._parameters))
 
 
 def _products(gradient: Tensor, h_BI: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -86,13 +86,13 @@ class InitialLoss:
 
     def update(self, losses_T: Tensor, state: State) -> dict[str, Tensor]:
         """That part of the state once this step's losses are known."""
-        seen = state[BATCHES_SEEN] + 1
-        # The share of this batch in the mean; 0 once L(0) is known. (Float32 counts to 16 million, then stands still.)
-        share_T = (seen <= state[BATCHES_NEEDED]) / seen
+        seen, known_T = state[BATCHES_SEEN] + 1, state[INITIAL_LOSSES]
+        mean_T = known_T.lerp(losses_T, seen.reciprocal())
         return {
-            INITIAL_LOSSES: state[INITIAL_LOSSES].lerp(losses_T, share_T),
+            # Not a share of 0 once L(0) is known: 0 times a loss that is NaN would be NaN.
+            INITIAL_LOSSES: torch.where(seen <= state[BATCHES_NEEDED], mean_T, known_T),
             BATCHES_NEEDED: state[BATCHES_NEEDED],
-            BATCHES_SEEN: seen,
+            BATCHES_SEEN: seen,  # float32 counts to 16 million, and stands still there
         }
 
 

@@ -1,6 +1,6 @@
 """Where training first went wrong, found without asking the device at every step.
 
-Shapes: T tasks.
+Shapes: T tasks, S steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 NEVER = torch.iinfo(torch.int64).max
+STEPS_A_LOOK = 64  # so many steps' numbers are put aside at most
 
 
 class NonFiniteError(ArithmeticError):
@@ -20,17 +21,32 @@ class NonFiniteError(ArithmeticError):
 class FiniteWatch:
     """Keeps, on the device, the first step at which each task's loss or gradient norm was not finite.
 
-    ``first_bad_2T``: row 0 losses, row 1 gradient norms; NEVER where all was well.
+    The numbers of a step are put aside, and those of many steps looked at together: a look costs as many calls whatever
+    it looks at. ``first_bad_2T``: row 0 losses, row 1 gradient norms; NEVER where all was well.
     """
 
     def __init__(self, num_tasks: int, device: torch.device) -> None:
         self._first_bad_2T = torch.full((2, num_tasks), NEVER, dtype=torch.int64, device=device)
+        self._unseen: list[Tensor] = []  # of each step the losses, then the norms
+        self._last_step = 0
 
     def see(self, step: int, losses_T: Tensor, norms_T: Tensor | None) -> None:
-        """Look at one step's numbers. Steps are counted from 1."""
+        """Take one step's numbers, which nobody changes afterwards. Steps are counted from 1, none is left out."""
         # Where no norms were taken, the losses stand in for them: they are told first anyway.
-        values_2T = torch.stack([losses_T, losses_T if norms_T is None else norms_T])
-        self._first_bad_2T.masked_fill_(~values_2T.isfinite() & (self._first_bad_2T == NEVER), step)
+        self._unseen += (losses_T, losses_T if norms_T is None else norms_T)
+        self._last_step = step
+        if len(self._unseen) >= 2 * STEPS_A_LOOK:
+            self._look()
+
+    def _look(self) -> None:
+        if not self._unseen:
+            return
+        values_S2T = torch.stack(self._unseen).unflatten(0, (-1, 2))
+        self._unseen = []
+        first = self._last_step - len(values_S2T) + 1
+        steps_S11 = torch.arange(first, self._last_step + 1, device=values_S2T.device).view(-1, 1, 1)
+        bad_S2T = torch.where(values_S2T.isfinite(), NEVER, steps_S11)
+        self._first_bad_2T = torch.minimum(self._first_bad_2T, bad_S2T.amin(0))
 
     def check(self, task_names: Sequence[str]) -> None:
         """Wait for the device and tell the first fault.
@@ -38,6 +54,7 @@ class FiniteWatch:
         Raises:
             NonFiniteError: there was one; the earliest is named, a loss before a gradient norm of the same step.
         """
+        self._look()
         rows = self._first_bad_2T.tolist()
         step, row, index = min((rows[row][i], row, i) for row in range(2) for i in range(len(task_names)))
         if step != NEVER:
