@@ -242,6 +242,7 @@ def test_a_sweep_stored_by_other_rules_is_served_like_any_other(engine: Engine) 
         "sampler": "grid",
         "seed": 0,
         "from_sweep": None,
+        "balancers": None,
     }
 
 
