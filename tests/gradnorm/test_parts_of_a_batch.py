@@ -45,7 +45,7 @@ def assert_close(one, other, **tolerance):
 
 
 @pytest.mark.parametrize("balancer", BALANCERS)
-@pytest.mark.parametrize("num_parts", [2, 5, 16, 99])  # 16 rows: 5 parts are unequal, and 99 are 16
+@pytest.mark.parametrize("num_parts", [5, 99])  # 16 rows: 5 parts are unequal, and 99 are 16
 def test_micro_batches_change_nothing_whatever_the_balancer(balancer, num_parts):
     problem = layer_problem("Linear", 3)
     assert_close(reports_of(problem, balancer), reports_of(problem, balancer, micro_batches=num_parts))
