@@ -222,11 +222,11 @@ class SharedDifferentiator:
         self._autocast = autocast
         self._heads = [(task, model.heads[task.name]) for task in tasks]
         # Listed once: walking the modules at every step costs as much as a small network's forward pass.
-        self._shared_parameters = _trained(model.shared_layer)
+        self._shared_parameters = trained_parameters(model.shared_layer)
         shared = set(map(id, self._shared_parameters))
         # For every task all the others, whatever module lists them: a head may use a layer of the trunk or of another
         # head. Asking for a gradient that does not exist costs next to nothing.
-        self._other_parameters = [parameter for parameter in _trained(model) if id(parameter) not in shared]
+        self._other_parameters = [parameter for parameter in trained_parameters(model) if id(parameter) not in shared]
         self._in_place: set[int] = set()  # heads that write into what they are given
         if not self._shared_parameters:
             raise ValueError(
@@ -352,7 +352,8 @@ class SeparateDifferentiator:
         )
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimiser may move."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 

@@ -93,20 +93,22 @@ def compare(problem, **values):
             torch.testing.assert_close(report.checkpoint.optimizer["state"][index]["exp_avg"], moments[name], **exact)
         for name, value in state.items():
             torch.testing.assert_close(report.checkpoint.model[name], value, **exact)
+    return report.step
 
 
 @pytest.mark.parametrize(
     ("num_tasks", "alpha", "weight_lr"), [(2, 1.5, 0.025), (3, 1.5, 0.025), (3, 0.12, 0.2), (2, -0.5, 0.05)]
 )
 def test_fifty_steps_equal_the_double_backward_reference(num_tasks, alpha, weight_lr):
-    compare(tiny_problem(num_tasks=num_tasks), alpha=alpha, weight_lr=weight_lr, lr=1e-2, batch_size=16, seed=5)
+    problem = tiny_problem(num_tasks=num_tasks)
+    assert compare(problem, alpha=alpha, weight_lr=weight_lr, lr=1e-2, batch_size=16, seed=5) == STEPS
 
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 10])
 @pytest.mark.parametrize("shared_layer", SHARED_LAYERS)
 def test_whatever_the_shared_layer_is_and_however_many_tasks_there_are(shared_layer, num_tasks):
     problem = layer_problem(shared_layer, num_tasks)
-    compare(problem, alpha=1.5, weight_lr=0.025, lr=1e-2, batch_size=16, seed=11)
+    assert compare(problem, alpha=1.5, weight_lr=0.025, lr=1e-2, batch_size=16, seed=11) == STEPS
 
 
 @pytest.mark.parametrize(("num_tasks", "weight_lr"), [(2, 1.2), (10, 0.5)])

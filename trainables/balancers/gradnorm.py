@@ -114,8 +114,7 @@ class GradNorm(Balancer):
         gradient_T = weight_gradient(gradients.norms_T, weights_T, rates_T, self.alpha)
         moved_T, adam = adam_step(weights_T, gradient_T, state, self.weight_lr)
         next_T = self.stuck.capped(guarded(moved_T), state)
-        known = {**adam, **initial, **lowest_losses(losses_T, state), **self.stuck.kept(state)}
-        return weights_T, {WEIGHTS: next_T, **known}
+        return weights_T, {**state, WEIGHTS: next_T, **adam, **initial, **lowest_losses(losses_T, state)}
 
     def at_report(self, mean_losses_T: Tensor, state: State) -> State:
         return {**state, **self.stuck.judge(mean_losses_T, state)}

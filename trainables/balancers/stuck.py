@@ -52,10 +52,6 @@ class StuckRule:
             _START_WEIGHTS: ones_T,
         }
 
-    def kept(self, state: State) -> dict[str, Tensor]:
-        """That part as it is: between reports nothing of it changes."""
-        return {name: state[name] for name in (STUCK, _STREAK, _LOSSES, _LAST_WEIGHTS, _START_WEIGHTS)}
-
     def judge(self, mean_losses_T: Tensor, state: State) -> dict[str, Tensor]:
         """That part after a report; ``mean_losses_T`` are the means over the steps since the last one."""
         weights_T = state[WEIGHTS]

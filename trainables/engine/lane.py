@@ -16,10 +16,10 @@ from trainables.balancers import INITIAL_LOSSES, WEIGHTS, create_balancer
 from trainables.balancers.gradnorm import relative_rates
 from trainables.batches import Batches, BatchPosition
 from trainables.checkpoint import Checkpoint, CheckpointError, plain
-from trainables.engine.step import Stepper, trained_parameters
+from trainables.engine.step import Stepper
 from trainables.engine.watch import FiniteWatch, NonFiniteError
 from trainables.evaluation import constant_losses, evaluate, to_floats
-from trainables.gradients import differentiator
+from trainables.gradients import differentiator, trained_parameters
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally

@@ -13,7 +13,7 @@ mean of the norms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,18 @@ from torch import Tensor, nn
 from trainables.balancers import WEIGHTS, Balancer, GradientInfo, Needs, State
 from trainables.gradients import (
     Differentiator,
+    Targets,
     TaskGradients,
     WeighableLosses,
     WeightedTaskGradients,
     gramian,
     norms,
+    trained_parameters,
 )
 from trainables.protocol import SeparateModels
 from trainables.ranks import Ranks
 
 Inputs = Sequence[Tensor]
-Targets = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ class Stepper:
         self._ranks.sum_in_place(sums)
         info = GradientInfo()
         if rows:
-            info = GradientInfo(norms_T=norms(sums[1]), gramian_TT=gramian(sums[1]))
+            wants_gramian = self._balancer.needs >= Needs.GRAMIAN
+            info = GradientInfo(norms_T=norms(sums[1]), gramian_TT=gramian(sums[1]) if wants_gramian else None)
         weights_T, state = self._balancer.weigh(sums[0], info, state, generator)
         for share, batch in waiting:
             batch.backward(share * weights_T)
@@ -202,11 +204,6 @@ class Stepper:
             )
             for start, stop in bounds
         ]
-
-
-def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that an optimiser may move."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _bounds(index: int, num_parts: int, num_rows: int) -> tuple[int, int]:
