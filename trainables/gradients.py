@@ -15,8 +15,9 @@ so neither heads nor trunk are ever walked twice, whatever the weights are and h
 Nothing but first-order gradients is ever built: there is no graph of a gradient.
 
 Where the weights are known before the step (GradNorm's are), one backward pass of Σ_i w_i L_i serves all heads, and
-leaves w_i g_i at each cut. Where they follow from the gradients (mgda, cagrad, ...), every task is differentiated for
-itself.
+leaves w_i g_i at each cut; of a linear shared layer the same pass goes on through the trunk
+(:mod:`trainables.tapped_linear`). Where they follow from the gradients (mgda, cagrad, ...), every task is
+differentiated for itself.
 
 A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past the cut
 into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it.
@@ -34,140 +35,19 @@ import torch
 from torch import Tensor, nn
 
 from trainables.protocol import MultiTaskModel, SeparateModels, Task
-from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined, norms_of, split_row
+from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined
+from trainables.tapped_linear import Tap
+from trainables.task_gradients import (
+    PlainLosses,
+    SeparateTaskGradients,
+    SharedTaskGradients,
+    TaskGradients,
+    WeightedTaskGradients,
+    at_least_float32,
+    backward_to_trunk,
+)
 
 Targets = Mapping[str, Tensor]
-
-
-class WeighableLosses(Protocol):
-    """The losses of one batch, ready to be turned into the network's gradient once their weights are known."""
-
-    @property
-    def losses_T(self) -> Tensor:
-        """The losses, detached."""
-        ...
-
-    def backward(self, weights_T: Tensor) -> None:
-        """Add the gradient of Σ_i w_i L_i to every parameter's ``grad``, the weights taken as constants. May be called
-        once.
-        """
-        ...
-
-
-class TaskGradients(WeighableLosses, Protocol):
-    """Losses whose gradients at the shared layer are known one by one."""
-
-    @property
-    def gradients_TD(self) -> Tensor:
-        """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
-        ...
-
-    @property
-    def norms_T(self) -> Tensor:
-        """n_i = ‖∇_W L_i‖₂, unweighted, in float32 or better."""
-        ...
-
-    @property
-    def gramian_TT(self) -> Tensor:
-        """⟨∇_W L_i, ∇_W L_j⟩, unweighted, in float32 or better."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlainLosses:
-    """Losses whose gradients nobody asks for: one ordinary backward pass of the weighted sum."""
-
-    attached_losses_T: Tensor  # with their graph
-
-    @property
-    def losses_T(self) -> Tensor:
-        return self.attached_losses_T.detach()
-
-    def backward(self, weights_T: Tensor) -> None:
-        torch.autograd.backward(self.attached_losses_T, weights_T)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedTaskGradients:
-    """The gradients of T tasks that share one trunk and one shared layer."""
-
-    losses_T: Tensor
-    gradients_TD: Tensor  # ∇_W L_i, one row a task
-    shared_parameters: Sequence[nn.Parameter]  # W, in the order in which a row of gradients_TD joins them
-    other_parameters: Sequence[nn.Parameter]  # the network's, without W
-    other_gradients: Sequence[Gradients]  # per task, of its head; None: not used there
-    cut_output: Tensor  # z, with the graph of trunk and shared layer
-    cut_gradients: Sequence[Tensor | None]  # g_i per task
-
-    @property
-    def norms_T(self) -> Tensor:
-        return norms(self.gradients_TD)
-
-    @property
-    def gramian_TT(self) -> Tensor:
-        return gramian(self.gradients_TD)
-
-    def backward(self, weights_T: Tensor) -> None:
-        weights_T = weights_T.to(self.gradients_TD.dtype)
-        _add_row(self.shared_parameters, weights_T @ self.gradients_TD)
-        weights = weights_T.unbind()
-        for weight, gradients in zip(weights, self.other_gradients, strict=True):
-            _add_gradients(self.other_parameters, gradients, weight)
-        parts = [w * g for w, g in zip(weights, self.cut_gradients, strict=True) if g is not None]
-        _backward_to_trunk(self.cut_output, parts, self.other_parameters)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightedTaskGradients:
-    """The tasks' gradients at the shared layer as a backward pass with known weights has left them."""
-
-    losses_T: Tensor
-    weights_T: Tensor  # those of the pass; none is 0
-    weighted: Sequence[Sequence[Tensor]]  # w_i ∇_W L_i by task and parameter of W
-    shares_layer: bool  # False: each task has a layer of its own
-
-    @property
-    def gradients_TD(self) -> Tensor:
-        """∇_W L_i, one row a task, unweighted. Of tasks with a layer each, every row is 0 in the others' places."""
-        rows_TD = joined(self.weighted) if self.shares_layer else torch.block_diag(*map(joined, zip(self.weighted)))
-        return rows_TD / self.weights_T.unsqueeze(1)
-
-    @property
-    def norms_T(self) -> Tensor:
-        """n_i = ‖∇_W L_i‖₂, unweighted, in float32 or better."""
-        return norms_of(self.weighted) / self.weights_T
-
-    @property
-    def gramian_TT(self) -> Tensor:
-        """⟨∇_W L_i, ∇_W L_j⟩, unweighted, in float32 or better."""
-        return gramian(self.gradients_TD)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeparateTaskGradients:
-    """The gradients of T tasks, each with a network of its own: nothing is shared, so the Gramian is diagonal."""
-
-    parts: Sequence[SharedTaskGradients]  # one task each
-
-    @property
-    def losses_T(self) -> Tensor:
-        return torch.cat([part.losses_T for part in self.parts])
-
-    @property
-    def gradients_TD(self) -> Tensor:
-        return torch.block_diag(*[part.gradients_TD for part in self.parts])
-
-    @property
-    def norms_T(self) -> Tensor:
-        return torch.cat([part.norms_T for part in self.parts])
-
-    @property
-    def gramian_TT(self) -> Tensor:
-        return torch.diag(self.norms_T.square())
-
-    def backward(self, weights_T: Tensor) -> None:
-        for index, part in enumerate(self.parts):
-            part.backward(weights_T[index : index + 1])
 
 
 class Differentiator(Protocol):
@@ -263,30 +143,52 @@ class SharedDifferentiator:
         )
 
     def backward(self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor) -> WeightedTaskGradients:
-        cut = self._cut(inputs, targets)
         earlier = [parameter.grad for parameter in self._shared_parameters]
         for parameter in self._shared_parameters:
             parameter.grad = None
-        attached_T = torch.stack(cut.losses)
+        is_tapped = self._autocast is None and self._shared_rows.is_linear_now
+        backward = self._backward_tapped if is_tapped else self._backward_cut
+        losses_T, weighted = backward(inputs, targets, weights_T)
+        sums = functools.reduce(torch._foreach_add, weighted)  # pyright: ignore[reportPrivateImportUsage]
+        for parameter, before, gradient in zip(self._shared_parameters, earlier, sums, strict=True):
+            parameter.grad = gradient if before is None else before + gradient
+        return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted=weighted, shares_layer=True)
+
+    def _backward_tapped(
+        self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """In one pass: the losses, and by task and parameter the gradients of W, which it leaves without any."""
+        assert isinstance(self._model.shared_layer, nn.Linear)
+        tap = Tap(self._model.shared_layer, self._shared_parameters, len(self._heads))
+        copies = tap.outputs(self._model.trunk(*inputs))
+        outputs = [self._head_output(index, copy) for index, copy in enumerate(copies)]
+        losses_T, directs = self._backward_losses(self._losses(outputs, targets), weights_T)
+        return losses_T, self._shared_rows.with_directs(tap.rows, directs)
+
+    def _backward_cut(
+        self, inputs: Sequence[Tensor], targets: Targets, weights_T: Tensor
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """The same of any shared layer, in two passes: the heads down to the cut, and the trunk."""
+        cut = self._cut(inputs, targets)
+        losses_T, directs = self._backward_losses(cut.losses, weights_T)
+        cut.losses.clear()  # the last that holds the heads' graphs: what follows needs the memory, and finds it cached
+        gradients = [copy.grad for copy in cut.copies]
+        rows = self._shared_rows.of(cut.trunk_output, cut.output, gradients)
+        backward_to_trunk(cut.output, [g for g in gradients if g is not None], self._other_parameters)
+        return losses_T, self._shared_rows.with_directs(rows, directs)
+
+    def _backward_losses(self, losses: list[Tensor], weights_T: Tensor) -> tuple[Tensor, Sequence[Gradients]]:
+        """One pass of Σ_i w_i L_i. The losses, and what each task has for W by other ways than the shared layer."""
+        attached_T = torch.stack(losses)
         weights_T = weights_T.to(attached_T.dtype)
         # The graph is kept for heads that use W, and for those that reach into the trunk's.
         torch.autograd.backward(attached_T, weights_T, retain_graph=True)
         directs: Sequence[Gradients] = ()
         if any(parameter.grad is not None for parameter in self._shared_parameters):
-            # A head uses W itself. What the pass has left there is the sum over the tasks; each one's part is needed.
-            pairs = zip(cut.losses, weights_T.unbind(), strict=True)
+            # What the pass has left there is the sum over the tasks; each one's part is needed.
+            pairs = zip(losses, weights_T.unbind(), strict=True)
             directs = [down_to_shared(loss, weight, self._shared_parameters) for loss, weight in pairs]
-        losses_T = attached_T.detach()
-        cut.losses.clear()  # with attached_T the last that holds the heads' graphs: what follows needs the memory,
-        del attached_T  # and is the faster for finding it in the cache
-        gradients = [copy.grad for copy in cut.copies]
-        rows = self._shared_rows.of(cut.trunk_output, cut.output, gradients)
-        weighted = self._shared_rows.with_directs(rows, directs)
-        for parameter, gradient, *parts in zip(self._shared_parameters, earlier, *weighted, strict=True):
-            parameter.grad = gradient
-            _add_gradient(parameter, _sum(parts))
-        _backward_to_trunk(cut.output, [g for g in gradients if g is not None], self._other_parameters)
-        return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted=weighted, shares_layer=True)
+        return attached_T.detach(), directs
 
     def _cut(self, inputs: Sequence[Tensor], targets: Targets) -> _Cut:
         with self._forward(inputs):
@@ -316,14 +218,14 @@ class SharedDifferentiator:
             try:
                 return head(cut)
             except RuntimeError as error:
-                if "in-place" not in str(error):
+                if "inplace" not in str(error).replace("-", ""):
                     raise
                 self._in_place.add(index)  # such as a ReLU that saves memory: a cut must stay as it is
         return head(cut.clone())
 
     def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
         return [
-            task.loss(_at_least_float32(output), targets[task.name])
+            task.loss(at_least_float32(output), targets[task.name])
             for (task, _), output in zip(self._heads, outputs, strict=True)
         ]
 
@@ -355,46 +257,3 @@ class SeparateDifferentiator:
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that an optimiser may move."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _backward_to_trunk(cut_output: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
-    """Add what the sum of the gradients at the cut does to those parameters, W not being among them."""
-    if not gradients or not parameters:
-        return
-    torch.autograd.backward(cut_output, _sum(gradients), inputs=list(parameters))
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    """The same as of their stack, without making that."""
-    return functools.reduce(torch.add, tensors)
-
-
-def _add_row(parameters: Sequence[nn.Parameter], row_D: Tensor) -> None:
-    for parameter, gradient in zip(parameters, split_row(row_D, parameters), strict=True):
-        _add_gradient(parameter, gradient)
-
-
-def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], weight: Tensor) -> None:
-    """Add w_i times a task's gradients. Adds, because two tasks may use a parameter."""
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            _add_gradient(parameter, weight * gradient)
-
-
-def _add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-
-def norms(gradients_TD: Tensor) -> Tensor:
-    """‖g_i‖₂ of each row, shape (T,), in float32 or better."""
-    return torch.linalg.vector_norm(_at_least_float32(gradients_TD), dim=1)
-
-
-def gramian(gradients_TD: Tensor) -> Tensor:
-    """⟨g_i, g_j⟩ of the rows, shape (T, T), in float32 or better."""
-    rows_TD = _at_least_float32(gradients_TD)
-    return rows_TD @ rows_TD.mT
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trainables.tapped_linear import has_hooks, is_linear, products
+
 Gradients = Sequence[Tensor | None]  # by the parameters of W, in their order; None: no way leads there
 
 
@@ -21,7 +23,9 @@ def joined(rows: Sequence[Sequence[Tensor]]) -> Tensor:
 
 def norms_of(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     """The length of each task's row, (T,), in float32 or better, without joining it."""
-    parts = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for row in rows for gradient in row]
+    parts = [gradient for row in rows for gradient in row]
+    if parts[0].dtype.itemsize < torch.float32.itemsize:
+        parts = [gradient.float() for gradient in parts]
     of_parts = torch._foreach_norm(parts)  # pyright: ignore[reportPrivateImportUsage]
     return torch.linalg.vector_norm(torch.stack(of_parts).view(len(rows), -1), dim=1)
 
@@ -43,6 +47,12 @@ class SharedRows:
     def __init__(self, shared_layer: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
         self._layer = shared_layer
+        self._is_linear = is_linear(shared_layer, parameters)
+
+    @property
+    def is_linear_now(self) -> bool:
+        """Whether W is that of z = h Wᵀ + b, and no hook does anything besides."""
+        return self._is_linear and not has_hooks(self._layer)
 
     def of(
         self, trunk_output: Tensor, cut_output: Tensor, cut_gradients: Sequence[Tensor | None]
@@ -53,8 +63,8 @@ class SharedRows:
         ``cut_gradients``: one a task; None of one that does not use z.
         """
         if self._can_be_multiplied(trunk_output, cut_output):
-            h_BI = trunk_output.detach().reshape(-1, trunk_output.shape[-1])
-            return [self._zeros() if g is None else _products(g, h_BI, self._parameters) for g in cut_gradients]
+            h = trunk_output.detach()
+            return [self._zeros() if g is None else products(g, h, self._parameters) for g in cut_gradients]
         return [
             self._zeros() if g is None else self._filled(down_to_shared(cut_output, g, self._parameters))
             for g in cut_gradients
@@ -79,7 +89,7 @@ class SharedRows:
         """Whether W is a linear layer that this batch used once, and all is of one type: of others autograd knows the
         casts.
         """
-        if not _is_linear(self._layer, self._parameters):
+        if not self.is_linear_now:
             return False
         if not trunk_output.dtype == cut_output.dtype == self._parameters[0].dtype:
             return False
@@ -93,17 +103,3 @@ class SharedRows:
             return False
         zeros = trunk_output.new_zeros(()).expand_as(trunk_output)
         return any(gradient is not None for gradient in down_to_shared(trunk_output, zeros, self._parameters))
-
-
-def _products(gradient: Tensor, h_BI: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """z = h Wᵀ + b: ∇_W L_i = g_iᵀ h and ∇_b L_i = Σ_B g_i, without asking autograd T times."""
-    g_BO = gradient.reshape(-1, gradient.shape[-1])
-    of_weight = torch.mm(g_BO.t(), h_BI)
-    return [of_weight, *(g_BO.sum(0) for _ in parameters[1:])]
-
-
-def _is_linear(layer: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the layer is z = h Wᵀ + b and nothing besides: hooks and parametrisations may do anything."""
-    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
-        return False
-    return parameters[0] is layer.weight and all(parameter is layer.bias for parameter in parameters[1:])

@@ -33,10 +33,10 @@ def tasks_of(num_tasks: int) -> list[Task]:
     ]
 
 
-def created(name: str, tasks: list[Task]) -> Balancer:
+def created(name: str, tasks: list[Task], **values: object) -> Balancer:
     # DWA's window is over while these tests look; the others pass it over. static: a weight of its own for each task.
     given_weights = {f"weight/task_{i}": 1.0 + i for i in range(len(tasks))}
-    return create_balancer(name, TrainingSettings.from_params({"dwa_window": 1, **given_weights}), tasks)
+    return create_balancer(name, TrainingSettings.from_params({"dwa_window": 1, **given_weights, **values}), tasks)
 
 
 def observations(num_tasks: int, dtype: torch.dtype, seed: int):
@@ -120,6 +120,20 @@ def test_the_same_generator_gives_the_same_weights_also_through_a_saved_state(na
     assert torch.equal(used, again)
     assert state.keys() == state_again.keys()
     assert all(torch.equal(state[key], state_again[key]) for key in state)
+
+
+@given(st.sampled_from(["gradnorm", "inverse_initial_loss"]), sizes, dtypes, seeds, st.integers(1, NUM_STEPS - 1))
+@settings(max_examples=100, deadline=None)
+def test_settled_it_gives_the_weights_that_it_gives_unsettled(name, num_tasks, dtype, seed, num_batches):
+    values = {"initial_loss": "mean_of_batches", "initial_loss_batches": num_batches}
+    balancer = created(name, tasks_of(num_tasks), **values)
+    used, _ = all_steps(balancer, num_tasks, dtype, seed)
+    state, generator = balancer.initial_state(num_tasks=num_tasks, device=CPU, dtype=dtype), torch.Generator()
+    for done, seen in enumerate(observations(num_tasks, dtype, seed)):
+        taken = balancer.settled() if done >= balancer.settling_steps else balancer
+        weights_T, state = stepped(taken, state, generator, seen)
+        assert torch.equal(weights_T, used[done])
+    assert balancer.settling_steps == num_batches
 
 
 @given(st.sampled_from([name for name in BALANCERS if name not in DRAW_BY_TASK]), sizes, seeds, st.randoms())

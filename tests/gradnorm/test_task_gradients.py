@@ -26,6 +26,28 @@ def gradients_of(model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def weights_unknown(model, tasks, inputs, targets):
+    found = differentiator(model, tasks).task_gradients(inputs, targets)
+    found.backward(WEIGHTS)
+    return found
+
+
+def weights_known(model, tasks, inputs, targets):
+    return differentiator(model, tasks).backward(inputs, targets, WEIGHTS)
+
+
+def weights_known_of_any_layer(model, tasks, inputs, targets):
+    """As of a layer that is not linear: a hook may do anything, even if this one does nothing."""
+    hook = model.shared_layer.register_forward_hook(lambda layer, inputs, output: None)
+    found = weights_known(model, tasks, inputs, targets)
+    hook.remove()
+    return found
+
+
+# Ways to the network's gradient: each leaves that of Σ_i w_i L_i in ``grad``, and tells the tasks' own at the layer.
+WAYS = [weights_unknown, weights_known, weights_known_of_any_layer]
+
+
 @pytest.mark.parametrize("separate", [False, True])
 def test_the_combined_gradient_is_that_of_the_weighted_sum(problem, separate):
     torch.manual_seed(0)
@@ -175,13 +197,14 @@ SHARINGS = [
 ]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("where", SHARINGS)
-def test_a_layer_that_is_used_in_several_places_gets_every_part_once(problem, where):
+def test_a_layer_that_is_used_in_several_places_gets_every_part_once(problem, where, way):
     torch.manual_seed(0)
     model = sharing_model(where).double()
     twin = copy.deepcopy(model)
     inputs = [torch.randn(len(problem.train), WIDTH, dtype=torch.float64)]
-    found = differentiator(model, problem.tasks).task_gradients(inputs, problem.train.targets)
+    found = way(model, problem.tasks, inputs, problem.train.targets)
     plain = differentiator(twin, problem.tasks).plain_losses(inputs, problem.train.targets)
 
     shared = list(twin.shared_layer.parameters())
@@ -193,36 +216,42 @@ def test_a_layer_that_is_used_in_several_places_gets_every_part_once(problem, wh
     torch.testing.assert_close(found.norms_T, expected_TD.norm(dim=1), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(found.gramian_TT, expected_TD @ expected_TD.T, rtol=1e-12, atol=1e-14)
 
-    found.backward(WEIGHTS)
     plain.backward(WEIGHTS)
     for name, gradient in gradients_of(model).items():
         torch.testing.assert_close(gradient, gradients_of(twin)[name], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("weights_are_known", [True, False])
 @pytest.mark.parametrize("where", SHARINGS)
-def test_a_second_step_of_a_network_that_shares_layers_is_as_right_as_the_first(problem, where):
+def test_a_second_step_of_a_network_that_shares_layers_is_as_right_as_the_first(problem, where, weights_are_known):
     torch.manual_seed(0)
     model = sharing_model(where).double()
     twin = copy.deepcopy(model)
     inputs = [torch.randn(len(problem.train), WIDTH, dtype=torch.float64)]
-    for network, method in ((model, "task_gradients"), (twin, "plain_losses")):
-        step = getattr(differentiator(network, problem.tasks), method)
+    found, plain = differentiator(model, problem.tasks), differentiator(twin, problem.tasks)
+    targets = problem.train.targets
+    steps = [
+        (twin, lambda: plain.plain_losses(inputs, targets).backward(WEIGHTS)),
+        (model, lambda: found.task_gradients(inputs, targets).backward(WEIGHTS)),
+    ]
+    if weights_are_known:
+        steps[1] = (model, lambda: found.backward(inputs, targets, WEIGHTS))
+    for network, step in steps:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         for _ in range(3):
             optimizer.zero_grad()
-            step(inputs, problem.train.targets).backward(WEIGHTS)
+            step()
             optimizer.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-11, atol=1e-13)
 
 
-def test_a_trunk_without_parameters_and_a_frozen_one_are_trained_around(problem):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_trunk_without_parameters_and_a_frozen_one_are_trained_around(problem, way):
     for trunk in (nn.Identity(), nn.Linear(5, 5).requires_grad_(False)):
         heads = {task.name: nn.Sequential(nn.Linear(6, 1), nn.Flatten(0)) for task in problem.tasks}
         model = MultiTaskModel(trunk=trunk, shared_layer=nn.Linear(5, 6), heads=heads).double()
-        differentiator(model, problem.tasks).task_gradients(problem.train.inputs, problem.train.targets).backward(
-            WEIGHTS
-        )
+        way(model, problem.tasks, problem.train.inputs, problem.train.targets)
         assert all(p.grad is None for p in trunk.parameters())
         assert all(p.grad is not None for p in model.shared_layer.parameters())
 
@@ -263,3 +292,23 @@ def test_a_shared_layer_that_gives_the_heads_more_than_one_tensor_is_refused(pro
     model = MultiTaskModel(trunk=nn.Linear(5, 5), shared_layer=Pair(5, 6), heads=heads).double()
     with pytest.raises(TypeError, match="one tensor to the heads, not tuple"):
         differentiator(model, problem.tasks).task_gradients(problem.train.inputs, problem.train.targets)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("others_use_it", [True, False])
+def test_a_head_that_does_not_use_the_shared_layer_has_no_gradient_there(problem, way, others_use_it):
+    torch.manual_seed(0)
+    model = problem.build_model().double()
+    uses_none = list(model.heads)[:1] if others_use_it else list(model.heads)
+    for name in uses_none:
+        model.heads[name] = nn.Sequential(Constant(), model.heads[name])
+    twin = copy.deepcopy(model)
+    found = way(model, problem.tasks, problem.train.inputs, problem.train.targets)
+    differentiator(twin, problem.tasks).plain_losses(problem.train.inputs, problem.train.targets).backward(WEIGHTS)
+    lengths = found.gradients_TD.norm(dim=1).tolist()
+    assert [length > 0 for length in lengths] == ([False, True, True] if others_use_it else [False] * 3)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        expected = torch.zeros_like(other) if other.grad is None else other.grad
+        torch.testing.assert_close(
+            torch.zeros_like(one) if one.grad is None else one.grad, expected, rtol=1e-12, atol=1e-14
+        )

@@ -47,6 +47,15 @@ class Balancer:
     # True: a step uses state[WEIGHTS] as the step before has left it, whatever its own losses and gradients are
     weighs_ahead: bool = False
 
+    @property
+    def settling_steps(self) -> int:
+        """After so many steps :meth:`settled` may take its place."""
+        return 0
+
+    def settled(self) -> Balancer:
+        """What does the same from then on, and does not ask any more what is known by then."""
+        return self
+
     def build_model(self, problem: Blueprint) -> MultiTaskModel | SeparateModels:
         """The network to train. Draws from torch's global generators."""
         return problem.build_model()

@@ -6,7 +6,7 @@ Shapes: T tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,9 +40,9 @@ def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
     r_i > 1 means that task i has come less far than the average task. Where every loss is 0, all tasks are level: r_i =
     1.
     """
-    ratios_T = losses_T / initial_losses_T
-    mean = ratios_T.mean()
-    return torch.where(mean == 0, 1.0, ratios_T / mean)
+    # The smallest number there is makes 1 of 0 / 0, and is lost beside any other ratio.
+    ratios_T = losses_T / initial_losses_T + torch.finfo(losses_T.dtype).tiny
+    return ratios_T / ratios_T.mean()
 
 
 def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: float | Tensor) -> Tensor:
@@ -92,6 +92,13 @@ class GradNorm(Balancer):
             initial_loss=InitialLoss.from_settings(settings, tasks),
             stuck=StuckRule(reports=settings.stuck_reports, weight_cap=settings.stuck_weight_cap),
         )
+
+    @property
+    def settling_steps(self) -> int:
+        return self.initial_loss.num_batches
+
+    def settled(self) -> GradNorm:
+        return replace(self, initial_loss=self.initial_loss.known())
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
         weights_T = ones(num_tasks, device, dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -54,6 +54,7 @@ class InitialLoss:
 
     given: Sequence[float | None]  # per task; None: measure it
     num_batches: int = 1
+    is_known: bool = False  # those batches are over: the state has it
 
     def __post_init__(self) -> None:
         for value in self.given:
@@ -84,8 +85,14 @@ class InitialLoss:
             BATCHES_SEEN: torch.zeros((), device=device, dtype=dtype),
         }
 
+    def known(self) -> InitialLoss:
+        """The rule for the steps after those batches: five calls a step fewer, to find that nothing has changed."""
+        return replace(self, is_known=True)
+
     def update(self, losses_T: Tensor, state: State) -> dict[str, Tensor]:
         """That part of the state once this step's losses are known."""
+        if self.is_known:
+            return {name: state[name] for name in (INITIAL_LOSSES, BATCHES_NEEDED, BATCHES_SEEN)}
         seen, known_T = state[BATCHES_SEEN] + 1, state[INITIAL_LOSSES]
         mean_T = known_T.lerp(losses_T, seen.reciprocal())
         return {

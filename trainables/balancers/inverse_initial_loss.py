@@ -6,7 +6,7 @@ Shapes: T tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,13 @@ class InverseInitialLoss(Balancer):
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> InverseInitialLoss:
         return cls(initial_loss=InitialLoss.from_settings(settings, tasks))
+
+    @property
+    def settling_steps(self) -> int:
+        return self.initial_loss.num_batches
+
+    def settled(self) -> InverseInitialLoss:
+        return replace(self, initial_loss=self.initial_loss.known())
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
         initial = self.initial_loss.initial_state(device=device, dtype=dtype)

@@ -73,6 +73,8 @@ class LaneTraining:
         self._constant_losses_T = constant_losses(problem, problem.validation)
         self.step = 0
         position = self._restore(lane.resume_from) if lane.resume_from is not None else None
+        if self.step >= self._balancer.settling_steps:
+            self._settle()
         data_generator = new_generator(settings.seed, DATA_STREAM)
         self._batches = Batches(
             problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
@@ -133,12 +135,17 @@ class LaneTraining:
         done = self._stepper.step(inputs, targets, self._state, self._generator, norms_wanted=norms_wanted)
         self._state = done.state
         self.step += 1
+        if self.step == self._balancer.settling_steps:
+            self._settle()
         self._loss_sums_T += done.losses_T
         self._steps_summed += 1
         self._watch.see(self.step, done.losses_T, done.norms_T)
         if self.step == 1:
             self._first_losses_T = done.losses_T
         return done.losses_T, done.norms_T
+
+    def _settle(self) -> None:
+        self._balancer = self._stepper.balancer = self._balancer.settled()
 
     def _look_back(self, losses_T: Tensor, norms_T: Tensor | None) -> tuple[dict[str, float], Sequence[str]]:
         """What training itself has to say at a report, metrics and notices; starts the next mean."""

@@ -20,18 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from trainables.balancers import WEIGHTS, Balancer, GradientInfo, Needs, State
-from trainables.gradients import (
-    Differentiator,
-    Targets,
-    TaskGradients,
-    WeighableLosses,
-    WeightedTaskGradients,
-    gramian,
-    norms,
-    trained_parameters,
-)
+from trainables.gradients import Differentiator, Targets, trained_parameters
 from trainables.protocol import SeparateModels
 from trainables.ranks import Ranks
+from trainables.task_gradients import TaskGradients, WeighableLosses, WeightedTaskGradients, gramian, norms
 
 Inputs = Sequence[Tensor]
 
@@ -69,8 +61,8 @@ class Stepper:
         clip_norm: float = 0.0,
     ) -> None:
         """``micro_batches``: parts in which a batch is gone through; ``clip_norm`` 0: gradients as they are."""
+        self.balancer = balancer  # may change between steps
         self._differentiator = differentiator
-        self._balancer = balancer
         self._optimizer = optimizer
         self._ranks = ranks
         self._micro_batches = micro_batches
@@ -91,14 +83,14 @@ class Stepper:
         for parameter in self._parameters:
             parameter.grad = None
         parts = self._parts(inputs, targets)
-        differentiated = norms_wanted or self._balancer.needs > Needs.NOTHING
+        differentiated = norms_wanted or self.balancer.needs > Needs.NOTHING
         is_whole = len(parts) == 1 and self._ranks.size == 1
         backward = self._backward_whole if is_whole else self._backward_in_parts
         outcome = backward(parts, differentiated, state, generator)
         self._move()
-        if not self._balancer.uses_after_step:
+        if not self.balancer.uses_after_step:
             return outcome
-        after = self._balancer.after_step(self._losses_now(parts), outcome.state)
+        after = self.balancer.after_step(self._losses_now(parts), outcome.state)
         return StepOutcome(losses_T=outcome.losses_T, norms_T=outcome.norms_T, state=after)
 
     def _backward_whole(
@@ -106,14 +98,14 @@ class Stepper:
     ) -> StepOutcome:
         """Set every parameter's gradient from the only part."""
         part = parts[0]
-        if differentiated and self._balancer.weighs_ahead:
+        if differentiated and self.balancer.weighs_ahead:
             found = self._differentiator.backward(part.inputs, part.targets, state[WEIGHTS])
             info = self._info(found)
-            _, state = self._balancer.weigh(found.losses_T, info, state, generator)
+            _, state = self.balancer.weigh(found.losses_T, info, state, generator)
             return StepOutcome(losses_T=found.losses_T, norms_T=info.norms_T, state=state)
         batch, gradients = self._look(part, differentiated)
         info = self._info(gradients)
-        weights_T, state = self._balancer.weigh(batch.losses_T, info, state, generator)
+        weights_T, state = self.balancer.weigh(batch.losses_T, info, state, generator)
         batch.backward(weights_T)
         return StepOutcome(losses_T=batch.losses_T, norms_T=info.norms_T, state=state)
 
@@ -129,7 +121,7 @@ class Stepper:
         waiting: list[tuple[float, WeighableLosses]] = []
         losses, rows = [], []
         for part in parts:
-            if self._balancer.weighs_ahead:
+            if self.balancer.weighs_ahead:
                 losses_T, gradients_TD = self._backward_now(part, part.share * state[WEIGHTS], differentiated)
             else:
                 batch, gradients = self._look(part, differentiated)
@@ -142,9 +134,9 @@ class Stepper:
         self._ranks.sum_in_place(sums)
         info = GradientInfo()
         if rows:
-            wants_gramian = self._balancer.needs >= Needs.GRAMIAN
+            wants_gramian = self.balancer.needs >= Needs.GRAMIAN
             info = GradientInfo(norms_T=norms(sums[1]), gramian_TT=gramian(sums[1]) if wants_gramian else None)
-        weights_T, state = self._balancer.weigh(sums[0], info, state, generator)
+        weights_T, state = self.balancer.weigh(sums[0], info, state, generator)
         for share, batch in waiting:
             batch.backward(share * weights_T)
         self._ranks.sum_in_place([p.grad for p in self._parameters if p.grad is not None])
@@ -163,7 +155,7 @@ class Stepper:
         """As much of the gradients as the balancer wants to know; the norms also for whoever else asked for them."""
         if gradients is None:
             return GradientInfo()
-        wants_gramian = self._balancer.needs >= Needs.GRAMIAN
+        wants_gramian = self.balancer.needs >= Needs.GRAMIAN
         return GradientInfo(norms_T=gradients.norms_T, gramian_TT=gradients.gramian_TT if wants_gramian else None)
 
     def _look(self, part: _Part, differentiated: bool) -> tuple[WeighableLosses, TaskGradients | None]:
