@@ -32,7 +32,8 @@ def adam_step(
     operations on T numbers each, and that many calls are what a step of a small network is made of. It works in place,
     on copies.
     """
-    moved_T, mean_T, square_T = values_T.clone(), state[ADAM_MEAN].clone(), state[ADAM_SQUARE].clone()
+    copied = [values_T, state[ADAM_MEAN], state[ADAM_SQUARE]]
+    moved_T, mean_T, square_T = torch._foreach_clone(copied)  # pyright: ignore[reportPrivateImportUsage]
     steps = state[ADAM_STEPS] + 1
     torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         [moved_T],
