@@ -21,6 +21,7 @@ from sweep_service.storage.sql import open_sql_store
 
 TRIALS = 500
 RECONNECT_AFTER = 97  # events
+PAUSE_SECONDS = 0.1  # between two passes of a reader: the writer, in the same process, has to get on
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -68,6 +69,7 @@ def passes_over_trials(url: str, sweep_id: str, is_over: threading.Event) -> lis
             passes.append(numbers)
             if was_over:
                 return passes
+            is_over.wait(PAUSE_SECONDS)
 
 
 def steps_of_first_trial(url: str, sweep_id: str, is_over: threading.Event) -> list[int]:
@@ -85,6 +87,7 @@ def steps_of_first_trial(url: str, sweep_id: str, is_over: threading.Event) -> l
             after = page["next_after"]
             if was_over and not page["has_more"]:
                 return steps
+            is_over.wait(PAUSE_SECONDS)
 
 
 def followed_seqs(url: str, sweep_id: str) -> list[int]:

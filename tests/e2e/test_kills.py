@@ -71,7 +71,7 @@ def killed(stack: RunningStack) -> dict[str, str]:
                 to_kill.discard(sweep_id)
             if sweep["state"] in ("completed", "failed"):
                 running.discard(sweep_id)
-        time.sleep(0.05)
+        time.sleep(0.25)  # a third of a trial: asked without a pause, the API would take the trials' processor
     assert not running, f"{len(running)} sweeps have not ended within {WITHIN_SECONDS} s"
     return found
 
