@@ -20,7 +20,8 @@ leaves w_i g_i at each cut; of a linear shared layer the same pass goes on throu
 differentiated for itself.
 
 A parameter may be used in several places, by heads, trunk and shared layer alike, and a head may reach past the cut
-into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it.
+into trunk and shared layer: each part is autograd's own and counts once, and ∇_W L_i is the whole of it. What a cut
+cannot serve is a head that differentiates through the shared layer within its forward pass; it is told by autograd.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trainables.protocol import MultiTaskModel, SeparateModels, Task
+from trainables.protocol import MultiTaskModel, SeparateModels, Task, writes_in_place
 from trainables.shared_rows import Gradients, SharedRows, down_to_shared, joined
 from trainables.tapped_linear import Tap
 from trainables.task_gradients import (
@@ -107,7 +108,7 @@ class SharedDifferentiator:
         # For every task all the others, whatever module lists them: a head may use a layer of the trunk or of another
         # head. Asking for a gradient that does not exist costs next to nothing.
         self._other_parameters = [parameter for parameter in trained_parameters(model) if id(parameter) not in shared]
-        self._in_place: set[int] = set()  # heads that write into what they are given
+        self._in_place = {index for index, (_, head) in enumerate(self._heads) if writes_in_place(head)}
         if not self._shared_parameters:
             raise ValueError(
                 "the shared layer has no trainable parameter: there is nowhere to compare the tasks' gradients"
@@ -117,7 +118,7 @@ class SharedDifferentiator:
     def plain_losses(self, inputs: Sequence[Tensor], targets: Targets) -> PlainLosses:
         with self._forward(inputs):
             _, cut_output = self._cut_output(inputs)
-            outputs = [head(cut_output) for _, head in self._heads]
+            outputs = [self._head_output(index, cut_output) for index in range(len(self._heads))]
         return PlainLosses(attached_losses_T=torch.stack(self._losses(outputs, targets)))
 
     def task_gradients(self, inputs: Sequence[Tensor], targets: Targets) -> SharedTaskGradients:
@@ -127,7 +128,9 @@ class SharedDifferentiator:
         for copy, loss in zip(cut.copies, cut.losses, strict=True):
             down_to = [*self._shared_parameters, copy, *self._other_parameters]
             # Kept for the last task too: a head may reach into the trunk's graph, which is walked once more.
-            gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
+            gradients: Gradients = [None] * len(down_to)  # of a loss that nothing leads to, such as of no labelled row
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, down_to, retain_graph=True, allow_unused=True)
             directs.append(gradients[:num_shared])
             cut_gradients.append(gradients[num_shared])
             other_gradients.append(gradients[num_shared + 1 :])
@@ -150,6 +153,8 @@ class SharedDifferentiator:
         backward = self._backward_tapped if is_tapped else self._backward_cut
         losses_T, weighted = backward(inputs, targets, weights_T)
         sums = functools.reduce(torch._foreach_add, weighted)  # pyright: ignore[reportPrivateImportUsage]
+        if len(weighted) == 1:
+            sums = [gradient.clone() for gradient in sums]  # clipping must not reach what is told of the task
         for parameter, before, gradient in zip(self._shared_parameters, earlier, sums, strict=True):
             parameter.grad = gradient if before is None else before + gradient
         return WeightedTaskGradients(losses_T=losses_T, weights_T=weights_T, weighted=weighted, shares_layer=True)
@@ -162,7 +167,9 @@ class SharedDifferentiator:
         tap = Tap(self._model.shared_layer, self._shared_parameters, len(self._heads))
         copies = tap.outputs(self._model.trunk(*inputs))
         outputs = [self._head_output(index, copy) for index, copy in enumerate(copies)]
-        losses_T, directs = self._backward_losses(self._losses(outputs, targets), weights_T)
+        losses = self._losses(outputs, targets)
+        tap.is_open = True
+        losses_T, directs = self._backward_losses(losses, weights_T)
         return losses_T, self._shared_rows.with_directs(tap.rows, directs)
 
     def _backward_cut(
@@ -213,21 +220,43 @@ class SharedDifferentiator:
         return trunk_output, cut_output
 
     def _head_output(self, index: int, cut: Tensor) -> Tensor:
-        _, head = self._heads[index]
-        if index not in self._in_place:
-            try:
-                return head(cut)
-            except RuntimeError as error:
-                if "inplace" not in str(error).replace("-", ""):
-                    raise
-                self._in_place.add(index)  # such as a ReLU that saves memory: a cut must stay as it is
-        return head(cut.clone())
+        """Raises RuntimeError where the head changes ``cut``, which belongs to all heads, unannounced."""
+        task, head = self._heads[index]
+        if index in self._in_place:
+            return head(cut.clone())
+        version = cut._version
+        try:
+            output = head(cut)
+        except RuntimeError as error:
+            if "inplace" not in str(error).replace("-", ""):
+                raise
+            raise RuntimeError(_IN_PLACE.format(task.name)) from error
+        if cut._version != version:
+            raise RuntimeError(_IN_PLACE.format(task.name))
+        return output
 
     def _losses(self, outputs: Sequence[Tensor], targets: Targets) -> list[Tensor]:
-        return [
-            task.loss(at_least_float32(output), targets[task.name])
-            for (task, _), output in zip(self._heads, outputs, strict=True)
-        ]
+        """In the parameters' type.
+
+        Raises:
+            ValueError: a loss is no single number; names the task.
+        """
+        dtype, losses = self._shared_parameters[0].dtype, []
+        for (task, _), output in zip(self._heads, outputs, strict=True):
+            loss = task.loss(at_least_float32(output), targets[task.name])
+            if loss.dim() > 0:
+                raise ValueError(
+                    f"task {task.name!r}: its loss must be one number, the mean over the rows, but has shape "
+                    f"{tuple(loss.shape)}"
+                )
+            losses.append(loss if loss.dtype == dtype else loss.to(dtype))
+        return losses
+
+
+_IN_PLACE = (
+    "the head of task {!r} writes into the shared layer's output, which the other heads get too: let it work on a copy "
+    "(x.clone()), or do it by a module that has inplace=True, which is given one"
+)
 
 
 class SeparateDifferentiator:

@@ -79,7 +79,12 @@ class MultiTaskModel(nn.Module):
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Outputs by task name, each as the task's loss expects it."""
         shared = self.shared_layer(self.trunk(*inputs))
-        return {name: head(shared) for name, head in self.heads.items()}
+        return {name: head(shared.clone() if writes_in_place(head) else shared) for name, head in self.heads.items()}
+
+
+def writes_in_place(head: nn.Module) -> bool:
+    """Whether the head may change what it is given, which the other heads get too; such as by ReLU(inplace=True)."""
+    return any(getattr(module, "inplace", False) for module in head.modules())
 
 
 class SeparateModels(nn.Module):

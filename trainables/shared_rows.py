@@ -52,7 +52,7 @@ class SharedRows:
     @property
     def is_linear_now(self) -> bool:
         """Whether W is that of z = h Wᵀ + b, and no hook does anything besides."""
-        return self._is_linear and not has_hooks(self._layer)
+        return self._is_linear and not has_hooks(self._layer, self._parameters)
 
     def of(
         self, trunk_output: Tensor, cut_output: Tensor, cut_gradients: Sequence[Tensor | None]

@@ -28,6 +28,8 @@ class Tap:
         self.layer = layer
         self.parameters = parameters
         self.num_heads = num_heads
+        # False: a head that differentiates z for an output of its own (a penalty, say) brings no task's gradient.
+        self.is_open = False
         self._rows: list[list[Tensor]] | None = None
 
     def outputs(self, h: Tensor) -> Sequence[Tensor]:
@@ -36,14 +38,14 @@ class Tap:
 
     @property
     def rows(self) -> list[list[Tensor]]:
-        """By head and parameter, what the first backward pass has brought; 0 of a head that does not use z."""
+        """By head and parameter, what the first pass since it is open has brought; 0 of a head that does not use z."""
         if self._rows is None:
             return [self._zeros() for _ in range(self.num_heads)]
         return self._rows
 
     def keep(self, h: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        """Take the heads' gradients at z. What passes after the first bring is not kept: they ask for other things."""
-        if self._rows is None:
+        """Take the heads' gradients at z. What later passes bring is not kept: they ask for other things."""
+        if self.is_open and self._rows is None:
             self._rows = [self._zeros() if g is None else products(g, h, self.parameters) for g in gradients]
 
     def _zeros(self) -> list[Tensor]:
@@ -87,11 +89,13 @@ def is_linear(layer: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
 
     ``parameters``: those of it that are trained; the weight has to be one of them.
     """
-    if type(layer) is not nn.Linear:  # one with a parametrisation is of a class of its own
+    if type(layer) is not nn.Linear or "forward" in vars(layer):  # one with a parametrisation is of another class
         return False
     return parameters[0] is layer.weight and all(parameter is layer.bias for parameter in parameters[1:])
 
 
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether the layer does something besides, now."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+def has_hooks(layer: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the layer, or a parameter's gradient, does something besides, now."""
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return True
+    return any(parameter._backward_hooks for parameter in parameters)

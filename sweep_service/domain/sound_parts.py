@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sweep_service.domain.space import Choice, Dimension, Scalar
-from sweep_service.domain.spec import BALANCER, EarlyStopping, Objective
+from sweep_service.domain.spec import BALANCER, EarlyStopping, Objective, Search
 from sweep_service.domain.spec_shape import Location, places_around
 
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
@@ -66,7 +66,7 @@ class SoundParts:
     @property
     def sampler(self) -> str | None:
         """What chooses the trials; None where the document does not say it rightly."""
-        return self.said("search", "sampler")
+        return self.said("search", "sampler", Search().sampler)
 
     @property
     def stops_early(self) -> bool:

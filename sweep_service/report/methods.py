@@ -32,7 +32,8 @@ def methods(material: Material) -> Section | None:
     rows: Sequence[Row] = material.results.get("methods") or ()
     if len(rows) < 2:
         return None
-    confirmed = [row for row in rows if row["confirmed"]]
+    ranked = [row for row in rows if row["rank"] is not None]
+    is_by_fresh_seeds = bool(ranked) and all(row["confirmed"] for row in ranked)
     parts: list[Part] = []
     if any(is_finite(row["objective"]) for row in rows):
         parts.append(_drawn(material, rows))
@@ -45,11 +46,12 @@ def methods(material: Material) -> Section | None:
         explanation=(
             "Each balancer of the search and each baseline (shaded) with its best trial. "
             + (
-                f"They are ranked by the mean of {confirmed[0]['confirmed']['metric']} over fresh seeds: the best of "
+                f"They are ranked by the mean of {ranked[0]['confirmed']['metric']} over fresh seeds: the best of "
                 "many trials owes its own result to luck as well. Whether a difference is more than chance says the "
                 "verdict."
-                if confirmed
-                else "One seed each: of methods that lie close together, another seed may turn the order round."
+                if is_by_fresh_seeds
+                else "They are ranked by the objective of their best trials, one seed each: of methods that lie close "
+                "together, another seed may turn the order round."
             )
         ),
         parts=parts,

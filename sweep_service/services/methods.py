@@ -33,12 +33,12 @@ def rank_methods(
     again, what came of that in ``confirmed``.
 
     Ranked by the mean over the fresh seeds: the best of many trials owes its objective to luck as well, the more the
-    more trials there were. A method that diverged on a seed comes after those that did not, and after them those that
-    were not trained again, by their objective; that is the order of all where a sampler chose the balancer, and only
-    one of them was trained again. Those without a completed trial are last, and have no rank.
+    more trials there were. A method that diverged on a seed comes after those that did not. Where one of them was not
+    trained again, or not yet, all are ranked by their objective: what was measured differently cannot be compared.
+    Those without a completed trial are last, and have no rank.
     """
     found = [_row(spec, role, name, trials, rows) for role, name in _methods(spec, trials)]
-    are_all_confirmed = bool(spec.methods) or BALANCER not in spec.space
+    are_all_confirmed = all(row["confirmed"] for row in found if row["trial_id"] is not None)
     better = 1 if spec.objective.direction == "minimize" else -1
 
     def order(row: Mapping[str, Any]) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import torch
 from balancer_steps import start, tensor, weigh_losses
 
 from trainables.balancers import WEIGHTS
-from trainables.balancers.dwa import DynamicWeightAverage
+from trainables.balancers.dwa import DynamicWeightAverage, rate_weights
 from trainables.balancers.famo import LOGITS, Famo
 from trainables.balancers.geometric import Geometric
 from trainables.balancers.initial_loss import NegativeLossError
@@ -39,6 +39,12 @@ def test_a_task_that_was_at_zero_for_a_window_has_rate_one():
     for losses in [(0, 4), (3, 4)]:
         _, state = weigh_losses(balancer, tensor(*losses), state)
     assert state[WEIGHTS].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_loss_that_has_grown_a_thousandfold_leaves_the_other_tasks_a_weight(dtype):
+    weights_T = rate_weights(torch.tensor([1.0, 1.0, 1e3], dtype=dtype), torch.ones(3, dtype=dtype), 2.0)
+    assert weights_T.tolist() == pytest.approx([1e-4, 1e-4, 3 - 2e-4], rel=1e-3)
 
 
 def test_random_weights_are_the_softmax_of_the_generator_s_own_normal_draw():

@@ -24,7 +24,7 @@ def adam_start(values_T: Tensor) -> dict[str, Tensor]:
 
 
 def adam_step(
-    values_T: Tensor, gradient_T: Tensor, state: State, learning_rate: float, *, weight_decay: float = 0.0
+    values_T: Tensor, gradient_T: Tensor, state: State, learning_rate: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One step of Adam, as a pure function of tensors: the values after it, and its part of the state.
 
@@ -45,7 +45,7 @@ def adam_step(
         lr=learning_rate,
         beta1=BETA_1,
         beta2=BETA_2,
-        weight_decay=weight_decay,
+        weight_decay=0.0,
         eps=EPSILON,
         amsgrad=False,
         maximize=False,

@@ -67,7 +67,7 @@ class Balancer:
     def weigh(
         self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        """The weights for this step, and the state after it. Never waits for the device."""
+        """The weights for this step, and the state after it. Waits for the device in those alone that call a solver."""
         raise NotImplementedError
 
     def after_step(self, losses_T: Tensor, state: State) -> State:

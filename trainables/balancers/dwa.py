@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.balancers.base import WEIGHTS, Balancer, GradientInfo, State, ones
+from trainables.balancers.gradnorm import guarded
 from trainables.balancers.initial_loss import LOWEST_LOSSES, check_lowest_losses, lowest_losses
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
@@ -24,9 +25,13 @@ WINDOWS_DONE = "windows_done"
 
 
 def rate_weights(last_T: Tensor, earlier_T: Tensor, temperature: float | Tensor) -> Tensor:
-    """w_i = T softmax(r_i / temperature), r_i = L_i(k−1) / L_i(k−2). Where L_i(k−2) is 0 there is no rate: r_i = 1."""
+    """w_i = T softmax(r_i / temperature), r_i = L_i(k−1) / L_i(k−2). Where L_i(k−2) is 0 there is no rate: r_i = 1.
+
+    None is less than 1e-4, as of GradNorm's (the paper has no such bound).
+    """
     rates_T = torch.where(earlier_T == 0, torch.ones_like(last_T), last_T / earlier_T)
-    return last_T.numel() * torch.softmax(rates_T / temperature, dim=0)
+    # Guarded: where one loss has grown a hundredfold, the softmax of the others is 0 in float32.
+    return guarded(last_T.numel() * torch.softmax(rates_T / temperature, dim=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,9 @@ class _Part:
 
 
 class Stepper:
-    """A network with its balancer and its optimiser, moved step after step. No step waits for the device."""
+    """A network with its balancer and its optimiser, moved step after step. No step waits for the device, but for the
+    balancers that call a solver (``balancers.gramian``).
+    """
 
     def __init__(
         self,
@@ -139,8 +141,18 @@ class Stepper:
         weights_T, state = self.balancer.weigh(sums[0], info, state, generator)
         for share, batch in waiting:
             batch.backward(share * weights_T)
-        self._ranks.sum_in_place([p.grad for p in self._parameters if p.grad is not None])
+        self._ranks.sum_in_place(self._same_on_all_ranks())
         return StepOutcome(losses_T=sums[0], norms_T=info.norms_T, state=state)
+
+    def _same_on_all_ranks(self) -> list[Tensor]:
+        """The gradients to be summed. Which rows a rank has may decide whether it uses a parameter; where there are
+        others, one that it does not use counts 0, so that all send the same shapes.
+        """
+        if self._ranks.size > 1:
+            for parameter in self._parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def _backward_now(self, part: _Part, weights_T: Tensor, differentiated: bool) -> tuple[Tensor, Tensor | None]:
         """The part's losses and, where they are wanted, its gradients at the shared layer."""

@@ -88,9 +88,10 @@ def test_a_point_need_not_name_the_balancer_but_must_not_name_another() -> None:
     assert (finding.pointer, finding.code) == ("/initial/0/alpha", "not_active")
 
 
-def test_more_points_than_a_balancer_has_trials_are_refused() -> None:
+@pytest.mark.parametrize("search", [{}, {"seed": 1}, {"sampler": "tpe"}])
+def test_more_points_than_a_balancer_has_trials_are_refused(search: dict[str, Any]) -> None:
     points = [{"balancer": "equal", "free": place / 10} for place in range(4)]
-    finding = only_finding_of(searched(initial=points, budget={"trials": 12}))
+    finding = only_finding_of(searched(initial=points, budget={"trials": 12}, search=search))
     assert (finding.pointer, finding.code) == ("/initial", "too_many")
     assert "for equal, which gets 3" in finding.detail
     assert check_spec(searched(initial=points, budget={"trials": 16}), CATALOG)

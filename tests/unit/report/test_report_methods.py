@@ -66,6 +66,18 @@ def test_each_method_has_a_line_with_its_best_its_seeds_and_their_mean() -> None
     assert "A method without a rank has no completed trial." in page
 
 
+def test_the_page_says_by_what_the_methods_are_ranked() -> None:
+    section = methods.methods(material())
+    assert section is not None
+    assert "ranked by the mean of test/normalized_loss over fresh seeds" in section.explanation
+    found = material()
+    results = dict(found.results)
+    results["methods"] = [row | {"confirmed": None} if row["rank"] == 2 else row for row in results["methods"]]
+    section = methods.methods(replace(found, sweep=replace(found.sweep, results=results)))
+    assert section is not None
+    assert "ranked by the objective of their best trials" in section.explanation
+
+
 def test_another_quantity_than_the_objective_is_not_put_on_its_axis() -> None:
     other = apart(objective={"metric": "val/accuracy/digit", "direction": "maximize"})
     section = methods.methods(material(other))

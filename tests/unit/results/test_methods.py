@@ -68,6 +68,12 @@ def test_a_row_a_method_with_its_best_trial_and_its_effort(trials: list[Trial]) 
     assert methods[1]["confirmed"] is None
 
 
+def test_while_a_method_waits_for_its_fresh_seeds_all_are_ranked_by_their_objective(trials: list[Trial]) -> None:
+    rows = rows_of(apart(), confirmed(trials, single_task=0.30, gradnorm=0.90))
+    assert list(rows) == ["static", "gradnorm", "equal", "single_task"]
+    assert rows["gradnorm"]["confirmed"]["mean"] == pytest.approx(0.90, abs=0.01)
+
+
 def test_fresh_seeds_rank_before_the_objective_of_the_luckiest_trial(trials: list[Trial]) -> None:
     rows = rows_of(apart(), confirmed(trials, gradnorm=0.40, static=0.55, equal=0.50, single_task=0.70))
     assert list(rows) == ["gradnorm", "equal", "static", "single_task"]
@@ -101,7 +107,8 @@ def test_a_method_without_a_completed_trial_is_last_and_has_no_rank(trials: list
 
 def test_a_sweep_of_one_balancer_ranks_it_among_its_baselines() -> None:
     best, equal = make_trial(0, 0.5), baseline(1, 0.4, "equal")
-    rows = rows_of(make_sweep(baselines=["equal"]), [best, equal, *repeats(best, around(0.3), first=3)])
+    again = [*repeats(best, around(0.3), first=3), *repeats(equal, around(0.4), first=20)]
+    rows = rows_of(make_sweep(baselines=["equal"]), [best, equal, *again])
     assert [(row["role"], row["parameters"], row["rank"]) for row in rows.values()] == [
         ("search", 1, 1),
         ("baseline", 0, 2),
