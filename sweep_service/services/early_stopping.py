@@ -55,10 +55,15 @@ class EarlyStopper:
         field = [t for t in trials.values() if t.role is Role.SEARCH]
         if self._are_methods_apart:
             field = [t for t in field if t.balancer == trial.balancer]
-        others = [self._curves[t.id] for t in field if t.id != trial.id and t.id in self._curves]
+        curves = {t.id: self._curves[t.id] for t in field if t.id in self._curves}
+        if self._are_methods_apart:
+            # By their places, since balancers take turns: of every fifth or eighth number all may be in one bracket.
+            places = {t.id: place for place, t in enumerate(sorted(field, key=lambda t: t.number))}
+            curves = {trial_id: replace(curve, number=places[trial_id]) for trial_id, curve in curves.items()}
+        own = curves.pop(trial.id)
         num_completed = sum(t.state is TrialState.COMPLETED for t in field)
         steps = int(trial.params["steps"])
-        return reason_to_stop(self._rule, self._curves[trial.id], others, num_completed=num_completed, max_steps=steps)
+        return reason_to_stop(self._rule, own, list(curves.values()), num_completed=num_completed, max_steps=steps)
 
     def _add(self, trial: Trial, reports: Sequence[Report]) -> bool:
         """Whether the curve got a value. A step behind the last one is an attempt's that has resumed before it."""

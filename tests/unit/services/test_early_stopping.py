@@ -221,3 +221,35 @@ def test_the_order_of_the_lanes_of_a_report_does_not_matter(
 
     order = list(range(len(before), len(values)))
     assert ends(order) == ends(data.draw(st.permutations(order)))
+
+
+def test_balancers_that_take_turns_are_stopped_alike_in_hyperband_s_brackets() -> None:
+    names, rounds = [f"method_{index}" for index in range(8)], 8
+    space = {
+        "balancer": {"type": "categorical", "choices": names},
+        "lr": {"type": "float", "low": 1e-4, "high": 1e-2},
+    }
+    rule = {"pruner": "hyperband", "min_steps": 2, "reduction_factor": 2}
+    spec = small_spec(space=space, search={"balancers": "equal_effort"}, early_stopping=rule)
+    sweep = new_sweep(spec=spec)
+    trials = [
+        new_trial(sweep.id, number, balancer=names[number % 8], params={"steps": 20}) for number in range(8 * rounds)
+    ]
+    by_id = {trial.id: trial for trial in trials}
+    stopper, stopped = EarlyStopper(store=Rig(spec).store, spec=spec), dict[str, list[int]]()
+    for step in (2, 4, 8, 16):
+        for trial in trials:
+            place = trial.number // 8  # the later, the worse, of each balancer alike
+            row = Report(
+                sweep_id=sweep.id,
+                trial_id=trial.id,
+                attempt_id="att",
+                step=step,
+                metrics={METRIC: float(place)},
+                objective=float(place),
+                reported_at=sweep.created_at,
+            )
+            if place not in stopped.setdefault(trial.balancer, []) and stopper.ends([row], by_id, ending=()):
+                stopped[trial.balancer].append(place)
+    assert all(places == stopped[names[0]] for places in stopped.values())
+    assert 0 < len(stopped[names[0]]) < rounds
