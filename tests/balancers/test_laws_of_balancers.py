@@ -168,9 +168,11 @@ def test_an_update_does_not_wait_for_the_gpu(name):
     state = balancer.initial_state(num_tasks=3, device=device, dtype=torch.float32)
     seen = [[part.to(device) for part in step] for step in observations(3, torch.float32, 0)]
     _, state = stepped(balancer, state, torch.Generator(), seen[0])  # libraries may wait when they are loaded
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # a wait raises
     try:
         for step in seen[1:]:
-            _, state = stepped(balancer, state, torch.Generator(), step)
+            weights_T, state = stepped(balancer, state, torch.Generator(), step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert all(value.is_cuda for value in (weights_T, *state.values()))
+    assert weights_T.isfinite().all()

@@ -263,26 +263,6 @@ def test_a_shared_layer_without_parameters_is_refused(problem):
         differentiator(model, problem.tasks)
 
 
-@pytest.mark.parametrize("weights_are_known", [True, False])
-def test_heads_that_write_into_what_they_are_given_disturb_no_other(problem, weights_are_known):
-    torch.manual_seed(0)
-    heads = {task.name: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 1), nn.Flatten(0)) for task in problem.tasks}
-    model = MultiTaskModel(trunk=nn.Linear(5, 5), shared_layer=nn.Linear(5, 6), heads=heads).double()
-    twin = copy.deepcopy(model)
-    for head in twin.heads.values():
-        head[0] = nn.ReLU()
-    found, split = differentiator(model, problem.tasks), problem.train
-    for _ in range(2):  # the first batch finds out that they do
-        model.zero_grad()
-        if weights_are_known:
-            found.backward(split.inputs, split.targets, WEIGHTS)
-        else:
-            found.task_gradients(split.inputs, split.targets).backward(WEIGHTS)
-    differentiator(twin, problem.tasks).plain_losses(split.inputs, split.targets).backward(WEIGHTS)
-    for name, gradient in gradients_of(model).items():
-        torch.testing.assert_close(gradient, gradients_of(twin)[name], rtol=1e-12, atol=1e-14)
-
-
 def test_a_shared_layer_that_gives_the_heads_more_than_one_tensor_is_refused(problem):
     class Pair(nn.Linear):
         def forward(self, inputs):
