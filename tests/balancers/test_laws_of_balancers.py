@@ -6,16 +6,15 @@ import io
 
 import pytest
 import torch
-from balancer_steps import CPU
+from balancer_steps import CPU, info_of, tasks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.balancers import WEIGHTS, Balancer, GradientInfo, create_balancer
-from trainables.catalog import BALANCERS, TaskKind
+from trainables.catalog import BALANCERS
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
 
-KINDS = list(TaskKind)
 NUM_STEPS = 4
 CALL_A_SOLVER = ("mgda", "pcgrad", "cagrad", "imtl_g", "upgrad")
 DRAW_BY_TASK = ("rlw", "pcgrad")  # their draws go to the tasks in order, so that order matters
@@ -24,13 +23,6 @@ balancers = st.sampled_from(BALANCERS)
 sizes = st.integers(1, 10)
 dtypes = st.sampled_from([torch.float32, torch.float64])
 seeds = st.integers(0, 2**31)
-
-
-def tasks_of(num_tasks: int) -> list[Task]:
-    return [
-        Task(name=f"task_{i}", kind=KINDS[i % 4], loss=torch.nn.functional.mse_loss, num_classes=2)
-        for i in range(num_tasks)
-    ]
 
 
 def created(name: str, tasks: list[Task], **values: object) -> Balancer:
@@ -48,11 +40,6 @@ def observations(num_tasks: int, dtype: torch.dtype, seed: int):
         gradients_TD = sizes_T1 * torch.randn(num_tasks, 30, generator=generator, dtype=torch.float64)
         after_T = losses_T * (0.5 + torch.rand(num_tasks, generator=generator, dtype=torch.float64))
         yield losses_T.to(dtype), gradients_TD.to(dtype), after_T.to(dtype)
-
-
-def info_of(gradients_TD):
-    gramian_TT = gradients_TD @ gradients_TD.mT
-    return GradientInfo(norms_T=gramian_TT.diagonal().sqrt(), gramian_TT=gramian_TT)
 
 
 def stepped(balancer, state, generator, seen):

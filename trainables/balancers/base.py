@@ -2,13 +2,17 @@
 
 Shapes: T tasks. A balancer's state is a flat dict of tensors, all of it on the lane's device: plain enough to be saved,
 loaded with ``weights_only=True`` and stacked over lanes. Its update is a pure function: it returns a new state.
+
+K lanes that weigh together (:mod:`trainables.balancers.lanes`) have one more dimension in front: (K, T) where a name
+says T, (K, T, T) where it says TT, and (K, 1) for what is a scalar of one lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +50,17 @@ class Balancer:
     uses_after_step: bool = False  # True costs one forward pass more a step
     # True: a step uses state[WEIGHTS] as the step before has left it, whatever its own losses and gradients are
     weighs_ahead: bool = False
+    # True: `weigh` and `after_step` take K lanes at once as well as one, and draw nothing; False: lane by lane
+    is_stackable: bool = False
+    lane_numbers: Sequence[str] = ()  # fields that may then be tensors (K, 1), a number for each lane
+
+    @property
+    def static_settings(self) -> Hashable:
+        """What lanes must have in common to weigh together: whatever ``weigh`` and ``after_step`` read but the
+        ``lane_numbers``. These are all other fields of the dataclass, unless a subclass knows that it needs fewer.
+        """
+        names = [field.name for field in fields(cast("Any", self)) if field.name not in self.lane_numbers]
+        return tuple(getattr(self, name) for name in names)
 
     @property
     def settling_steps(self) -> int:

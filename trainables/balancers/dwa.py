@@ -31,7 +31,7 @@ def rate_weights(last_T: Tensor, earlier_T: Tensor, temperature: float | Tensor)
     """
     rates_T = torch.where(earlier_T == 0, torch.ones_like(last_T), last_T / earlier_T)
     # Guarded: where one loss has grown a hundredfold, the softmax of the others is 0 in float32.
-    return guarded(last_T.numel() * torch.softmax(rates_T / temperature, dim=0))
+    return guarded(last_T.shape[-1] * torch.softmax(rates_T / temperature, dim=-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,13 @@ class DynamicWeightAverage(Balancer):
     until two windows are over, as in the paper. They sum to T.
     """
 
-    window: int
-    temperature: float
+    window: int | Tensor
+    temperature: float | Tensor
 
     name = "dwa"
     weighs_ahead = True
+    is_stackable = True
+    lane_numbers = ("window", "temperature")
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> DynamicWeightAverage:
@@ -70,7 +72,7 @@ class DynamicWeightAverage(Balancer):
     ) -> tuple[Tensor, State]:
         weights_T, known_T = state[WEIGHTS], state[WINDOW_MEANS]
         steps = state[WINDOW_STEPS] + 1
-        means_T = known_T + (losses_T - known_T) / steps
+        means_T = known_T + (losses_T - known_T) / steps.to(known_T.dtype)
         is_full = steps >= self.window
         last_T = torch.where(is_full, means_T, state[LAST_MEANS])
         earlier_T = torch.where(is_full, state[LAST_MEANS], state[EARLIER_MEANS])

@@ -19,6 +19,7 @@ class Equal(Balancer):
 
     name = "equal"
     weighs_ahead = True
+    is_stackable = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Equal:

@@ -24,7 +24,7 @@ LOSSES_BEFORE = "losses_before_T"  # of this step's batch, before the network mo
 
 def logit_gradient(shares_T: Tensor, progress_T: Tensor) -> Tensor:
     """J'δ, J the Jacobian of z = softmax(ξ): z_i (δ_i − Σ_j z_j δ_j)."""
-    return shares_T * (progress_T - torch.dot(shares_T, progress_T))
+    return shares_T * (progress_T - torch.linalg.vecdot(shares_T, progress_T).unsqueeze(-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,13 @@ class Famo(Balancer):
     pass a step. A loss below 0 has no logarithm and is refused.
     """
 
-    weight_lr: float
-    decay: float
+    weight_lr: float | Tensor
+    decay: float | Tensor
 
     name = "famo"
     uses_after_step = True
+    is_stackable = True
+    lane_numbers = ("weight_lr", "decay")
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Famo:
@@ -65,14 +67,14 @@ class Famo(Balancer):
     def weigh(
         self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        shares_T = torch.softmax(state[LOGITS], dim=0) / (losses_T + EPSILON)
-        weights_T = shares_T * (shares_T.numel() / shares_T.sum())
+        shares_T = torch.softmax(state[LOGITS], dim=-1) / (losses_T + EPSILON)
+        weights_T = shares_T * (shares_T.shape[-1] / shares_T.sum(-1, keepdim=True))
         return weights_T, {**state, WEIGHTS: weights_T, LOSSES_BEFORE: losses_T, **lowest_losses(losses_T, state)}
 
     def after_step(self, losses_T: Tensor, state: State) -> State:
         logits_T = state[LOGITS]
         progress_T = torch.log(state[LOSSES_BEFORE] + EPSILON) - torch.log(losses_T + EPSILON)
-        gradient_T = logit_gradient(torch.softmax(logits_T, dim=0), progress_T) + self.decay * logits_T
+        gradient_T = logit_gradient(torch.softmax(logits_T, dim=-1), progress_T) + self.decay * logits_T
         moved_T, adam = adam_step(logits_T, gradient_T, state, self.weight_lr)
         return {**state, LOGITS: moved_T, **adam, **lowest_losses(losses_T, state)}
 

@@ -28,6 +28,7 @@ class Geometric(LogSum):
     """
 
     name = "geometric"
+    is_stackable = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Geometric:
@@ -37,5 +38,5 @@ class Geometric(LogSum):
         self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
         logs_T = torch.log(losses_T + EPSILON)
-        weights_T = torch.exp(logs_T.mean() - logs_T) / losses_T.numel()
+        weights_T = torch.exp(logs_T.mean(-1, keepdim=True) - logs_T) / losses_T.shape[-1]
         return weights_T, {WEIGHTS: weights_T, **lowest_losses(losses_T, state)}

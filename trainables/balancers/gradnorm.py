@@ -1,11 +1,11 @@
 """GradNorm (Chen, Badrinarayanan, Lee, Rabinovich: ICML 2018, arXiv 1711.02257).
 
-Shapes: T tasks.
+Shapes: T tasks, K lanes that weigh together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,11 +42,11 @@ def relative_rates(losses_T: Tensor, initial_losses_T: Tensor) -> Tensor:
     """
     # The smallest number there is makes 1 of 0 / 0, and is lost beside any other ratio.
     ratios_T = losses_T / initial_losses_T + torch.finfo(losses_T.dtype).tiny
-    return ratios_T / ratios_T.mean()
+    return ratios_T / ratios_T.mean(-1, keepdim=True)
 
 
 def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: float | Tensor) -> Tensor:
-    r"""∂L_grad/∂w in closed form (paper eq. 2), shape (T,).
+    r"""∂L_grad/∂w in closed form (paper eq. 2), shape (T,), or (K, T) of K lanes.
 
         G_i = w_i n_i,   Ḡ = mean_i G_i,   c_i = Ḡ r_i^α (a constant),   L_grad = Σ_i |G_i − c_i|
         ∂L_grad/∂w_i = sign(G_i − c_i) n_i
@@ -56,14 +56,14 @@ def weight_gradient(norms_T: Tensor, weights_T: Tensor, rates_T: Tensor, alpha: 
     = c_i.
     """
     scaled_T = weights_T * norms_T
-    targets_T = scaled_T.mean() * rates_T**alpha
+    targets_T = scaled_T.mean(-1, keepdim=True) * rates_T**alpha
     return torch.sign(scaled_T - targets_T) * norms_T
 
 
 def guarded(weights_T: Tensor) -> Tensor:
     """Weights made positive, then scaled to Σ_i w_i = T, in that order (paper, Algorithm 1, "renormalize")."""
     positive_T = weights_T.clamp(min=SMALLEST_WEIGHT)
-    return positive_T / positive_T.mean()
+    return positive_T / positive_T.mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,16 @@ class GradNorm(Balancer):
     which the paper says nothing. Nothing of L_grad reaches the network: n_i and r_i are numbers here, not graphs.
     """
 
-    alpha: float
-    weight_lr: float
+    alpha: float | Tensor
+    weight_lr: float | Tensor
     initial_loss: InitialLoss
     stuck: StuckRule = field(default_factory=lambda: StuckRule(reports=0))
 
     name = "gradnorm"
     weighs_ahead = True
     needs = Needs.NORMS
+    is_stackable = True
+    lane_numbers = ("alpha", "weight_lr")
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> GradNorm:
@@ -92,6 +94,10 @@ class GradNorm(Balancer):
             initial_loss=InitialLoss.from_settings(settings, tasks),
             stuck=StuckRule(reports=settings.stuck_reports, weight_cap=settings.stuck_weight_cap),
         )
+
+    @property
+    def static_settings(self) -> Hashable:
+        return self.initial_loss.is_known, self.stuck.weight_cap
 
     @property
     def settling_steps(self) -> int:

@@ -5,7 +5,7 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,10 +27,15 @@ class InverseInitialLoss(Balancer):
     initial_loss: InitialLoss
 
     name = "inverse_initial_loss"
+    is_stackable = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> InverseInitialLoss:
         return cls(initial_loss=InitialLoss.from_settings(settings, tasks))
+
+    @property
+    def static_settings(self) -> Hashable:
+        return self.initial_loss.is_known
 
     @property
     def settling_steps(self) -> int:
@@ -48,7 +53,7 @@ class InverseInitialLoss(Balancer):
     ) -> tuple[Tensor, State]:
         initial = self.initial_loss.update(losses_T, state)
         inverse_T = initial[INITIAL_LOSSES].reciprocal()
-        weights_T = inverse_T * (inverse_T.numel() / inverse_T.sum())
+        weights_T = inverse_T * (inverse_T.shape[-1] / inverse_T.sum(-1, keepdim=True))
         return weights_T, {WEIGHTS: weights_T, **initial}
 
     def check(self, state: State, task_names: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ class LogSum(Balancer):
     """
 
     name = "log_sum"
+    is_stackable = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> LogSum:

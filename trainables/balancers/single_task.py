@@ -20,6 +20,7 @@ class SingleTask(Equal):
     """
 
     name = "single_task"
+    is_stackable = True
 
     def build_model(self, problem: Blueprint) -> SeparateModels:
         """Every network starts from the same draw: as the shared network of that seed does."""

@@ -5,7 +5,7 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ class Static(Balancer):
 
     name = "static"
     weighs_ahead = True
+    is_stackable = True
 
     def __post_init__(self) -> None:
         if not all(value > 0 for value in self.values):
@@ -37,6 +38,10 @@ class Static(Balancer):
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Static:
         return cls(values=settings.of_tasks("weight", tasks))
+
+    @property
+    def static_settings(self) -> Hashable:
+        return ()  # the values are in the state
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
         values_T = torch.tensor(self.values, device=device, dtype=dtype)

@@ -79,8 +79,9 @@ class StuckRule:
         zeros_T = torch.zeros_like(weights_T)
         kept_T = torch.where(is_stuck_T, weights_T.clamp(max=max(self.weight_cap, SMALLEST_WEIGHT)), zeros_T)
         others_T = torch.where(is_stuck_T, zeros_T, weights_T)
-        rest = weights_T.sum() - kept_T.sum()
-        return torch.where(is_stuck_T.all(), weights_T, kept_T + others_T * (rest / others_T.sum()))
+        rest = weights_T.sum(-1, keepdim=True) - kept_T.sum(-1, keepdim=True)
+        capped_T = kept_T + others_T * (rest / others_T.sum(-1, keepdim=True))
+        return torch.where(is_stuck_T.all(-1, keepdim=True), weights_T, capped_T)
 
     def notices(self, before: State, after: State, task_names: Sequence[str]) -> list[str]:
         """One sentence for each task that has become stuck at this report, or moves again. Waits for the device."""

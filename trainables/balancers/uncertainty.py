@@ -5,7 +5,7 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,14 +45,20 @@ class Uncertainty(Balancer):
     """
 
     factors: Sequence[float]  # f, one a task
-    weight_lr: float
+    weight_lr: float | Tensor
 
     name = "uncertainty"
     weighs_ahead = True
+    is_stackable = True
+    lane_numbers = ("weight_lr",)
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> Uncertainty:
         return cls(factors=[_FACTOR_OF_KIND[task.kind] for task in tasks], weight_lr=settings.weight_lr)
+
+    @property
+    def static_settings(self) -> Hashable:
+        return ()  # the factors are in the state
 
     def initial_state(self, *, num_tasks: int, device: torch.device, dtype: torch.dtype) -> State:
         factors_T = torch.tensor(self.factors, device=device, dtype=dtype)
