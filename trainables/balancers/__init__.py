@@ -11,6 +11,7 @@ from trainables.balancers.famo import Famo
 from trainables.balancers.geometric import Geometric
 from trainables.balancers.gradnorm import GradNorm
 from trainables.balancers.inverse_initial_loss import InverseInitialLoss
+from trainables.balancers.lanes import BalancerLanes
 from trainables.balancers.log_sum import LogSum
 from trainables.balancers.nash_mtl import NashMtl
 from trainables.balancers.pcgrad import PcGrad
@@ -25,6 +26,7 @@ __all__ = [
     "INITIAL_LOSSES",
     "WEIGHTS",
     "Balancer",
+    "BalancerLanes",
     "GradientInfo",
     "Needs",
     "State",
