@@ -50,7 +50,7 @@ class Balancer:
     uses_after_step: bool = False  # True costs one forward pass more a step
     # True: a step uses state[WEIGHTS] as the step before has left it, whatever its own losses and gradients are
     weighs_ahead: bool = False
-    # True: `weigh` and `after_step` take K lanes at once as well as one, and draw nothing; False: lane by lane
+    # True: `weigh` and `after_step` take K lanes at once as well as one; False: lane by lane
     is_stackable: bool = False
     lane_numbers: Sequence[str] = ()  # fields that may then be tensors (K, 1), a number for each lane
 
@@ -84,6 +84,12 @@ class Balancer:
     ) -> tuple[Tensor, State]:
         """The weights for this step, and the state after it. Waits for the device in those alone that call a solver."""
         raise NotImplementedError
+
+    def weigh_lanes(
+        self, losses_KT: Tensor, gradients: GradientInfo, state: State, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, State]:
+        """:meth:`weigh` of K lanes at once (``is_stackable``). Of those that draw, each lane by its own generator."""
+        return self.weigh(losses_KT, gradients, state, generators[0])
 
     def after_step(self, losses_T: Tensor, state: State) -> State:
         """The state after the network's step; gets the same batch's losses as they are now (``uses_after_step``)."""

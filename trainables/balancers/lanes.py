@@ -206,14 +206,14 @@ class _StackedLanes:
         self.balancer: Balancer = replace(cast("Any", balancers[0]), **numbers_K1)
         self._scalars = {name for name, value in states[0].items() if value.dim() == 0}
         self._state: State = {name: torch.stack([self._row(name, state) for state in states]) for name in states[0]}
-        self._generator = generators[0]  # a balancer that draws cannot be stacked: no one draws from it
+        self._generators = generators
 
     @property
     def weights_KT(self) -> Tensor:
         return self._state[WEIGHTS]
 
     def weigh(self, losses_KT: Tensor, gradients: GradientInfo) -> Tensor:
-        weights_KT, self._state = self.balancer.weigh(losses_KT, gradients, self._state, self._generator)
+        weights_KT, self._state = self.balancer.weigh_lanes(losses_KT, gradients, self._state, self._generators)
         return weights_KT
 
     def after_step(self, losses_KT: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Random loss weighting (Lin, Ye, Zhang, Tsang: TMLR 2022, arXiv 2111.10603).
 
-Shapes: T tasks.
+Shapes: T tasks, K lanes that weigh together.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class RandomLossWeighting(Balancer):
     """
 
     name = "rlw"
+    is_stackable = True
 
     @classmethod
     def from_settings(cls, settings: TrainingSettings, tasks: Sequence[Task]) -> RandomLossWeighting:
@@ -36,10 +37,22 @@ class RandomLossWeighting(Balancer):
     def weigh(
         self, losses_T: Tensor, gradients: GradientInfo, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        num_tasks = losses_T.numel()
-        # In float64 whatever the lane's type is, so that a seed means the same weights in both.
-        drawn_T = torch.randn(num_tasks, generator=generator, dtype=torch.float64)
-        weights_T = moved_without_waiting(
-            (num_tasks * torch.softmax(drawn_T, dim=0)).to(losses_T.dtype), losses_T.device
-        )
+        weights_T = _weights(_draw(losses_T.numel(), generator), losses_T)
         return weights_T, {WEIGHTS: weights_T}
+
+    def weigh_lanes(
+        self, losses_KT: Tensor, gradients: GradientInfo, state: State, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, State]:
+        drawn_KT = torch.stack([_draw(losses_KT.shape[-1], generator) for generator in generators])
+        weights_KT = _weights(drawn_KT, losses_KT)
+        return weights_KT, {WEIGHTS: weights_KT}
+
+
+def _draw(num_tasks: int, generator: torch.Generator) -> Tensor:
+    # In float64 whatever the lane's type is, so that a seed means the same weights in both.
+    return torch.randn(num_tasks, generator=generator, dtype=torch.float64)
+
+
+def _weights(drawn_T: Tensor, losses_T: Tensor) -> Tensor:
+    weights_T = drawn_T.shape[-1] * torch.softmax(drawn_T, dim=-1)
+    return moved_without_waiting(weights_T.to(losses_T.dtype), losses_T.device)
