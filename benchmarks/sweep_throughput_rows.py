@@ -81,7 +81,7 @@ def _row(workload: Workload, name: str, variant: Variant, rounds: Rounds, target
 
 
 def table(rows: Sequence[Row], missing: Mapping[tuple[str, str], str]) -> str:
-    """The rows as text, one problem after another; ``missing``: (problem, variant) -> why it has no row."""
+    """The rows as text, one problem after another; ``missing``: (problem, variant) -> what was refused or failed."""
     columns = ("seconds", "trials/min", "to script", "cold s", "peak MB", "best", "s to 1 %")
     head = f"{'problem':15} {'variant':18} {'lanes':>5} {'trials':>6}"
     lines = [head + "".join(f" {column:>10}" for column in columns) + "  seconds of the rounds"]
@@ -91,7 +91,7 @@ def table(rows: Sequence[Row], missing: Mapping[tuple[str, str], str]) -> str:
         lines += [_line(row) for row in rows if row.problem == problem]
         for (other, variant), reason in missing.items():
             if other == problem:
-                lines.append(f"{problem:15} {variant:18} not available: {reason}")
+                lines.append(f"{problem:15} {variant:18} {reason}")
     return "\n".join(lines)
 
 

@@ -85,9 +85,8 @@ class GradNorm:
         (self.weights.grad,) = torch.autograd.grad(grad_loss, [self.weights], retain_graph=True)
 
         optimizer.zero_grad()
-        torch.stack(
-            [weight * loss for weight, loss in zip(self.weights.detach(), losses, strict=True)]
-        ).sum().backward()
+        weighted = [weight * loss for weight, loss in zip(self.weights.detach(), losses, strict=True)]
+        torch.stack(weighted).sum().backward()
         optimizer.step()
         self._optimizer.step()
         with torch.no_grad():

@@ -36,7 +36,7 @@ from benchmarks.sweep_throughput_workload import (
     VariantFailedError,
     Workload,
 )
-from sweep_service.client import InvalidRequestError, SweepClient
+from sweep_service.client import ClientError, InvalidRequestError, SweepClient
 
 UP_WITHIN_S, DOWN_WITHIN_S = 180.0, 60.0
 POLL_S = 0.2  # what the measured seconds may be too long by
@@ -113,6 +113,8 @@ def measure_service(workload: Workload, variant: ServiceVariant, folder: Path, r
                 curve=_curve(client, sweep["id"], started_at),
                 best=min(finals, default=None),
             )
+    except ClientError as error:
+        raise VariantFailedError(str(error)) from error
     finally:
         if left := family.end():
             sys.stderr.write(f"left of the stack, and ended: {', '.join(left)}\n")
