@@ -44,12 +44,19 @@ class Batches:
 
     def take(self) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The next batch: inputs in the split's order, targets by task name."""
+        return rows_of(self._split, self.take_rows())
+
+    def take_rows(self) -> Tensor:
+        """The numbers of the next batch's rows, (B,)."""
         if self._taken == self._per_epoch:
             self._start_epoch()
         rows_B = self._order[self._taken * self._size : (self._taken + 1) * self._size]
         self._taken += 1
-        inputs = [tensor.index_select(0, rows_B) for tensor in self._split.inputs]
-        return inputs, {name: tensor.index_select(0, rows_B) for name, tensor in self._split.targets.items()}
+        return rows_B
+
+    def first_rows(self) -> Tensor:
+        """The numbers of the rows that this epoch began with, (B,). Takes none of them."""
+        return self._order[: self._size]
 
     @property
     def position(self) -> BatchPosition:
@@ -61,6 +68,12 @@ class Batches:
         order = torch.randperm(len(self._split), generator=self._generator)
         self._order = moved_without_waiting(order, self._split.inputs[0].device)
         self._taken = 0
+
+
+def rows_of(split: Split, rows_B: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Those rows of a split: inputs in its order, targets by task name."""
+    inputs = [tensor.index_select(0, rows_B) for tensor in split.inputs]
+    return inputs, {name: tensor.index_select(0, rows_B) for name, tensor in split.targets.items()}
 
 
 def moved_without_waiting(tensor: Tensor, device: torch.device) -> Tensor:

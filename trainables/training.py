@@ -1,4 +1,4 @@
-"""The public door to training."""
+"""The public doors to training: lane after lane, or many lanes at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from trainables.engine.eager import train_eagerly
+from trainables.engine.fused import FusedPack, LeaveOut, PackMemoryError, Refill
 from trainables.protocol import Lane, Problem, Reporter
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import default_device
+from trainables.stacked.errors import NotStackableError
+
+__all__ = ["NotStackableError", "PackMemoryError", "train", "train_together"]
 
 
 def train(
@@ -20,7 +24,7 @@ def train(
     device: torch.device | None = None,
     ranks: Ranks = ONE_PROCESS,
 ) -> None:
-    """Train every lane of a pack to its end.
+    """Train every lane of a pack to its end, one after another.
 
     Each lane reports at every multiple of its ``report_every`` and at its last step; its last report alone carries an
     ending. A lane whose key ``report`` answers with ends there: one more report of the same step tells so
@@ -39,7 +43,48 @@ def train(
         ValueError: two lanes have the same key.
         Exception: with several ranks, whatever went wrong on this one alone: the others wait for it in vain.
     """
+    _refuse_equal_keys(lanes)
+    train_eagerly(problem, lanes, report, device=device if device is not None else default_device(), ranks=ranks)
+
+
+def train_together(
+    problem: Problem,
+    lanes: Sequence[Lane],
+    report: Reporter,
+    *,
+    device: torch.device | None = None,
+    refill: Refill = lambda free: (),
+    leave_out: LeaveOut | None = None,
+) -> None:
+    """Train lanes at once, as one batched network, each to its end; what each learns is what it would learn alone.
+
+    The lanes may differ in numbers: seed, learning rates, decay, balancer with all that belongs to it, share of
+    dropout. They report as for :func:`train`, those of a step together, and end for themselves: the others close ranks
+    at that report, and go on as if nobody had been there.
+
+    Args:
+        problem, report, device: as for :func:`train`.
+        lanes: with distinct keys, at least one.
+        refill: asked at reports for lanes to take the places of those that have ended; they start, or go on from their
+            checkpoints, beside the others.
+        leave_out: if given, it is measured how many lanes at once are worth it, and told once, before anything is
+            trained, the keys of those that are too many.
+
+    Raises:
+        ValueError: two lanes have the same key, or there is none.
+        NotStackableError: these lanes cannot be trained as one, as far as can be seen before the first step, or a step
+            of theirs failed. Nobody has been told of an end of those that were in training: they can go on alone from
+            their last checkpoints.
+        PackMemoryError: there is not enough memory for so many; as before, fewer can go on.
+    """
+    _refuse_equal_keys(lanes)
+    if not lanes:
+        raise ValueError("there is no lane to train")
+    where = device if device is not None else default_device()
+    FusedPack(problem, report, device=where, refill=refill, leave_out=leave_out).run(lanes)
+
+
+def _refuse_equal_keys(lanes: Sequence[Lane]) -> None:
     keys = [lane.key for lane in lanes]
     if len(set(keys)) != len(keys):
         raise ValueError(f"the keys of a pack's lanes must differ: {keys}")
-    train_eagerly(problem, lanes, report, device=device if device is not None else default_device(), ranks=ranks)

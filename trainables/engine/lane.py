@@ -5,14 +5,16 @@ Shapes: T tasks.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables.balancers import INITIAL_LOSSES, WEIGHTS, create_balancer
+from trainables.balancers import INITIAL_LOSSES, WEIGHTS, State, create_balancer
 from trainables.balancers.gradnorm import relative_rates
 from trainables.batches import Batches, BatchPosition
 from trainables.checkpoint import Checkpoint, CheckpointError, plain
@@ -20,7 +22,7 @@ from trainables.engine.step import Stepper
 from trainables.engine.watch import FiniteWatch, NonFiniteError
 from trainables.evaluation import constant_losses, evaluate, to_floats
 from trainables.gradients import differentiator, trained_parameters
-from trainables.protocol import Lane, LaneEnding, LaneReport, Problem
+from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Problem, SeparateModels
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
 from trainables.settings import TrainingSettings
@@ -42,41 +44,36 @@ class LaneTraining:
         Raises:
             CheckpointError: ``lane.resume_from`` is of another balancer, other tasks or another network.
         """
-        self._lane = lane
-        self._settings = settings = TrainingSettings.from_params(lane.params)
+        self.lane = lane
+        self.settings = settings = TrainingSettings.from_params(lane.params)
         seed_globally(settings.seed)
         self._problem = problem = problem.to(device=device, dtype=settings.torch_dtype)
         self._tasks = list(problem.tasks)
         self._names = [task.name for task in self._tasks]
-        self._balancer = create_balancer(lane.balancer, settings, self._tasks)
-        self._model = self._balancer.build_model(problem).to(device=device, dtype=settings.torch_dtype)
+        self.balancer = create_balancer(lane.balancer, settings, self._tasks)
+        self._model = self.balancer.build_model(problem).to(device=device, dtype=settings.torch_dtype)
         self._model.train()
         parameters = trained_parameters(self._model)
         # AdamW without decay is Adam. Fused: one call for all parameters, on the CPU too.
-        self._optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-        self._stepper = Stepper(
-            self._model,
-            differentiator(self._model, self._tasks, autocast=settings.autocast_dtype),
-            self._balancer,
-            self._optimizer,
-            ranks=ranks,
-            micro_batches=settings.micro_batches,
-            clip_norm=settings.clip_norm,
-        )
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         num_tasks = len(self._tasks)
-        self._state = self._balancer.initial_state(num_tasks=num_tasks, device=device, dtype=settings.torch_dtype)
-        self._generator = new_generator(settings.seed, BALANCER_STREAM)
+        self.state = self.balancer.initial_state(num_tasks=num_tasks, device=device, dtype=settings.torch_dtype)
+        self.generator = new_generator(settings.seed, BALANCER_STREAM)
         self._first_losses_T = torch.zeros(num_tasks, device=device, dtype=settings.torch_dtype)
         self._loss_sums_T = torch.zeros(num_tasks, device=device, dtype=torch.float64)
         self._steps_summed = 0
-        self._watch = FiniteWatch(num_tasks, device)
+        self._watch = FiniteWatch([num_tasks], device)
         self._constant_losses_T = constant_losses(problem, problem.validation)
+        self._device, self._ranks = device, ranks
+        self._rng: RngState | None = None
+        self._draws: torch.Generator | None = None
+        self._is_settled = False
         self.step = 0
         position = self._restore(lane.resume_from) if lane.resume_from is not None else None
-        if self.step >= self._balancer.settling_steps:
-            self._settle()
+        self._settle()
+        self._next_report = settings.next_report(self.step)
         data_generator = new_generator(settings.seed, DATA_STREAM)
-        self._batches = Batches(
+        self.batches = Batches(
             problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
         )
         size = sum(parameter.numel() for parameter in parameters)
@@ -92,23 +89,42 @@ class LaneTraining:
             LossRatioError: a task's initial loss is not positive, or its loss fell below zero, and the balancer needs
                 L(t)/L(0).
         """
-        settings = self._settings
-        target = settings.next_report(self.step)
+        losses_T = norms_T = None
+        while self.steps_to_report:
+            losses_T, norms_T = self.train_on(*self.batches.take(), norms_wanted=self.steps_to_report == 1)
+        return self.report(losses_T, norms_T)
+
+    @property
+    def steps_to_report(self) -> int:
+        """Steps until the next report; 0: it is due."""
+        return self._next_report - self.step
+
+    @property
+    def steps_to_settle(self) -> int:
+        """Steps until the balancer changes (:meth:`Balancer.settled`); 0: it will not any more."""
+        return 0 if self._is_settled else self.balancer.settling_steps - self.step
+
+    def report(self, losses_T: Tensor | None, norms_T: Tensor | None) -> LaneReport:
+        """What the lane has to say at this step, with the losses and the norms of the last one; None where there was
+        none since its checkpoint. Starts the next mean.
+
+        Raises:
+            NonFiniteError, LossRatioError: as for :meth:`advance`.
+        """
+        settings = self.settings
         metrics: dict[str, float] = {}
         notices: Sequence[str] = ()
-        while self.step < target:
-            is_last = self.step + 1 == target
-            losses_T, norms_T = self.train_on(*self._batches.take(), norms_wanted=is_last)
-            if is_last:
-                metrics, notices = self._look_back(losses_T, norms_T)
+        if losses_T is not None:
+            metrics, notices = self._look_back(losses_T, norms_T)
+        self._next_report = settings.next_report(self.step)
         metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
         is_end = self.step >= settings.steps
-        if is_end and self._lane.evaluate_test:
+        if is_end and self.lane.evaluate_test:
             unit_T = constant_losses(self._problem, self._problem.test)
             metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
         self._refuse_non_finite(metrics)
         return LaneReport(
-            lane=self._lane.key,
+            lane=self.lane.key,
             step=self.step,
             metrics=metrics,
             notices=notices,
@@ -117,14 +133,14 @@ class LaneTraining:
         )
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> MultiTaskModel | SeparateModels:
         """The network as it is now."""
         return self._model
 
     @property
     def weights_T(self) -> Tensor:
         """The weights that the next step will use, as far as they are known before it."""
-        return self._state[WEIGHTS]
+        return self.state[WEIGHTS]
 
     def train_on(
         self, inputs: Sequence[Tensor], targets: Mapping[str, Tensor], *, norms_wanted: bool = False
@@ -132,37 +148,83 @@ class LaneTraining:
         """Take one step on a batch, without waiting for the device: the losses before it, and the norms n_i where they
         are ``norms_wanted`` or the balancer needs them.
         """
-        done = self._stepper.step(inputs, targets, self._state, self._generator, norms_wanted=norms_wanted)
-        self._state = done.state
-        self.step += 1
-        if self.step == self._balancer.settling_steps:
-            self._settle()
+        done = self._stepper.step(inputs, targets, self.state, self.generator, norms_wanted=norms_wanted)
+        self.state = done.state
         self._loss_sums_T += done.losses_T
-        self._steps_summed += 1
-        self._watch.see(self.step, done.losses_T, done.norms_T)
-        if self.step == 1:
-            self._first_losses_T = done.losses_T
+        self._watch.see(self.step + 1, done.losses_T, done.norms_T)
+        self._count_steps(1, done.losses_T)
         return done.losses_T, done.norms_T
 
+    def take_steps(
+        self, num_steps: int, state: State, first_losses_T: Tensor, loss_sums_T: Tensor, first_bad_2T: Tensor
+    ) -> None:
+        """Note steps that were taken for this lane, on its parameters, among others': the balancer's state after them,
+        the losses of the first, the sums of all, and what a watch has seen that counted them from 1.
+        """
+        self.state = state
+        self._loss_sums_T += loss_sums_T
+        self._watch.take(first_bad_2T, steps_before=self.step)
+        self._count_steps(num_steps, first_losses_T)
+
+    def draw_apart(self) -> None:
+        """From here on the network draws from a generator of its own, which goes on where torch's global one is now: so
+        lanes that are trained together draw what each would alone. To be called as soon as the lane is built.
+        """
+        self._rng = rng = capture_rng()
+        self._draws = torch.Generator(self._device)
+        is_cuda = self._device.type == "cuda"
+        self._draws.set_state(rng.cuda[self._device.index or 0] if is_cuda else rng.cpu)
+
+    @property
+    def draws(self) -> torch.Generator:
+        """What the network draws from in training, once it draws apart."""
+        assert self._draws is not None
+        return self._draws
+
+    @functools.cached_property
+    def _stepper(self) -> Stepper:
+        settings = self.settings
+        return Stepper(
+            self._model,
+            differentiator(self._model, self._tasks, autocast=settings.autocast_dtype),
+            self.balancer,
+            self.optimizer,
+            ranks=self._ranks,
+            micro_batches=settings.micro_batches,
+            clip_norm=settings.clip_norm,
+        )
+
+    def _count_steps(self, num_steps: int, first_losses_T: Tensor) -> None:
+        if self.step == 0:
+            self._first_losses_T = first_losses_T
+        self.step += num_steps
+        self._steps_summed += num_steps
+        self._settle()
+
     def _settle(self) -> None:
-        self._balancer = self._stepper.balancer = self._balancer.settled()
+        if self._is_settled or self.step < self.balancer.settling_steps:
+            return
+        self._is_settled = True
+        self.balancer = self.balancer.settled()
+        if "_stepper" in vars(self):
+            self._stepper.balancer = self.balancer
 
     def _look_back(self, losses_T: Tensor, norms_T: Tensor | None) -> tuple[dict[str, float], Sequence[str]]:
         """What training itself has to say at a report, metrics and notices; starts the next mean."""
-        self._balancer.check(self._state, self._names)
+        self.balancer.check(self.state, self._names)
         self._watch.check(self._names)
         means_T = self._loss_sums_T / self._steps_summed
-        before, self._state = self._state, self._balancer.at_report(means_T, self._state)
-        notices = self._balancer.notices(before, self._state, self._names)
+        before, self.state = self.state, self.balancer.at_report(means_T, self.state)
+        notices = self.balancer.notices(before, self.state, self._names)
         for notice in notices:
             logger.warning("step %d: %s", self.step, notice)
-        initial_T = self._state.get(INITIAL_LOSSES, self._first_losses_T)
+        initial_T = self.state.get(INITIAL_LOSSES, self._first_losses_T)
         rows: dict[str, Tensor | None] = {
             "train/loss": means_T,
             "weight": self.weights_T,
             "grad_norm": norms_T,
             "relative_rate": relative_rates(losses_T, initial_T),
-            **self._balancer.metrics(self._state),
+            **self.balancer.metrics(self.state),
         }
         self._loss_sums_T = torch.zeros_like(self._loss_sums_T)
         self._steps_summed = 0
@@ -185,13 +247,13 @@ class LaneTraining:
 
     def _checkpoint(self) -> Checkpoint:
         # Taken after the evaluation: a model that draws random numbers in it must find the same ones after a resume.
-        rng = capture_rng()
-        position = self._batches.position
+        rng = capture_rng() if self._rng is None else self._own_rng(self._rng)
+        position = self.batches.position
         content = {
-            "params": self._lane.params,
+            "params": self.lane.params,
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "balancer_state": self._state,
+            "optimizer": self.optimizer.state_dict(),
+            "balancer_state": self.state,
             "progress": {"first_losses_T": self._first_losses_T},
             "rng": {
                 "torch_cpu": rng.cpu,
@@ -200,30 +262,38 @@ class LaneTraining:
                 "numpy": rng.numpy,
                 "data_epoch": position.epoch_rng,
                 "data_batches_taken": position.batches_taken,
-                "balancer": self._generator.get_state(),
+                "balancer": self.generator.get_state(),
             },
         }
-        return Checkpoint(step=self.step, balancer=self._lane.balancer, task_names=list(self._names), **plain(content))
+        return Checkpoint(step=self.step, balancer=self.lane.balancer, task_names=list(self._names), **plain(content))
+
+    def _own_rng(self, rng: RngState) -> RngState:
+        """What the global generators would be if this lane had been alone."""
+        state = self.draws.get_state()
+        if self._device.type != "cuda":
+            return replace(rng, cpu=state)
+        own = self._device.index or 0
+        return replace(rng, cuda=[state if index == own else other for index, other in enumerate(rng.cuda)])
 
     def _restore(self, checkpoint: Checkpoint) -> BatchPosition:
-        if checkpoint.balancer != self._lane.balancer or list(checkpoint.task_names) != self._names:
+        if checkpoint.balancer != self.lane.balancer or list(checkpoint.task_names) != self._names:
             raise CheckpointError(
                 f"the checkpoint is of balancer {checkpoint.balancer!r} and tasks {list(checkpoint.task_names)}, "
-                f"the lane of {self._lane.balancer!r} and {self._names}"
+                f"the lane of {self.lane.balancer!r} and {self._names}"
             )
         device = self._first_losses_T.device
         try:
             self._model.load_state_dict(checkpoint.model)
             # A copy: the optimiser takes these very tensors over and steps on them.
-            self._optimizer.load_state_dict(plain(checkpoint.optimizer))
+            self.optimizer.load_state_dict(plain(checkpoint.optimizer))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the lane's network: {error}") from error
-        for group in self._optimizer.param_groups:  # what the lane asks for now is what counts
-            group["lr"], group["weight_decay"] = self._settings.lr, self._settings.weight_decay
-        self._state = {name: tensor.to(device, copy=True) for name, tensor in checkpoint.balancer_state.items()}
+        for group in self.optimizer.param_groups:  # what the lane asks for now is what counts
+            group["lr"], group["weight_decay"] = self.settings.lr, self.settings.weight_decay
+        self.state = {name: tensor.to(device, copy=True) for name, tensor in checkpoint.balancer_state.items()}
         self._first_losses_T = checkpoint.progress["first_losses_T"].to(device, copy=True)
         self.step = checkpoint.step
         rng = checkpoint.rng
         restore_rng(RngState(cpu=rng["torch_cpu"], cuda=rng["torch_cuda"], python=rng["python"], numpy=rng["numpy"]))
-        self._generator.set_state(rng["balancer"])
+        self.generator.set_state(rng["balancer"])
         return BatchPosition(epoch_rng=rng["data_epoch"], batches_taken=rng["data_batches_taken"])

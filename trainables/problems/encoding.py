@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from trainables.stacked.forward import Forward, Stack
 
 
 class Cells(StrEnum):
@@ -128,6 +132,20 @@ class TableStem(nn.Module):
         embedded = self.embedding.weight.index_select(0, codes_BC.flatten())
         num_rows, num_columns = codes_BC.shape
         return torch.cat([embedded.view(num_rows, num_columns * embedded.shape[1]), numeric_BF], dim=1)
+
+    def stacked_forward(self, stack: Stack) -> Forward:
+        """Of N of them (``trainables.stacked.forward.Stackable``): the tables one below the other, and one gather."""
+        tables = stack.tensor(self.embedding.weight)
+
+        def forward(codes_NBC: Tensor, numeric_NBF: Tensor) -> Tensor:
+            table_NKD = tables()
+            num_lanes, num_codes, width = table_NKD.shape
+            first_N11 = torch.arange(0, num_lanes * num_codes, num_codes, device=codes_NBC.device).view(-1, 1, 1)
+            # reshape: the lanes' tables lie apart, in a matrix of all parameters.
+            embedded = table_NKD.reshape(-1, width).index_select(0, (codes_NBC + first_N11).flatten())
+            return torch.cat([embedded.view(*codes_NBC.shape[:2], -1), numeric_NBF], dim=2)
+
+        return forward
 
 
 class Rescale(nn.Module):

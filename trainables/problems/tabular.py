@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from trainables.protocol import MultiTaskModel, Split, TableCodec, Task
+
+if TYPE_CHECKING:
+    from trainables.stacked.forward import Forward, Stack
 
 SPLIT_SEED = 20180710  # of the permutation only: the splits are the same in every sweep and for every trial's seed
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2  # the rest is the test split
@@ -105,6 +109,11 @@ class Trunk(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.layers(self.stem(*inputs))
+
+    def stacked_forward(self, stack: Stack) -> Forward:
+        """Of N of them (``trainables.stacked.forward.Stackable``)."""
+        stem, layers = stack.forward(self.stem), stack.forward(self.layers)
+        return lambda *inputs: layers(stem(*inputs))
 
 
 def shared_bottom_model(

@@ -1,0 +1,165 @@
+"""Whether lanes can be trained as one, and why not: found out before the first step, never taken on trust.
+
+What cannot be stacked either raises (data that decides what is computed, random numbers), or changes something in a
+step that every lane would have to have for itself (running statistics, counters). And because a module may hide what no
+rule foresees, a step of the stack is compared with the step that a lane would take alone.
+
+Shapes: N lanes, P numbers that a network trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.batches import rows_of
+from trainables.engine.endings import is_out_of_memory
+from trainables.engine.lane import LaneTraining
+from trainables.engine.lane_stack import LaneStack
+from trainables.gradients import differentiator
+from trainables.protocol import Problem
+from trainables.seeding import capture_rng, restore_rng
+from trainables.stacked.errors import NotStackableError
+
+# A parameter's gradient in the stack may differ from the lane's own by this share of its length. Rounding makes 1e-6
+# and 1e-15 of it, a ReLU that rounding switches some 1e-4; a layer that is computed wrongly is off by far more.
+_TOLERANCES = {torch.float32: 1e-2, torch.float64: 1e-6}
+_NEGLIGIBLE = 1e-3  # of the whole gradient's length: a parameter with less is compared with this
+
+
+def check_alike(lanes: Sequence[LaneTraining]) -> None:
+    """Refuse lanes that differ in more than numbers.
+
+    Raises:
+        NotStackableError: they do; says in what.
+    """
+    first = lanes[0]
+    for name, value in (("micro_batches", 1), ("autocast", "none")):
+        if any(getattr(lane.settings, name) != value for lane in lanes):
+            raise NotStackableError(f"{name} is not {value}")
+    for lane in lanes[1:]:
+        for name in ("batch_size", "dtype"):
+            if getattr(lane.settings, name) != getattr(first.settings, name):
+                raise NotStackableError(f"their {name} differs")
+        if _structure(lane.model) != _structure(first.model):
+            raise NotStackableError("their networks differ in layers, or in the shapes of parameters")
+
+
+def prove(problem: Problem, lanes: Sequence[LaneTraining]) -> Collection[str]:
+    """Differentiate a batch of each lane in the stack, and the last lane's alone, without moving anything.
+
+    The answer are the names of the parameters that no task reaches.
+
+    Raises:
+        NotStackableError: it cannot be done, or what comes out differs.
+    """
+    starts = [lane.draws.get_state() for lane in lanes]
+    try:
+        own = _gradients_alone(problem, lanes[-1], starts[-1])
+        unused = [name for name, gradient in own.items() if gradient is None]
+        found_P = _stacked_gradient(problem, lanes, unused)
+    finally:
+        for lane, state in zip(lanes, starts, strict=True):
+            lane.draws.set_state(state)
+    if found_P.device.type == "cuda" and any(isinstance(module, nn.Dropout) for module in lanes[-1].model.modules()):
+        return unused  # alone, the lane draws other masks there (stacked.draws)
+    _compare({name: gradient for name, gradient in own.items() if gradient is not None}, found_P)
+    return unused
+
+
+def _gradients_alone(problem: Problem, lane: LaneTraining, draws: Tensor) -> dict[str, Tensor | None]:
+    """The lane's gradient by itself, by parameter, of Σ_i L_i; its network is left without any."""
+    model = lane.model
+    inputs, targets = rows_of(problem.train, lane.batches.first_rows())
+    with _borrowed_generators(draws, inputs[0].device), _unchanged(model):
+        differentiator(model, problem.tasks).plain_losses(inputs, targets).backward(
+            torch.ones(len(problem.tasks), device=inputs[0].device, dtype=lane.settings.torch_dtype)
+        )
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = {name: parameter.grad for name, parameter in named.items()}
+    model.zero_grad()
+    return gradients
+
+
+def _stacked_gradient(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> Tensor:
+    """The last lane's row of the stack's gradient, of Σ_i L_i."""
+    try:
+        stack = LaneStack(problem, lanes, unused=unused)
+        found = stack.network.task_gradients(*stack.batch([lane.batches.first_rows() for lane in lanes]))
+        found.put_gradients(torch.ones_like(found.losses_NT))
+    except NotStackableError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise NotStackableError(f"torch.func cannot run them together: {_short(error)}") from error
+    return stack.parameters.gradients_NP[-1]
+
+
+def _compare(own: dict[str, Tensor], found_P: Tensor) -> None:
+    tolerance = _TOLERANCES[found_P.dtype]
+    least = _NEGLIGIBLE * torch.cat([gradient.flatten() for gradient in own.values()]).norm()
+    parts = found_P.split([gradient.numel() for gradient in own.values()])
+    for (name, gradient), part in zip(own.items(), parts, strict=True):
+        error = (part - gradient.flatten()).norm()
+        # Not "error > ...": a lane whose gradient is not finite shows that alone as well.
+        if bool(gradient.isfinite().all()) and not bool(error <= tolerance * torch.maximum(gradient.norm(), least)):
+            raise NotStackableError(
+                f"the gradient of {name} comes out otherwise than in a network by itself: its layer keeps or looks up "
+                f"something outside of its parameters and buffers"
+            )
+
+
+@contextmanager
+def _borrowed_generators(draws: Tensor, device: torch.device) -> Iterator[None]:
+    """Torch's global generator as the lane's own, and afterwards as it was. The others must not be drawn from."""
+    before = capture_rng()
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(draws, device)
+    else:
+        torch.set_rng_state(draws)
+    try:
+        yield
+        after = capture_rng()
+    finally:
+        restore_rng(before)
+    if _plain(after.python) != _plain(before.python) or _plain(after.numpy) != _plain(before.numpy):
+        raise NotStackableError("the network draws from Python's or NumPy's random numbers")
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Refuse a network that a step changes in more than its parameters."""
+    versions = {name: buffer._version for name, buffer in model.named_buffers()}
+    attributes = {name: _plain_attributes(module) for name, module in model.named_modules()}
+    yield
+    for name, buffer in model.named_buffers():
+        if versions.get(name) != buffer._version:
+            raise NotStackableError(f"a step changes {name}, as BatchNorm does with its running statistics")
+    for name, module in model.named_modules():
+        if changed := [key for key, value in _plain_attributes(module).items() if attributes[name].get(key) != value]:
+            raise NotStackableError(f"a step changes the attribute {changed[0]!r} of {name or 'the network'}")
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+
+
+def _structure(model: nn.Module) -> Sequence[Any]:
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return [*modules, *((name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in named)]
+
+
+def _plain(state: Any) -> str:
+    return repr(state)
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of what torch says, which can be a page."""
+    first = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]
+    return first if len(first) <= 300 else f"{first[:300]}…"

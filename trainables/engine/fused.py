@@ -1,0 +1,160 @@
+"""The engine that trains the lanes of a pack together, one step of all of them at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+
+from trainables.engine.endings import failure, first_step, is_out_of_memory, release_memory
+from trainables.engine.fusable import check_alike, prove
+from trainables.engine.lane import LaneTraining
+from trainables.engine.lane_stack import LaneStack, LastStep
+from trainables.engine.lanes_that_pay import lanes_that_pay
+from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.settings import TrainingSettings
+from trainables.stacked.errors import NotStackableError
+
+logger = logging.getLogger(__name__)
+
+# Asked at reports for new lanes, with the number of free places; answers with as many or fewer.
+Refill = Callable[[int], Sequence[Lane]]
+# Told once, before the first step, the keys of the lanes that are left out: fewer at a time are faster.
+LeaveOut = Callable[[Sequence[str]], None]
+
+
+class PackMemoryError(MemoryError):
+    """There is not enough memory for so many lanes at once. Fewer can go on from their last checkpoints."""
+
+
+class FusedPack:
+    """Lanes in training together. Whoever ends leaves at the next report, and the others close ranks."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        report: Reporter,
+        *,
+        device: torch.device,
+        refill: Refill,
+        leave_out: LeaveOut | None = None,
+    ) -> None:
+        """``leave_out`` None: all the lanes are trained at once, whether it pays or not."""
+        self._problem = problem
+        self._report = report
+        self._device = device
+        self._refill = refill
+        self._leave_out = leave_out
+        self._lanes: list[LaneTraining] = []
+        self._unused: Collection[str] = ()  # parameters that no task reaches
+
+    def run(self, lanes: Sequence[Lane]) -> None:
+        """Train the lanes, and those that come, until all have ended.
+
+        Raises:
+            NotStackableError, PackMemoryError: see :func:`trainables.training.train_together`.
+        """
+        dtype = TrainingSettings.from_params(lanes[0].params).torch_dtype
+        self._problem = self._problem.to(device=self._device, dtype=dtype)  # once for all lanes
+        self._open(lanes)
+        if self._lanes:
+            try:
+                self._prepare()
+            except Exception as error:  # noqa: BLE001 - it may be of any lane's making
+                self._blame(error)
+        places = len(self._lanes)
+        stack: LaneStack | None = None
+        while self._lanes:
+            before = list(self._lanes)
+            try:
+                stack = stack if stack is not None else LaneStack(self._problem, before, unused=self._unused)
+                last = _advance(stack)
+            except Exception as error:  # noqa: BLE001 - it may be of any lane's making
+                self._blame(error)
+            else:
+                self._report_due(last)
+                self._fill(places - len(self._lanes))
+            if self._lanes != before:
+                stack = None
+                release_memory()
+
+    def _prepare(self) -> None:
+        check_alike(self._lanes)
+        self._unused = prove(self._problem, self._lanes)
+        if self._leave_out is not None:
+            paying = lanes_that_pay(self._problem, self._lanes, self._unused)
+            if left := self._lanes[paying:]:
+                self._lanes = self._lanes[:paying]
+                self._leave_out([lane.lane.key for lane in left])
+
+    def _open(self, lanes: Sequence[Lane]) -> None:
+        """Build lanes; one that cannot be built ends."""
+        for lane in lanes:
+            try:
+                training = LaneTraining(self._problem, lane, self._device)
+                training.draw_apart()
+            except Exception as error:
+                if is_out_of_memory(error) and len(lanes) + len(self._lanes) > 1:
+                    raise _too_many(len(lanes) + len(self._lanes), error) from error
+                self._report([failure(lane, first_step(lane), error)])
+            else:
+                self._lanes.append(training)
+
+    def _fill(self, free: int) -> None:
+        if free > 0 and self._lanes:
+            self._open(self._refill(free))
+            check_alike(self._lanes)
+
+    def _blame(self, error: Exception) -> None:
+        """A step failed: of one lane, it is its ending; of many nobody can tell whose fault it is.
+
+        Raises:
+            NotStackableError: it is of many, or no fault of a step.
+            PackMemoryError: it is of many.
+        """
+        if isinstance(error, NotStackableError):
+            raise error
+        if len(self._lanes) > 1:
+            if is_out_of_memory(error):
+                raise _too_many(len(self._lanes), error) from error
+            raise NotStackableError(f"a step of theirs failed: {type(error).__name__}: {error}") from error
+        (lane,) = self._lanes
+        self._lanes = []
+        self._report([failure(lane.lane, lane.step, error)])
+
+    def _report_due(self, last: Sequence[LastStep | None]) -> None:
+        """Let the lanes speak whose report is due; those that end, or are asked to stop, leave."""
+        due = [(lane, seen) for lane, seen in zip(self._lanes, last, strict=True) if lane.steps_to_report == 0]
+        reports = [_report_of(lane, seen) for lane, seen in due]
+        asked = self._report(reports)
+        ended = {report.lane for report in reports if report.ending is not None}
+        stopped = [report for report in reports if report.lane in asked and report.lane not in ended]
+        if stopped:
+            self._report(
+                [
+                    LaneReport(lane=report.lane, step=report.step, metrics={}, ending=LaneEnding.STOPPED)
+                    for report in stopped
+                ]
+            )
+        gone = ended | {report.lane for report in stopped}
+        self._lanes = [lane for lane in self._lanes if lane.lane.key not in gone]
+
+
+def _advance(stack: LaneStack) -> Sequence[LastStep | None]:
+    """To the next report of any lane at most. What the last step has seen of each; None: a report was due already."""
+    num_steps = min(lane.steps_to_report for lane in stack.lanes)
+    # A balancer that changes does so between two calls, as it would if its lane were alone.
+    num_steps = min([num_steps, *(lane.steps_to_settle for lane in stack.lanes if lane.steps_to_settle)])
+    return stack.advance(num_steps) if num_steps else [None] * len(stack.lanes)
+
+
+def _report_of(lane: LaneTraining, last: LastStep | None) -> LaneReport:
+    try:
+        return lane.report(None, None) if last is None else lane.report(last.losses_T, last.norms_T)
+    except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is the lane's ending
+        return failure(lane.lane, lane.step, error)
+
+
+def _too_many(num_lanes: int, error: Exception) -> PackMemoryError:
+    return PackMemoryError(f"{num_lanes} lanes do not fit into the memory: {error}")

@@ -1,0 +1,39 @@
+"""How much memory there is to be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that a process could still take: of the GPU, or of this machine and the container around it. None: this
+    system does not say.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused
+    known = [size for size in (_of_machine(), _of_container()) if size is not None]
+    return min(known, default=None)
+
+
+def _of_machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
+
+
+def _of_container() -> int | None:
+    """By control groups, version 2: what is left below the limit, if there is one."""
+    try:
+        most = (_CGROUP / "memory.max").read_text().strip()
+        return None if most == "max" else max(0, int(most) - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return None
