@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.balancers import WEIGHTS, Balancer, GradientInfo, create_balancer
-from trainables.catalog import BALANCERS
+from trainables.catalog import BALANCERS, ParameterValue
 from trainables.protocol import Task
 from trainables.settings import TrainingSettings
 
@@ -25,9 +25,9 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 seeds = st.integers(0, 2**31)
 
 
-def created(name: str, tasks: list[Task], **values: object) -> Balancer:
+def created(name: str, tasks: list[Task], **values: ParameterValue) -> Balancer:
     # DWA's window is over while these tests look; the others pass it over. static: a weight of its own for each task.
-    given_weights = {f"weight/task_{i}": 1.0 + i for i in range(len(tasks))}
+    given_weights: dict[str, ParameterValue] = {f"weight/task_{i}": 1.0 + i for i in range(len(tasks))}
     return create_balancer(name, TrainingSettings.from_params({"dwa_window": 1, **given_weights, **values}), tasks)
 
 
@@ -154,7 +154,7 @@ def test_an_update_does_not_wait_for_the_gpu(name):
     balancer, device = created(name, tasks_of(3)), torch.device("cuda")
     state = balancer.initial_state(num_tasks=3, device=device, dtype=torch.float32)
     seen = [[part.to(device) for part in step] for step in observations(3, torch.float32, 0)]
-    _, state = stepped(balancer, state, torch.Generator(), seen[0])  # libraries may wait when they are loaded
+    weights_T, state = stepped(balancer, state, torch.Generator(), seen[0])  # libraries may wait when they are loaded
     torch.cuda.set_sync_debug_mode("error")  # a wait raises
     try:
         for step in seen[1:]:

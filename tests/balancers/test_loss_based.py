@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from trainables.balancers.initial_loss import NegativeLossError
 from trainables.balancers.log_sum import LogSum
 from trainables.balancers.rlw import RandomLossWeighting
 
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def test_dynamic_weight_average_by_hand():
