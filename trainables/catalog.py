@@ -76,6 +76,9 @@ class Trainable(_Frozen):
     # "package.module:callable"; called with the document of a stored codec (``trainables.protocol.TableCodec``) and, by
     # name, the problem's own parameters; gives the codec again. None: a model cannot be asked about rows of a table.
     codec: str | None = None
+    # Why trials of it are trained one by one, as far as that is known without trying; empty: they can be trained
+    # together, or it is not known. A pack finds out for itself before it trains.
+    not_fused_because: str = ""
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, or None. That of a task is found whether there is such a task or not, since only
@@ -321,7 +324,7 @@ def _hidden(default: list[int]) -> Parameter:
 
 
 def _dropout() -> Parameter:
-    return Parameter(name="dropout", type="float", default=0.0, low=0.0, high=0.95,
+    return Parameter(name="dropout", type="float", default=0.0, low=0.0, high=0.95, scalar=True,
                      description="Share of a layer's outputs set to 0 in training.")  # fmt: skip
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from trainables.engine.eager import train_eagerly
-from trainables.engine.fused import FusedPack, LeaveOut, PackMemoryError, Refill
+from trainables.engine.fused import FusedPack, PackMemoryError, Refill
+from trainables.engine.lanes_at_once import find_lanes_at_once
 from trainables.protocol import Lane, Problem, Reporter
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import default_device
 from trainables.stacked.errors import NotStackableError
 
-__all__ = ["NotStackableError", "PackMemoryError", "train", "train_together"]
+__all__ = ["NotStackableError", "PackMemoryError", "lanes_at_once", "train", "train_together"]
 
 
 def train(
@@ -53,8 +54,8 @@ def train_together(
     report: Reporter,
     *,
     device: torch.device | None = None,
+    places: int = 0,
     refill: Refill = lambda free: (),
-    leave_out: LeaveOut | None = None,
 ) -> None:
     """Train lanes at once, as one batched network, each to its end; what each learns is what it would learn alone.
 
@@ -65,10 +66,9 @@ def train_together(
     Args:
         problem, report, device: as for :func:`train`.
         lanes: with distinct keys, at least one.
-        refill: asked at reports for lanes to take the places of those that have ended; they start, or go on from their
-            checkpoints, beside the others.
-        leave_out: if given, it is measured how many lanes at once are worth it, and told once, before anything is
-            trained, the keys of those that are too many.
+        places: lanes that may be trained at once; 0 is as many as ``lanes``.
+        refill: asked for lanes where places are free, before the first step and at reports; they start, or go on from
+            their checkpoints, beside the others. A pack in which nobody is left asks no more.
 
     Raises:
         ValueError: two lanes have the same key, or there is none.
@@ -81,7 +81,31 @@ def train_together(
     if not lanes:
         raise ValueError("there is no lane to train")
     where = device if device is not None else default_device()
-    FusedPack(problem, report, device=where, refill=refill, leave_out=leave_out).run(lanes)
+    FusedPack(problem, report, device=where, places=places or len(lanes), refill=refill).run(lanes)
+
+
+def lanes_at_once(
+    problem: Problem, lane: Lane, *, most: int, is_measured: bool, device: torch.device | None = None
+) -> int:
+    """Find out how many lanes like this one can and should be trained at once, with lanes made for it: nothing is
+    trained, and torch's global generators are left as they are.
+
+    Args:
+        problem, device: as for :func:`train`.
+        lane: the lanes to come differ from it in what :func:`train_together` allows.
+        most: at least 1; 1 is the answer at once.
+        is_measured: False: ``most``, whether it pays or not; True: as many as make each lane cheaper and fit into the
+            memory.
+
+    Raises:
+        NotStackableError: they cannot be trained together; says why.
+        Exception: what the problem's own code raises.
+    """
+    if most == 1:
+        return 1
+    return find_lanes_at_once(
+        problem, lane, most=most, is_measured=is_measured, device=device if device is not None else default_device()
+    )
 
 
 def _refuse_equal_keys(lanes: Sequence[Lane]) -> None:

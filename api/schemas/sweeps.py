@@ -183,8 +183,10 @@ class FusionView(BaseModel):
     """Whether trials would be trained together, as one batched model."""
 
     fused: bool
-    lanes: int = Field(description="Trials that one pack would train.")
-    reason: str | None = Field(description="Why they would not; null if they would.")
+    lanes: int | Literal["auto"] = Field(description="Trials that one pack would train: resources.lanes.")
+    reason: str | None = Field(
+        description="Why they would not; null if they would, as far as is known before the first pack has tried."
+    )
 
 
 class LeftOutView(BaseModel):

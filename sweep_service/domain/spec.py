@@ -250,6 +250,7 @@ class Budget(Strict):
         return int(self.wall_time[:-1]) * _UNITS[self.wall_time[-1]]
 
 
+MOST_LANES = 1024
 _UNITS_OF_RAY = 10_000  # in one CPU or GPU: Ray takes what is less for nothing, and more exactly than it can
 
 
@@ -269,13 +270,19 @@ class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
     cpus: Annotated[FiniteFloat, Field(gt=0, le=1024), AfterValidator(_check_share)] = Field(
-        default=1.0, description="Of one trial; the whole part is its number of threads."
+        default=1.0, description="Of one pack; the whole part is its number of threads."
     )
     gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_share), AfterValidator(_check_gpus)] = Field(
-        default=0.0, description="Of one trial; a fraction shares one GPU, 0 trains on the CPU."
+        default=0.0, description="Of one pack; a fraction shares one GPU, 0 trains on the CPU."
     )
-    parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Trials that may run at once.")
-    lanes: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="Trials that one pack trains.")
+    parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Packs that may run at once.")
+    lanes: Annotated[int, Field(ge=1, le=MOST_LANES)] | Literal["auto"] = Field(
+        default="auto",
+        description="Trials that one pack trains together, as one batched network. auto: as many as make each of them "
+        "cheaper (measured when the first pack starts) and fit into the memory, and never so many that a sampler which "
+        "learns from results is asked fewer than four times; a number is kept to, memory permitting; 1: each trial by "
+        "itself. Trials that differ in more than numbers (layers, batch_size, steps, ...) go into different packs.",
+    )
 
 
 class Confirm(Strict):

@@ -19,7 +19,7 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.space import Space
 from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import Search
-from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
@@ -32,8 +32,8 @@ FAREWELL_S = 2.0  # for an answer to leave a process that ends
 
 
 class ConductorActor:
-    """A conductor in a process of its own. ``begin``, ``report``, ``log``, ``note`` and ``explain`` are those of
-    :class:`~sweep_service.services.conductor.Conductor`; packs know of the actor only once it runs.
+    """A conductor in a process of its own. What packs call is that of
+    :class:`~sweep_service.services.conductor.Conductor`; they know of the actor only once it runs.
     """
 
     def __init__(self, name: str, lease: Lease) -> None:
@@ -64,6 +64,15 @@ class ConductorActor:
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         return self._conductor.report(pack, messages)
+
+    def settle(self, pack: str, places: int, reason: str) -> None:
+        self._conductor.settle(pack, places, reason)
+
+    def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
+        return self._conductor.refill(pack, free)
+
+    def split(self, pack: str, places: int, message: str) -> None:
+        self._conductor.split(pack, places, message)
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         return self._conductor.log(pack, said)

@@ -29,10 +29,17 @@ class Capture:
 
     def __init__(self, lanes: Sequence[str], *, clock: Clock, max_unsent_bytes: int = MAX_UNSENT_BYTES) -> None:
         self._clock = clock
-        self._buffers = {lane: _LineBuffer(max_unsent_bytes) for lane in lanes}
+        self._max_unsent_bytes = max_unsent_bytes
+        self._buffers: dict[str, _LineBuffer] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._handlers: list[logging.Handler] = []
+        self.add(lanes)
+
+    def add(self, lanes: Sequence[str]) -> None:
+        """From here on, what is said is said of these lanes as well."""
+        with self._lock:
+            self._buffers |= {lane: _LineBuffer(self._max_unsent_bytes) for lane in lanes}
 
     def __enter__(self) -> Self:
         root = logging.getLogger()

@@ -27,6 +27,8 @@ from sweep_service.execution.log_sender import LogSender
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
+    import torch
+
     from trainables.checkpoint import Checkpoint
     from trainables.protocol import Lane, LaneReport, Problem
 
@@ -67,6 +69,18 @@ class PackLink(Protocol):
         """The answer names the trials that are to stop."""
         ...
 
+    def settle(self, places: int, reason: str) -> None:
+        """So many trials of this kind are trained at once; of 1, why not more."""
+        ...
+
+    def refill(self, free: int) -> Sequence[LaneOrder]:
+        """Trials for free places."""
+        ...
+
+    def split(self, places: int, message: str) -> None:
+        """The pack ends; its trials go on in packs of at most so many."""
+        ...
+
     def note(self, trial_id: str, message: str) -> None: ...
 
     def log(self, said: Sequence[LaneLines]) -> bool:
@@ -88,6 +102,15 @@ class _ConductorLink:
 
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
+
+    def settle(self, places: int, reason: str) -> None:
+        ray.get(self._actor.settle.remote(self._pack, places, reason))
+
+    def refill(self, free: int) -> Sequence[LaneOrder]:
+        return ray.get(self._actor.refill.remote(self._pack, free))
+
+    def split(self, places: int, message: str) -> None:
+        ray.get(self._actor.split.remote(self._pack, places, message))
 
     def log(self, said: Sequence[LaneLines]) -> bool:
         """Whether they have arrived. What becomes of lines must not touch the training."""
@@ -125,11 +148,56 @@ def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink) -> None:
     except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
         reporter.fail_all(error)
         return
-    lanes = [_lane(lane_order, link) for lane_order in order.lanes]
     reporter.provenance = _provenance(problem.data_hash, encoding_hash(problem))
     # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
     device = torch.device("cpu") if order.gpus == 0 else None
-    train(problem, lanes, reporter, device=device)
+    lanes = [_lane(lane_order, link) for lane_order in order.lanes]
+    places = order.places if order.is_settled else _settled_places(order, problem, lanes[0], link, device)
+    if places == 1:
+        train(problem, lanes, reporter, device=device)
+    else:
+        _train_together(problem, lanes, places, reporter, link, device)
+
+
+def _settled_places(order: PackOrder, problem: Problem, lane: Lane, link: PackLink, device: torch.device | None) -> int:
+    """How many trials like this one to train at once: found out by trying, and told."""
+    from trainables.training import NotStackableError, lanes_at_once
+
+    places, reason = 1, ""
+    try:
+        places = lanes_at_once(problem, lane, most=order.places, is_measured=order.is_measured, device=device)
+    except NotStackableError as error:
+        reason = str(error)
+    except Exception as error:
+        logger.warning("Whether trials can be trained together cannot be found out.", exc_info=True)
+        reason = f"trying it failed: {type(error).__name__}: {error}"
+    if order.places > 1:
+        link.settle(places, reason)
+    return places
+
+
+def _train_together(
+    problem: Problem,
+    lanes: Sequence[Lane],
+    places: int,
+    reporter: _LaneReporter,
+    link: PackLink,
+    device: torch.device | None,
+) -> None:
+    """Train the lanes, and those that come for free places. What cannot go on together goes on in smaller packs."""
+    from trainables.training import NotStackableError, PackMemoryError, train_together
+
+    def refill(free: int) -> Sequence[Lane]:
+        orders = link.refill(free)
+        reporter.expect(orders)
+        return [_lane(order, link) for order in orders]
+
+    try:
+        train_together(problem, lanes, reporter, device=device, places=places, refill=refill)
+    except PackMemoryError as error:
+        link.split(max(1, reporter.num_open // 2), str(error))
+    except NotStackableError as error:
+        link.split(1, f"they cannot be trained together, because {error}.")
 
 
 def _load_problem(order: PackOrder) -> Problem:
@@ -174,14 +242,17 @@ class _LaneReporter:
         self._capture = capture
         self._sender = sender
         self._last_checkpoint: dict[str, Path] = {}
+        self._ended: set[str] = set()
         self.provenance: dict[str, str] = {}
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
         stopped = self._send(messages)
+        self._ended |= {report.lane for report in reports if report.ending is not None}
         for report in reports:
             for notice in report.notices:
+                self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
                 self._link.note(report.lane, f"Step {report.step}: {notice}.")
         # Only now that the store names the new ones may their predecessors go.
         for trial_id, path in written.items():
@@ -190,6 +261,16 @@ class _LaneReporter:
             if predecessor is not None and predecessor != path:
                 predecessor.unlink(missing_ok=True)
         return stopped
+
+    def expect(self, orders: Sequence[LaneOrder]) -> None:
+        """These lanes have come to the pack."""
+        self._orders |= {order.trial_id: order for order in orders}
+        self._capture.add([order.trial_id for order in orders])
+
+    @property
+    def num_open(self) -> int:
+        """Lanes of the pack that have not said that they end."""
+        return len(self._orders) - len(self._ended)
 
     def fail_all(self, error: Exception) -> None:
         """The problem could not even be loaded."""

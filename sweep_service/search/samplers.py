@@ -20,6 +20,7 @@ from optuna.trial import TrialState as OptunaState
 
 from sweep_service.domain.adoption import ADOPTED
 from sweep_service.domain.branches import active_part
+from sweep_service.domain.packing import num_startup
 from sweep_service.domain.space import Space
 
 with warnings.catch_warnings():
@@ -27,16 +28,9 @@ with warnings.catch_warnings():
     _CROSSOVER = BLXAlphaCrossover()
 
 
-def _num_startup(budget: int) -> int:
-    """Model-based samplers draw at random until they have seen enough. Optuna's ten would leave a small sweep almost
-    nothing to learn from, so that a quarter of the budget is taken where that is less, and never fewer than four.
-    """
-    return min(10, max(4, budget // 4))
-
-
 def _tpe(seed: int, budget: int, space: Space) -> BaseSampler:
     # constant_liar: trials that still run count as bad, so that packs in parallel do not crowd on one point.
-    return TPESampler(seed=seed, n_startup_trials=_num_startup(budget), constant_liar=True)
+    return TPESampler(seed=seed, n_startup_trials=num_startup(budget), constant_liar=True)
 
 
 def _random(seed: int, budget: int, space: Space) -> BaseSampler:
@@ -44,7 +38,7 @@ def _random(seed: int, budget: int, space: Space) -> BaseSampler:
 
 
 def _gp(seed: int, budget: int, space: Space) -> BaseSampler:
-    return _Gp(seed=seed, num_startup=_num_startup(budget))
+    return _Gp(seed=seed, num_random=num_startup(budget))
 
 
 def _nsga2(seed: int, budget: int, space: Space) -> BaseSampler:
@@ -71,9 +65,9 @@ class _Gp(GPSampler):
     were stopped early too, and asks for the same point again; trials that still run it knows.
     """
 
-    def __init__(self, *, seed: int, num_startup: int) -> None:
-        super().__init__(seed=seed, n_startup_trials=num_startup)
-        self._num_startup = num_startup
+    def __init__(self, *, seed: int, num_random: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=num_random)
+        self._num_random = num_random
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -81,7 +75,7 @@ class _Gp(GPSampler):
         """By a copy of the study in which the trials without a result have the worst of the results."""
         trials = study.get_trials(deepcopy=False)
         results = [trial.values for trial in trials if trial.state is OptunaState.COMPLETE]
-        if len(results) < self._num_startup:
+        if len(results) < self._num_random:
             return {}
         by_objective = zip(study.directions, zip(*results, strict=True), strict=True)
         worst = [max(values) if way is StudyDirection.MINIMIZE else min(values) for way, values in by_objective]

@@ -32,7 +32,7 @@ from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
-from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
+from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackRunner, PackSupply
@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 
 class Conductor:
-    """Runs one sweep under one lease. Packs call ``begin``, ``report``, ``log``, ``note`` and ``explain``."""
+    """Runs one sweep under one lease. Packs call what stands first."""
 
     def __init__(
         self,
@@ -102,6 +102,24 @@ class Conductor:
         generation = self._generation
         assert generation is not None
         return self._patiently(lambda: generation.report(pack, messages))
+
+    def settle(self, pack: str, places: int, reason: str) -> None:
+        """What a pack's worker has found out of how many trials to train at once; of 1, why not more."""
+        generation = self._generation
+        assert generation is not None
+        self._patiently(lambda: generation.settle(pack, places, reason))
+
+    def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
+        """Trials for free places of a pack."""
+        generation = self._generation
+        assert generation is not None
+        return self._patiently(lambda: generation.refill(pack, free))
+
+    def split(self, pack: str, places: int, message: str) -> None:
+        """A pack ends because it has too many lanes; its trials go on in packs of at most so many."""
+        generation = self._generation
+        assert generation is not None
+        self._patiently(lambda: generation.split(pack, places, message))
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -27,9 +27,11 @@ from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
+from sweep_service.services.packing import Pack, Packing, together
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.ranking import best_trial
+from sweep_service.services.trial_queue import TrialQueue
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,6 @@ class Pause(Enum):
 
     WAIT = "wait"  # others must end first
     DONE = "done"  # nothing runs and nothing will
-
-
-@dataclass(kw_only=True)
-class _Pack:
-    trial_ids: list[str]
-    attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
 
 
 class Generation:
@@ -74,8 +70,9 @@ class Generation:
         self._checkpoints = checkpoints
         self._early_stopper = EarlyStopper(store=store, spec=sweep.spec)
         self._trials = {trial.id: trial for trial in plan.trials}
-        self._packs: dict[str, _Pack] = {}
-        self._waiting: deque[str] = deque()  # trials that exist and need a pack
+        self._packs: dict[str, Pack] = {}
+        self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
+        self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
         self._best: Trial | None = self._trials.get(sweep.best_trial_id or "")
         self._winding_up = SweepState.RUNNING  # STOPPING or CANCELLING once a user has asked for it
@@ -93,7 +90,7 @@ class Generation:
         with self._acting():
             self._early_stopper.load(self.trials)
             self._end_strays("The conductor that ran it is gone.")
-            self._waiting = deque(trial.id for trial in self.trials if not trial.state.is_ended)
+            self._queue.put(trial.id for trial in self.trials if not trial.state.is_ended)
 
     # --- what the controller of the packs calls -----------------------------------------------------------------------
 
@@ -104,10 +101,17 @@ class Generation:
                 return Pause.DONE
             if len(self._packs) >= self._spec.resources.parallel:
                 return Pause.WAIT
-            trial_id = self._next_waiting()
+            trial_id = self._queue.take()
             if trial_id is None:
                 return Pause.WAIT if self._packs else Pause.DONE
-            self._packs[key] = _Pack(trial_ids=[trial_id])
+            pack = Pack(structure=self._packing.structure(self._trials[trial_id]), trial_ids=[trial_id])
+            if self._packing.is_settled(pack.structure):
+                try:
+                    self._queue.fill(pack, places=self._places(pack), num_live=1, num_idle=self._num_idle - 1)
+                except StoreUnavailableError:
+                    self._queue.put_first(pack.trial_ids)  # to be set aside when it answers again
+                    raise
+            self._packs[key] = pack
             return None
 
     def begin(self, key: str, *, node: str) -> PackOrder:
@@ -119,12 +123,66 @@ class Generation:
         """
         with self._acting():
             pack = self._known(key)
-            trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
+            pack.node = node
             is_wanted = self._winding_up is not SweepState.CANCELLING
-            lanes = [self._begin_lane(pack, trial, node) for trial in trials if is_wanted and not trial.state.is_ended]
-            threads = max(1, math.floor(self._spec.resources.cpus))
-            gpus = self._spec.resources.gpus
-            return PackOrder(trainable=self._spec.trainable, lanes=tuple(lanes), num_threads=threads, gpus=gpus)
+            resources = self._spec.resources
+            return PackOrder(
+                trainable=self._spec.trainable,
+                lanes=tuple(self._begin_lane(pack, trial) for trial in self._live(pack) if is_wanted),
+                places=self._places(pack),
+                is_settled=self._packing.is_settled(pack.structure),
+                is_measured=resources.lanes == "auto",
+                num_threads=max(1, math.floor(resources.cpus)),
+                gpus=resources.gpus,
+            )
+
+    def settle(self, key: str, places: int, reason: str = "") -> None:
+        """What the pack's worker has found out: how many of its trials a pack trains at once; of 1, why not more.
+
+        Raises:
+            PackOverError: the pack has been given up.
+        """
+        with self._acting():
+            pack = self._known(key)
+            self._packing.settle(pack.structure, places)
+            self._tell(f"Trials are trained one by one, because {reason}." if reason else together(places))
+
+    def refill(self, key: str, free: int) -> Sequence[LaneOrder]:
+        """Trials for free places of a pack that runs; none: for now there are none that may be trained in it.
+
+        Raises:
+            PackOverError: the pack has been given up.
+        """
+        with self._acting():
+            pack = self._known(key)
+            is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
+            if self._winding_up is SweepState.CANCELLING or is_needed:
+                return ()
+            # Those that an earlier call set aside and could not begin come first.
+            live = self._live(pack)
+            num_begun = sum(trial.id in pack.attempts for trial in live)
+            places = min(self._places(pack), num_begun + free)
+            self._queue.fill(pack, places=places, num_live=len(live), num_idle=self._num_idle)
+            new = [trial for trial in self._live(pack) if trial.id not in pack.attempts]
+            return [self._begin_lane(pack, trial) for trial in new]
+
+    def split(self, key: str, places: int, message: str) -> None:
+        """The pack cannot go on with so many lanes: its trials go on from their last checkpoints in packs of at most
+        so many.
+
+        Raises:
+            PackOverError: the pack has been given up.
+        """
+        with self._acting():
+            pack = self._known(key)
+            self._packing.settle(pack.structure, places)
+            self._tell(f"A pack of {len(self._live(pack))} trials is split up: {message}")
+            for trial in reversed(self._live(pack)):
+                if trial.id in pack.attempts:
+                    self._end_attempt(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
+                pack.trial_ids.remove(trial.id)  # only now: a call that fails is made again
+                pack.attempts.pop(trial.id, None)
+                self._queue.put_first([trial.id])
 
     def report(self, key: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         """Record what the lanes say, in one transaction. The answer names the trials that are to stop now.
@@ -166,10 +224,11 @@ class Generation:
             if pack is None:
                 return
             message = message if lost else "Its worker ended without a result."
+            num_lanes = len(self._live(pack))
             while pack.trial_ids:
                 trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
-                    self._lose(trial, pack.attempts.get(trial.id), message)
+                    self._lose(trial, pack.attempts.get(trial.id), message, num_lanes)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             del self._packs[key]
 
@@ -206,7 +265,7 @@ class Generation:
         self.expect_cancel()
         with self._acting():
             self._cancel([trial for trial in self.trials if not trial.state.is_ended])
-            self._waiting.clear()
+            self._queue.clear()
 
     def outcome(self) -> Outcome:
         """How the sweep ends, once :meth:`next_pack` has said DONE."""
@@ -230,7 +289,7 @@ class Generation:
     def _read_again(self) -> None:
         for trial in self._store.list_trials(self._sweep.id):
             if trial.id not in self._trials:
-                self._waiting.append(trial.id)
+                self._queue.put([trial.id])
             self._take(trial)
         # Only trials of open packs can have got reports in the call that failed.
         self._early_stopper.load(self._trials[trial_id] for pack in self._packs.values() for trial_id in pack.trial_ids)
@@ -248,28 +307,46 @@ class Generation:
                 if attempt.state is AttemptState.RUNNING and attempt.id not in own:
                     self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message=message)
 
-    def _known(self, key: str) -> _Pack:
+    @property
+    def _num_idle(self) -> int:
+        """Packs that could run besides."""
+        return self._spec.resources.parallel - len(self._packs)
+
+    def _live(self, pack: Pack) -> Sequence[Trial]:
+        """The pack's trials that have not ended."""
+        trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
+        return [trial for trial in trials if not trial.state.is_ended]
+
+    def _places(self, pack: Pack) -> int:
+        return self._packing.places(pack.structure, self._live(pack))
+
+    def _tell(self, message: str) -> None:
+        if self._packing.is_news(message):
+            self._store.add_notice(self._lease, message)
+
+    def _known(self, key: str) -> Pack:
         pack = self._packs.get(key)
         if pack is None:
             raise PackOverError(f"The pack {key} has been given up.")
         return pack
 
-    def _next_waiting(self) -> str | None:
-        while True:
-            while self._waiting:
-                trial_id = self._waiting.popleft()
-                if not self._trials[trial_id].state.is_ended:
-                    return trial_id
-            if self._winding_up is not SweepState.RUNNING:
-                return None
-            now = self._clock.now()
-            new = self._plan.next_trials(now, self._busy_time(now))
-            if not new:
-                return None
+    def ask(self) -> int:
+        """Have the plan make new trials and queue them. Called by the queue, within the other calls."""
+        if self._winding_up is not SweepState.RUNNING:
+            return 0
+        now = self._clock.now()
+        new = self._plan.next_trials(now, self._busy_time(now))
+        if new:
             self._store.add_trials(self._lease, new)
-            for trial in new:
-                self._take(trial)
-                self._waiting.append(trial.id)
+        for trial in new:
+            self._take(trial)
+        self._queue.put(trial.id for trial in new)
+        return len(new)
+
+    @property
+    def num_askable(self) -> int:
+        """Trials that could be asked for now; called by the queue."""
+        return self._plan.num_askable if self._winding_up is SweepState.RUNNING else 0
 
     def _busy_time(self, now: datetime) -> timedelta:
         """How long the sweep's attempts have taken; not asked where nothing depends on it."""
@@ -277,10 +354,10 @@ class Generation:
             return timedelta(0)
         return self._store.busy_time(self._sweep.id).until(now)
 
-    def _begin_lane(self, pack: _Pack, trial: Trial, node: str) -> LaneOrder:
+    def _begin_lane(self, pack: Pack, trial: Trial) -> LaneOrder:
         resume_from = self._resumable(trial)
         if trial.id not in pack.attempts:
-            pack.attempts[trial.id] = self._start_attempt(trial, node, resume_from)
+            pack.attempts[trial.id] = self._start_attempt(trial, pack.node, resume_from)
         return LaneOrder(
             trial_id=trial.id,
             balancer=trial.balancer,
@@ -366,14 +443,19 @@ class Generation:
         if end.ending.state is TrialState.FAILED:
             logger.warning("Trial %s (%d) failed: %s", ended.id, ended.number, end.message)
 
-    def _lose(self, trial: Trial, attempt_id: str | None, message: str) -> None:
+    def _lose(self, trial: Trial, attempt_id: str | None, message: str, num_lanes: int) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
         retries.
+
+        In company nobody knows whose fault it was: that counts against none of them, but they go on in packs of half
+        the size. What kills its worker is alone in the end.
         """
         if self._winding_up is SweepState.CANCELLING:
             self._cancel([trial])
             return
-        losses = self._losses[trial.id] + 1
+        losses = self._losses[trial.id] + (num_lanes == 1)
+        if num_lanes > 1:
+            self._packing.lost_in_company(trial.id, num_lanes)
         if losses > self._spec.retries:
             text = f"Its workers died {losses} times (retries: {self._spec.retries}). {message}"
             end = TrialEnd(trial_id=trial.id, ending=TrialEnding.WORKER_LOST, message=text.strip())
@@ -386,11 +468,11 @@ class Generation:
             self._cancel([trial])
             return
         self._losses[trial.id] = losses
-        self._waiting.append(trial.id)
+        self._queue.put([trial.id])
 
-    def _end_attempt(self, attempt_id: str, message: str) -> None:
+    def _end_attempt(self, attempt_id: str, message: str, state: AttemptState = AttemptState.LOST) -> None:
         try:
-            self._store.end_attempt(self._lease, attempt_id, AttemptState.LOST, message=message)
+            self._store.end_attempt(self._lease, attempt_id, state, message=message)
         except IllegalMoveError:
             logger.info("Attempt %s had ended already, in a write whose answer was lost.", attempt_id)
 

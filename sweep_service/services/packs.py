@@ -27,7 +27,10 @@ class PackOrder:
     """The trials that one worker trains together."""
 
     trainable: str
-    lanes: tuple[LaneOrder, ...]  # empty: nothing to do any more
+    lanes: tuple[LaneOrder, ...]  # to begin with; empty: nothing to do any more
+    places: int  # lanes that it may train at once, those of `lanes` among them
+    is_settled: bool  # False: whether they can be trained together is to be found out, and told (`settle`)
+    is_measured: bool  # where it is to be found out: also how many of those places are worth it
     num_threads: int  # of the CPU, for torch
     gpus: float  # 0: train on the CPU, whatever the node has
 

@@ -16,6 +16,7 @@ from typing import Any
 from sweep_service.domain.adoption import as_history
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.lines import Line, fixed_params, lines_of
+from sweep_service.domain.packing import most_running
 from sweep_service.domain.space import Space, fitted
 from sweep_service.domain.spec import BALANCER, SweepSpec
 from sweep_service.domain.states import TrialState
@@ -59,6 +60,12 @@ class _Line:
     def wants_more(self) -> bool:
         return self.share < 1
 
+    def num_askable(self, spec: SweepSpec) -> int:
+        """Trials that may be asked for now: of what is left, as many as may run at once and do not."""
+        unended = sum(not trial.state.is_ended for trial in self._trials.values())
+        most = most_running(spec.resources, spec.search.sampler, self.kind.quota, len(self._trials))
+        return max(0, min(self.kind.quota - num_used(self._trials.values()), most - unended))
+
     @property
     def is_hopeless(self) -> bool:
         return is_hopeless(self.trials, self.kind.quota)
@@ -92,6 +99,11 @@ class Plan:
         self._lines = list(self._open_lines(open_search))
 
     @property
+    def trainable(self) -> Trainable:
+        """What the trials train."""
+        return self._trainable
+
+    @property
     def trials(self) -> Sequence[Trial]:
         """Every trial as last heard of, by number."""
         return sorted(self._trials.values(), key=lambda trial: trial.number)
@@ -114,6 +126,19 @@ class Plan:
             if line.kind.holds(trial):
                 line.take(trial)
 
+    @property
+    def most_at_once(self) -> int:
+        """How many trials may run at once, whatever there is to run them on."""
+        spec = self._spec
+        by_line = (most_running(spec.resources, spec.search.sampler, line.kind.quota, 0) for line in self._lines)
+        return max(1, sum(by_line), self.most_trials[Role.CONFIRM])
+
+    @property
+    def num_askable(self) -> int:
+        """How many more trials could be asked for now; an estimate, for sharing them out."""
+        lines = [*self._open_baselines(), *self._open_search_lines()]
+        return sum(line.num_askable(self._spec) for line in lines)
+
     def next_trials(self, now: datetime, busy: timedelta = timedelta(0)) -> Sequence[Trial]:
         """New trials to store and start: one of a line, or the whole comparison once every line is through. ``busy``
         is how long attempts have taken until now; looked at where there is a budget of GPU-hours.
@@ -124,7 +149,9 @@ class Plan:
         if self.is_hopeless or is_spent(self._spec, self._started_at, now, busy):
             return ()
         if lines := [*self._open_baselines(), *self._open_search_lines()]:
-            return (self._new_line_trial(min(lines, key=self._turn), now),)
+            # Of the lines whose turn it could be, those that must learn first have to wait for what runs.
+            askable = [line for line in lines if line.num_askable(self._spec)]
+            return (self._new_line_trial(min(askable, key=self._turn), now),) if askable else ()
         if any(not trial.state.is_ended for trial in self._trials.values()):
             return ()
         return list(self._missing_confirm_trials(now))

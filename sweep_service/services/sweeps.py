@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sweep_service.domain.adoption import Adoption
 from sweep_service.domain.branches import draw_uniform
@@ -16,6 +16,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
+from sweep_service.domain.packing import not_fused_because
 from sweep_service.domain.shares import search_quotas
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
@@ -33,10 +34,6 @@ from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
 
 NUM_SAMPLES = 5  # of a preview
-_NOT_FUSED = (
-    "A pack trains one trial: resources.lanes can only be 1 so far. Trials cannot be trained together yet, whatever "
-    "the trainable and the space are."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +96,8 @@ class Preview:
     """What a spec would become if it were submitted."""
 
     spec: SweepSpec
-    lanes: int  # trials that one pack would train
-    not_fused_because: str  # empty: it would be fused
+    lanes: int | Literal["auto"]  # trials that one pack would train together, as the spec has it
+    not_fused_because: str  # empty: they are trained together, as far as is known before a pack has tried
     samples: tuple[Sample, ...]  # drawn uniformly from the space, whatever the sampler
     most_trials: Mapping[Role, int]  # how many there are to be, unless the sweep ends earlier
     shares: Mapping[str, int] | None  # search trials of each balancer; None: they do not have a search each
@@ -159,7 +156,7 @@ class SweepService:
         return Preview(
             spec=spec,
             lanes=spec.resources.lanes,
-            not_fused_because=_NOT_FUSED,
+            not_fused_because=not_fused_because(fixed, spec.resources) or trainable.not_fused_because,
             samples=tuple(Sample(searched=draw, params={**fixed, **draw}) for draw in draws),
             most_trials=plan.most_trials,
             shares={str(name): quota for name, quota in search_quotas(spec).items()} if spec.methods else None,

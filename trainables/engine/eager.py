@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from trainables.engine.lane import LaneTraining
 from trainables.engine.watch import NonFiniteError
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
 from trainables.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 
 def train_eagerly(
@@ -28,7 +31,9 @@ def _train_lane(problem: Problem, lane: Lane, report: Reporter, device: torch.de
     while True:
         # Only the lane's own work is guarded. A report that raises is not its fault.
         try:
-            run = run if run is not None else LaneTraining(problem, lane, device, ranks)
+            if run is None:
+                run = LaneTraining(problem, lane, device, ranks)
+                logger.info("%s", run)
             lane_report = run.advance()
         except Exception as error:
             lane_report = failure(lane, run.step if run is not None else first_step(lane), error)

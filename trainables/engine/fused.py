@@ -11,7 +11,6 @@ from trainables.engine.endings import failure, first_step, is_out_of_memory, rel
 from trainables.engine.fusable import check_alike, prove
 from trainables.engine.lane import LaneTraining
 from trainables.engine.lane_stack import LaneStack, LastStep
-from trainables.engine.lanes_that_pay import lanes_that_pay
 from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
 from trainables.settings import TrainingSettings
 from trainables.stacked.errors import NotStackableError
@@ -20,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 # Asked at reports for new lanes, with the number of free places; answers with as many or fewer.
 Refill = Callable[[int], Sequence[Lane]]
-# Told once, before the first step, the keys of the lanes that are left out: fewer at a time are faster.
-LeaveOut = Callable[[Sequence[str]], None]
 
 
 class PackMemoryError(MemoryError):
@@ -37,15 +34,15 @@ class FusedPack:
         report: Reporter,
         *,
         device: torch.device,
+        places: int,
         refill: Refill,
-        leave_out: LeaveOut | None = None,
     ) -> None:
-        """``leave_out`` None: all the lanes are trained at once, whether it pays or not."""
+        """``places``: lanes that may be trained at once; ``refill`` is asked for those that are missing."""
         self._problem = problem
         self._report = report
         self._device = device
         self._refill = refill
-        self._leave_out = leave_out
+        self._places = places
         self._lanes: list[LaneTraining] = []
         self._unused: Collection[str] = ()  # parameters that no task reaches
 
@@ -63,7 +60,7 @@ class FusedPack:
                 self._prepare()
             except Exception as error:  # noqa: BLE001 - it may be of any lane's making
                 self._blame(error)
-        places = len(self._lanes)
+            self._fill()
         stack: LaneStack | None = None
         while self._lanes:
             before = list(self._lanes)
@@ -74,7 +71,7 @@ class FusedPack:
                 self._blame(error)
             else:
                 self._report_due(last)
-                self._fill(places - len(self._lanes))
+                self._fill()
             if self._lanes != before:
                 stack = None
                 release_memory()
@@ -82,11 +79,6 @@ class FusedPack:
     def _prepare(self) -> None:
         check_alike(self._lanes)
         self._unused = prove(self._problem, self._lanes)
-        if self._leave_out is not None:
-            paying = lanes_that_pay(self._problem, self._lanes, self._unused)
-            if left := self._lanes[paying:]:
-                self._lanes = self._lanes[:paying]
-                self._leave_out([lane.lane.key for lane in left])
 
     def _open(self, lanes: Sequence[Lane]) -> None:
         """Build lanes; one that cannot be built ends."""
@@ -94,6 +86,7 @@ class FusedPack:
             try:
                 training = LaneTraining(self._problem, lane, self._device)
                 training.draw_apart()
+                logger.info("%s: %s", lane.key, training)
             except Exception as error:
                 if is_out_of_memory(error) and len(lanes) + len(self._lanes) > 1:
                     raise _too_many(len(lanes) + len(self._lanes), error) from error
@@ -101,7 +94,9 @@ class FusedPack:
             else:
                 self._lanes.append(training)
 
-    def _fill(self, free: int) -> None:
+    def _fill(self) -> None:
+        """Ask for lanes for the free places, as long as anybody is there: an empty pack is over."""
+        free = self._places - len(self._lanes)
         if free > 0 and self._lanes:
             self._open(self._refill(free))
             check_alike(self._lanes)

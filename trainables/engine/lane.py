@@ -6,7 +6,6 @@ Shapes: T tasks.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,8 +25,6 @@ from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Pr
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
 from trainables.settings import TrainingSettings
-
-logger = logging.getLogger(__name__)
 
 DATA_STREAM, BALANCER_STREAM = 0, 1  # a lane's own generators
 
@@ -76,10 +73,6 @@ class LaneTraining:
         self.batches = Batches(
             problem.train, batch_size=settings.batch_size, generator=data_generator, position=position
         )
-        size = sum(parameter.numel() for parameter in parameters)
-        resumed = " (resumed)" if lane.resume_from is not None else ""
-        steps = f"step {self.step} to {settings.steps}{resumed}"
-        logger.info("%s on %s, %d parameters, %s", lane.balancer, device, size, steps)
 
     def advance(self) -> LaneReport:
         """Train to the next report.
@@ -131,6 +124,13 @@ class LaneTraining:
             checkpoint=self._checkpoint() if settings.is_checkpoint_due(self.step) else None,
             ending=LaneEnding.COMPLETED if is_end else None,
         )
+
+    def __str__(self) -> str:
+        """What is trained, for a log."""
+        size = sum(parameter.numel() for parameter in trained_parameters(self._model))
+        resumed = " (resumed)" if self.lane.resume_from is not None else ""
+        steps = f"step {self.step} to {self.settings.steps}{resumed}"
+        return f"{self.lane.balancer} on {self._device}, {size} parameters, {steps}"
 
     @property
     def model(self) -> MultiTaskModel | SeparateModels:
@@ -216,8 +216,6 @@ class LaneTraining:
         means_T = self._loss_sums_T / self._steps_summed
         before, self.state = self.state, self.balancer.at_report(means_T, self.state)
         notices = self.balancer.notices(before, self.state, self._names)
-        for notice in notices:
-            logger.warning("step %d: %s", self.step, notice)
         initial_T = self.state.get(INITIAL_LOSSES, self._first_losses_T)
         rows: dict[str, Tensor | None] = {
             "train/loss": means_T,

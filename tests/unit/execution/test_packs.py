@@ -76,12 +76,37 @@ def test_a_checkpoint_that_cannot_be_read_costs_the_steps_and_not_the_trial(chec
     assert str(checkpoint) in message
 
 
-class Listening:
-    """A link that keeps what it is told, in order."""
+def alone(lane: LaneOrder) -> PackOrder:
+    return PackOrder(
+        trainable="toy_regression",
+        lanes=(lane,),
+        places=1,
+        is_settled=True,
+        is_measured=False,
+        num_threads=1,
+        gpus=0,
+    )
 
-    def __init__(self) -> None:
+
+class Listening:
+    """A link that keeps what it is told, in order, and gives out the trials that wait for free places."""
+
+    def __init__(self, waiting: Sequence[LaneOrder] = ()) -> None:
+        self.waiting = list(waiting)
         self.reported: list[LaneMessage] = []
         self.noted: list[tuple[str, str]] = []
+        self.settled: list[tuple[int, str]] = []
+        self.split_up: list[tuple[int, str]] = []
+
+    def settle(self, places: int, reason: str) -> None:
+        self.settled.append((places, reason))
+
+    def refill(self, free: int) -> Sequence[LaneOrder]:
+        given, self.waiting = self.waiting[:free], self.waiting[free:]
+        return given
+
+    def split(self, places: int, message: str) -> None:
+        self.split_up.append((places, message))
 
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         self.reported += messages
@@ -99,7 +124,7 @@ def test_what_a_training_has_noticed_is_noted_on_its_trial(tmp_path: Path) -> No
     params = {"rows": 200, "hidden": [8], "steps": 30, "report_every": 3, "weight_lr": 0.1, "lr": 1e-5}
     lane = replace(order(None), params=params, checkpoint_dir=str(tmp_path))
     link = Listening()
-    train_pack(PackOrder(trainable="toy_regression", lanes=(lane,), num_threads=1, gpus=0), link)
+    train_pack(alone(lane), link)
     assert link.reported[-1].ending is TrialEnding.COMPLETED
     stuck = [message.step for message in link.reported if message.metrics["stuck/f1"]]
     ((trial_id, message),) = link.noted

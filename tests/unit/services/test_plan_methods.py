@@ -134,7 +134,8 @@ def test_a_larger_budget_keeps_what_was_tried_and_gives_everyone_more() -> None:
     rig = Rig(checked(), result)
     rig.run_to_end()
     before = points(rig)
-    larger = Rig(checked(budget={"trials": 24}), result)
+    # One lane a pack: nobody is kept waiting for what others will have learnt.
+    larger = Rig(checked(budget={"trials": 24}, resources={"parallel": 2, "lanes": 1}), result)
     sweep = larger.sweep
     plan = Plan(
         sweep=sweep,

@@ -1,0 +1,85 @@
+"""The packs of a generation: who is in them, and how many trials one takes, by what has been learnt so far.
+
+A pack of a structure that no pack has trained yet begins with one trial. Its worker finds out whether trials of that
+structure can be trained together, and how many at once are worth it; from then on packs of it are filled at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sweep_service.domain.packing import ALONE, not_fused_because, structure_of
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.trial import Trial
+from trainables.catalog import Trainable
+
+MOST_OFFERED = 256  # lanes that a pack may find to be worth it
+
+
+@dataclass(kw_only=True)
+class Pack:
+    """The trials that one worker trains."""
+
+    structure: str
+    trial_ids: list[str]  # those that have ended among them
+    attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
+    node: str = ""  # where it runs, once it does
+
+
+class Packing:
+    """How many trials a pack may train at once."""
+
+    def __init__(self, *, spec: SweepSpec, trainable: Trainable, most_at_once: int) -> None:
+        """``most_at_once``: trials of the sweep that may run at once, whatever there is to run them on."""
+        self._spec = spec
+        self._trainable = trainable
+        self._offer = min(MOST_OFFERED, -(-most_at_once // spec.resources.parallel))
+        self._places: dict[str, int] = {}  # by structure, as far as a worker has found out
+        self._most_company: dict[
+            str, int
+        ] = {}  # of trials that have lost workers in company: lanes of a pack of theirs
+        self._told: set[str] = set()
+
+    def structure(self, trial: Trial) -> str:
+        return structure_of(trial, self._trainable)
+
+    def is_settled(self, structure: str) -> bool:
+        """Whether it is known how many trials of it a pack takes."""
+        return structure in self._places
+
+    def places(self, structure: str, trials: Iterable[Trial]) -> int:
+        """Lanes of a pack of that structure with those trials in it; as long as it is not settled, the most there can
+        be.
+        """
+        trials = list(trials)
+        lanes = self._spec.resources.lanes
+        wanted = self._places.get(structure, self._offer if lanes == "auto" else lanes)
+        if any(not_fused_because(trial.params, self._spec.resources) for trial in trials):
+            return ALONE
+        return min([wanted, *(self.most_company(trial.id, wanted) for trial in trials)])
+
+    def settle(self, structure: str, places: int) -> None:
+        """A worker has found out, or run out of memory: so many at once, and never more."""
+        self._places[structure] = min(places, self._places.get(structure, places))
+
+    def most_company(self, trial_id: str, places: int) -> int:
+        """Lanes of a pack that the trial may be in, of so many."""
+        return self._most_company.get(trial_id, places)
+
+    def lost_in_company(self, trial_id: str, num_lanes: int) -> None:
+        """Its worker has died, with so many trials in it: whose fault it was will show in smaller packs."""
+        self._most_company[trial_id] = max(ALONE, num_lanes // 2)
+
+    def is_news(self, message: str) -> bool:
+        """Whether that has not been told before."""
+        is_new = message not in self._told
+        self._told.add(message)
+        return is_new
+
+
+def together(places: int) -> str:
+    """What is said of so many lanes being worth it."""
+    if places == ALONE:
+        return "Trials are trained one by one: together they would take as long."
+    return f"Up to {places} trials are trained together in a pack."

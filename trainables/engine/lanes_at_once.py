@@ -1,0 +1,131 @@
+"""How many lanes of a kind to train at once: whether they can be, and as many as make each of them cheaper.
+
+Small networks leave a GPU idle and keep a CPU busy with dispatching, so that two lanes cost little more than one. From
+some number on the arithmetic itself takes the time, and more lanes bring nothing but memory used and a search that asks
+for more before it has learnt.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trainables.engine.endings import is_out_of_memory, release_memory
+from trainables.engine.fusable import check_alike, prove
+from trainables.engine.lane import LaneTraining
+from trainables.engine.lane_stack import LaneStack
+from trainables.memory import available_bytes
+from trainables.protocol import Lane, Problem
+from trainables.seeding import capture_rng, restore_rng
+from trainables.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+REPETITIONS = 3  # of a measured step; the fastest counts, since whatever else runs makes it only slower
+AS_GOOD = 1.1  # times the least time per lane: fewer lanes that are as good as that are better
+MOST_MEASURED = 256
+_SHARE_OF_MEMORY = 0.4  # that a pack may take of what is available: there may be another beside it
+_MATRICES = 6  # values, gradients, two moments, and what a step and a change of the stack need besides
+
+
+def find_lanes_at_once(problem: Problem, lane: Lane, *, most: int, is_measured: bool, device: torch.device) -> int:
+    """See :func:`trainables.training.lanes_at_once`."""
+    before = capture_rng()
+    try:
+        moved = problem.to(device=device, dtype=TrainingSettings.from_params(lane.params).torch_dtype)
+        lanes = _Lanes(moved, lane, device)
+        unused = prove(moved, lanes.first(2))
+        return _paying(moved, lanes, unused, min(most, MOST_MEASURED)) if is_measured else most
+    finally:
+        restore_rng(before)
+        release_memory()
+
+
+class _Lanes:
+    """Lanes made to be looked at, each of a seed of its own, made when they are asked for."""
+
+    def __init__(self, problem: Problem, lane: Lane, device: torch.device) -> None:
+        self._problem = problem
+        self._lane = lane
+        self._device = device
+        self._made: list[LaneTraining] = []
+
+    def first(self, num_lanes: int) -> Sequence[LaneTraining]:
+        while len(self._made) < num_lanes:
+            seed = TrainingSettings.from_params(self._lane.params).seed + len(self._made)
+            lane = replace(self._lane, params={**self._lane.params, "seed": seed}, resume_from=None)
+            training = LaneTraining(self._problem, lane, self._device)
+            training.draw_apart()
+            self._made.append(training)
+            check_alike([self._made[0], training])
+        return self._made[:num_lanes]
+
+
+def _paying(problem: Problem, lanes: _Lanes, unused: Collection[str], most: int) -> int:
+    """The least number of lanes at which a lane's step takes hardly longer than at the best."""
+    times: dict[int, float] = {}
+    most = min(most, _most_by_memory(problem, lanes.first(1), unused))
+    for num_lanes in _numbers(most):
+        try:
+            times[num_lanes] = _seconds(problem, lanes.first(num_lanes), unused) / num_lanes
+        except Exception as error:
+            if not (times and is_out_of_memory(error)):
+                raise
+            break
+        if len(times) > 2 and min(list(times.values())[-2:]) > min(times.values()):
+            break  # two numbers in a row that were no better
+    least = min(times.values())
+    chosen = min(num_lanes for num_lanes, seconds in times.items() if seconds <= AS_GOOD * least)
+    told = ", ".join(f"{1e3 * seconds:.2g} ms of {num_lanes}" for num_lanes, seconds in times.items())
+    logger.info("%d lanes at once are worth it: a lane's step takes %s", chosen, told)
+    return chosen
+
+
+def _numbers(most: int) -> Iterator[int]:
+    """1, 2, 4, … and the most there may be."""
+    num_lanes = 1
+    while num_lanes < most:
+        yield num_lanes
+        num_lanes *= 2
+    yield most
+
+
+def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> float:
+    """That a step of them takes, without the optimiser's part."""
+    stack = LaneStack(problem, lanes, unused=unused)
+    batch = stack.batch([lane.batches.first_rows() for lane in lanes])
+    seconds = []
+    for _ in range(1 + REPETITIONS):  # the first finds nothing prepared
+        start = time.perf_counter()
+        found = stack.network.task_gradients(*batch)
+        found.put_gradients(torch.ones_like(found.losses_NT))
+        _ = found.norms_NT
+        if stack.parameters.values_NP.device.type == "cuda":
+            torch.cuda.synchronize(stack.parameters.values_NP.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> int:
+    """As many as fit, by what one lane keeps for its backward pass."""
+    available = available_bytes(lanes[0].draws.device)
+    if available is None:
+        return MOST_MEASURED
+    stack = LaneStack(problem, lanes, unused=unused)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        stack.network.task_gradients(*stack.batch([lane.batches.first_rows() for lane in lanes]))
+    values_NP = stack.parameters.values_NP
+    # The gradients of what is kept are as large again.
+    bytes_per_lane = 2 * sum(kept.values()) + _MATRICES * values_NP.numel() * values_NP.element_size()
+    return max(1, int(_SHARE_OF_MEMORY * available / max(1, bytes_per_lane)))
