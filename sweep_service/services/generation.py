@@ -121,7 +121,7 @@ class Generation:
             pack = self._known(key)
             trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
             is_wanted = self._winding_up is not SweepState.CANCELLING
-            lanes = [self._begin_lane(pack, trial, node) for trial in trials if is_wanted and not trial.state.is_ended]
+            lanes = [self._begin_lane(key, trial, node) for trial in trials if is_wanted and not trial.state.is_ended]
             threads = max(1, math.floor(self._spec.resources.cpus))
             gpus = self._spec.resources.gpus
             return PackOrder(trainable=self._spec.trainable, lanes=tuple(lanes), num_threads=threads, gpus=gpus)
@@ -277,10 +277,11 @@ class Generation:
             return timedelta(0)
         return self._store.busy_time(self._sweep.id).until(now)
 
-    def _begin_lane(self, pack: _Pack, trial: Trial, node: str) -> LaneOrder:
+    def _begin_lane(self, key: str, trial: Trial, node: str) -> LaneOrder:
+        pack = self._packs[key]
         resume_from = self._resumable(trial)
         if trial.id not in pack.attempts:
-            pack.attempts[trial.id] = self._start_attempt(trial, node, resume_from)
+            pack.attempts[trial.id] = self._start_attempt(trial, key, node, resume_from)
         return LaneOrder(
             trial_id=trial.id,
             balancer=trial.balancer,
@@ -298,7 +299,7 @@ class Generation:
         self._store.add_notice(self._lease, message, trial_id=trial.id)
         return None
 
-    def _start_attempt(self, trial: Trial, node: str, resume_from: str | None) -> str:
+    def _start_attempt(self, trial: Trial, pack: str, node: str, resume_from: str | None) -> str:
         now = self._clock.now()
         attempt = Attempt(
             id=new_id(IdPrefix.ATTEMPT, now=now),
@@ -307,6 +308,7 @@ class Generation:
             number=trial.num_attempts,
             state=AttemptState.RUNNING,
             generation=self._lease.generation,
+            pack=pack,
             node=node,
             resumed_from=resume_from,
             started_at=now,
