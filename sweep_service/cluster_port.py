@@ -23,6 +23,10 @@ class EndedConductor:
 class Conductors(Protocol):
     """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
 
+    def prepare(self) -> None:
+        """Get ready for the next sweep while there is time; called again and again."""
+        ...
+
     def start(self, lease: Lease) -> None:
         """Start a conductor for the sweep of that lease; returns before it runs."""
         ...
@@ -32,7 +36,7 @@ class Conductors(Protocol):
         ...
 
     def num_running(self) -> int:
-        """Conductors alive, whoever started them."""
+        """Conductors that have a sweep, whoever started them."""
         ...
 
     def cluster(self) -> Cluster:

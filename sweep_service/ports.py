@@ -162,7 +162,10 @@ class SweepStore(LogStore, Protocol):
         ...
 
     def busy_time(self, sweep_id: str) -> BusyTime:
-        """How long the sweep's attempts have taken. Raises SweepNotFoundError."""
+        """How long the sweep's packs have taken: the attempts of one generation that name the same pack count as one,
+        from their first start to their last end, or as running since their first start while any of them runs. An
+        attempt that names none counts by itself. Raises SweepNotFoundError.
+        """
         ...
 
     def find_leader(

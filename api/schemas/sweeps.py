@@ -54,7 +54,10 @@ class ProgressView(BaseModel):
 
     budget_trials: int
     used_trials: int = Field(description="Search trials that ended and count in the budget.")
-    used_gpu_hours: float | None = Field(description="By all attempts so far; null: the sweep asks for no GPU.")
+    used_gpu_hours: float | None = Field(
+        description="resources.gpus times the hours that its packs have run so far, each once however many trials it "
+        "trained at the same time; null: the sweep asks for no GPU."
+    )
     trials: dict[Role, dict[TrialState, int]] = Field(description="How many there are, by role and state.")
 
     @classmethod

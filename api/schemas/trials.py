@@ -75,6 +75,11 @@ class AttemptView(BaseModel):
     number: int = Field(description="0, 1, 2, … within the trial.")
     state: AttemptState
     generation: int = Field(description="Of the conductor that started it.")
+    pack: str = Field(
+        description="The worker process that made it, by the name that this generation has given it: attempts of a "
+        "sweep with the same generation and pack were trained together. Empty for an attempt that had a process to "
+        "itself before packs had names."
+    )
     node: str = Field(description="Where it ran.")
     resumed_from: str | None = Field(description="The checkpoint that it went on from; null: from the beginning.")
     message: str
@@ -88,6 +93,7 @@ class AttemptView(BaseModel):
             number=attempt.number,
             state=attempt.state,
             generation=attempt.generation,
+            pack=attempt.pack,
             node=attempt.node,
             resumed_from=attempt.resumed_from,
             message=attempt.message,

@@ -223,8 +223,9 @@ class Budget(Strict):
     )
     gpu_hours: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
         default=None,
-        description="resources.gpus times the hours that attempts have run, lost ones and baselines' too. When they "
-        "are used nothing new starts, as with wall_time; what runs goes on to its end, and may take more.",
+        description="resources.gpus times the hours that packs have run, each once however many trials it trained at "
+        "the same time; lost ones and baselines' too. When they are used nothing new starts, as with wall_time; what "
+        "runs goes on to its end, and may take more.",
     )
     target: FiniteFloat | None = Field(
         default=None,

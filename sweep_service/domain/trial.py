@@ -5,7 +5,7 @@ All times are aware and in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -98,30 +98,39 @@ class Attempt:
     number: int  # 0, 1, 2, … within the trial
     state: AttemptState
     generation: int  # of the conductor that started it
+    pack: str = ""  # the name that its pack has in that generation; empty: it was a pack by itself
     node: str = ""  # where it ran
     resumed_from: str | None = None  # checkpoint
     message: str = ""
     started_at: datetime
     ended_at: datetime | None = None
 
+    @property
+    def pack_key(self) -> tuple[int, str]:
+        """The same of all attempts of one pack, and of no others of the sweep."""
+        return self.generation, self.pack or self.id
+
 
 @dataclass(frozen=True, kw_only=True)
 class BusyTime:
-    """How long attempts have taken, one added to the other."""
+    """How long packs have taken, one added to the other: each from the first start of its attempts to their last end,
+    however many of them ran at once.
+    """
 
-    ended: timedelta = timedelta(0)  # those that have ended
+    ended: timedelta = timedelta(0)  # those of which no attempt runs
     running_since: tuple[datetime, ...] = ()  # when each of the others has started; in order
 
     @classmethod
-    def of(cls, spans: Iterable[tuple[datetime, datetime | None]]) -> BusyTime:
-        """Of attempts, each with its start and its end; None: it runs."""
-        ended, running = timedelta(0), []
-        for start, end in spans:
-            if end is None:
-                running.append(start)
-            else:
-                ended += _length(start, end)
-        return cls(ended=ended, running_since=tuple(sorted(running)))
+    def of(cls, spans: Iterable[tuple[Hashable, datetime, datetime | None]]) -> BusyTime:
+        """Of attempts, each with the key of its pack, its start and its end; None: it runs. In any order; several of
+        one pack may also come as one, from their first start to their last end.
+        """
+        packs: dict[Hashable, tuple[datetime, datetime | None]] = {}
+        for pack, start, end in spans:
+            first, last = packs.get(pack, (start, end))
+            packs[pack] = min(first, start), None if last is None or end is None else max(last, end)
+        ended = sum((_length(start, end) for start, end in packs.values() if end is not None), timedelta(0))
+        return cls(ended=ended, running_since=tuple(sorted(start for start, end in packs.values() if end is None)))
 
     def until(self, now: datetime) -> timedelta:
         """All of it, of those that run up to now."""

@@ -7,6 +7,7 @@ server's credentials are in them.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import threading
@@ -29,6 +30,16 @@ logger = logging.getLogger(__name__)
 MAX_CONCURRENT_CALLS = 32
 MAX_LOG_BYTES = 20_000_000
 FAREWELL_S = 2.0  # for an answer to leave a process that ends
+# Seconds of imports that a sweep would wait for, the last ones when it ends.
+_LIBRARIES = (
+    "sweep_service.execution.tune_packs",
+    "sweep_service.search.importance",
+    "sweep_service.search.optuna_search",
+    "sweep_service.services.conductor",
+    "sweep_service.storage.sql",
+    "sweep_service.tracking.mlflow_tracker",
+    "sweep_service.tracking.libraries",
+)
 
 
 class ConductorActor:
@@ -36,21 +47,37 @@ class ConductorActor:
     :class:`~sweep_service.services.conductor.Conductor`; they know of the actor only once it runs.
     """
 
-    def __init__(self, name: str, lease: Lease) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._lease = lease
+        self._lease: Lease | None = None
+        self._taking = threading.Lock()
         self._conductor: Any = None
 
-    def run(self) -> None:
-        """Run the sweep to its end, then leave: a process per sweep, and none after it.
+    def prepare(self) -> None:
+        """Load what a sweep needs from its start to its end, while there is none."""
+        _quieten_tune()
+        for library in _LIBRARIES:
+            importlib.import_module(library)
+
+    def is_idle(self) -> bool:
+        """Whether no sweep has been given to it."""
+        return self._lease is None
+
+    def run(self, lease: Lease) -> bool:
+        """Run the sweep to its end, then leave: a process per sweep, and none after it. False: it has another sweep.
 
         Raises:
             Exception: the conductor cannot even be put together; what is wrong here will be wrong again.
         """
+        with self._taking:
+            if self._lease is not None:
+                return False
+            self._lease = lease
+        name = f"conductor-{lease.sweep_id}-{lease.generation}"
         try:
-            self._conductor = _new_conductor(self._name, self._lease)
+            self._conductor = _new_conductor(name, self._name, lease)
         except BaseException:
-            logger.exception("%s cannot be put together.", self._name)
+            logger.exception("%s cannot be put together.", name)
             # Not exit_actor, whose own exception would take this one's place: whoever started it is to hear of it.
             farewell = threading.Timer(FAREWELL_S, os._exit, [1])
             farewell.daemon = True
@@ -58,6 +85,7 @@ class ConductorActor:
             raise
         self._conductor.run()
         exit_actor()
+        return True
 
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         return self._conductor.begin(pack, node, worker)
@@ -84,7 +112,7 @@ class ConductorActor:
         self._conductor.explain(pack, message)
 
 
-def _new_conductor(name: str, lease: Lease) -> Any:
+def _new_conductor(name: str, actor: str, lease: Lease) -> Any:
     settings = Settings()
     _log_to_file(settings)  # before anything that can fail
     _quieten_tune()
@@ -104,7 +132,7 @@ def _new_conductor(name: str, lease: Lease) -> Any:
         tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
         open_search=open_optuna_search,
         weigh_parameters=parameter_importance,
-        runner=TunePacks(conductor=name, folder=settings.root / "tune", clock=clock),
+        runner=TunePacks(conductor=actor, folder=settings.root / "tune", clock=clock),
         clock=clock,
     )
 

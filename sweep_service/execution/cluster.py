@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,6 +24,15 @@ from sweep_service.ports import Clock
 logger = logging.getLogger(__name__)
 
 _NAME_PREFIX = "conductor-"
+# After a sweep has started its packs need the processors more than the standby of the next one.
+STANDBY_DELAY_S = 15.0
+_ANSWER_TIMEOUT_S = 2.0  # for a conductor to say whether it is idle
+
+
+@dataclass(frozen=True)
+class _Conductor:
+    name: str
+    handle: Any
 
 
 class RayConductors:
@@ -32,7 +45,9 @@ class RayConductors:
             ClusterLostError: nothing answers there, or it refuses the token.
         """
         self._clock = clock
-        self._runs: dict[Any, Lease] = {}  # reference to the answer of a conductor's run -> its lease
+        self._runs: dict[Any, tuple[Lease, _Conductor]] = {}  # by the reference to the answer of its run
+        self._standby: _Conductor | None = None
+        self._started_at = -STANDBY_DELAY_S
         try:
             # Not to_driver: each conductor's lines would be printed by whichever dispatcher started it, and by none
             # after that one's end. They are in the logs of the node, as all of Ray's.
@@ -40,55 +55,95 @@ class RayConductors:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterLostError(f"No Ray cluster at {address!r}: {error}") from error
 
+    def prepare(self) -> None:
+        """Have a conductor with its libraries loaded, for the next sweep not to wait for that.
+
+        One that another dispatcher has made or left behind is as good: whoever gives it a sweep first has it.
+        """
+        if self._standby is None and time.monotonic() - self._started_at >= STANDBY_DELAY_S:
+            with _telling_of_loss():
+                others = [one for one in self._alive() if _is_idle(one)]
+                self._standby = others[0] if others else _new_conductor()
+
     def start(self, lease: Lease) -> None:
-        """Start a conductor for the sweep of that lease. It goes on without this process."""
-        name = f"{_NAME_PREFIX}{lease.sweep_id}-{lease.generation}"
-        actor: Any = ray.remote(ConductorActor).options(
-            name=name, lifetime="detached", num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, max_restarts=0
-        )
-        handle: Any = None
-        try:
-            handle = actor.remote(name, lease)
-            self._runs[handle.run.remote()] = lease
-        except BaseException as error:
-            if handle is not None:  # it would be counted among the running ones for ever
-                ray.kill(handle)
-            if isinstance(error, RayError):
-                raise ClusterLostError(str(error)) from error
-            raise
-        logger.info("%s started.", name)
+        """Have a conductor run the sweep of that lease. It goes on without this process."""
+        self._started_at = time.monotonic()
+        with _telling_of_loss():
+            conductor, self._standby = self._standby or _new_conductor(), None
+            try:
+                self._runs[conductor.handle.run.remote(lease)] = lease, conductor
+            except BaseException:
+                ray.kill(conductor.handle)  # it would be counted among the running ones for ever
+                raise
+        logger.info("%s is to run %s, generation %d.", conductor.name, lease.sweep_id, lease.generation)
 
     def take_ended(self) -> Sequence[EndedConductor]:
-        try:
+        with _telling_of_loss():
             ended, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0) if self._runs else ([], [])
-        except (RayError, ConnectionError, RuntimeError) as error:
-            raise ClusterLostError(str(error)) from error
-        return [_ended(self._runs.pop(run), run) for run in ended]
+        told = [_ended(self._runs.pop(run)[0], run) for run in ended]
+        for lease in (one for one in told if isinstance(one, Lease)):  # the conductor had another sweep by then
+            self.start(lease)
+        return [one for one in told if isinstance(one, EndedConductor)]
 
     def num_running(self) -> int:
-        """Conductors alive in the cluster, whoever started them."""
-        try:
-            names = ray.util.list_named_actors()
-        except (RayError, ConnectionError, RuntimeError) as error:
-            raise ClusterLostError(str(error)) from error
-        return sum(1 for name in names if str(name).startswith(_NAME_PREFIX))
+        """Conductors in the cluster that have a sweep, whoever started them."""
+        own = {conductor.name for _, conductor in self._runs.values()}
+        standby = {self._standby.name} if self._standby is not None else set()
+        with _telling_of_loss():
+            others = [one for one in self._alive() if one.name not in own | standby]
+            return len(own) + sum(not _is_idle(one) for one in others)
 
     def cluster(self) -> Cluster:
         """The live nodes."""
-        try:
+        with _telling_of_loss():
             return look_at_cluster(self._clock)
-        except (RayError, ConnectionError, RuntimeError) as error:
-            raise ClusterLostError(str(error)) from error
 
     def close(self) -> None:
-        """Disconnect. Conductors go on."""
+        """Disconnect. Conductors go on; the one that waits for a sweep ends."""
+        if self._standby is not None:
+            with contextlib.suppress(RayError):
+                ray.kill(self._standby.handle)
         ray.shutdown()
 
+    def _alive(self) -> Iterator[_Conductor]:
+        for name in map(str, ray.util.list_named_actors()):
+            if name.startswith(_NAME_PREFIX):
+                with contextlib.suppress(ValueError):  # gone meanwhile
+                    yield _Conductor(name, ray.get_actor(name, namespace=NAMESPACE))
 
-def _ended(lease: Lease, run: Any) -> EndedConductor:
+
+def _new_conductor() -> _Conductor:
+    name = f"{_NAME_PREFIX}{uuid.uuid4().hex[:12]}"
+    actor: Any = ray.remote(ConductorActor).options(
+        name=name, lifetime="detached", num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, max_restarts=0
+    )
+    handle = actor.remote(name)
+    handle.prepare.remote()
+    return _Conductor(name, handle)
+
+
+def _is_idle(conductor: _Conductor) -> bool:
+    """Whether it waits for a sweep. One that does not answer counts as running."""
+    try:
+        return ray.get(conductor.handle.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
+    except RayError:
+        return False
+
+
+@contextlib.contextmanager
+def _telling_of_loss() -> Iterator[None]:
+    try:
+        yield
+    except (RayError, ConnectionError, RuntimeError) as error:
+        raise ClusterLostError(str(error)) from error
+
+
+def _ended(lease: Lease, run: Any) -> EndedConductor | Lease:
+    """What became of it; the lease itself if it took another sweep."""
     error, message = None, ""
     try:
-        ray.get(run)
+        if ray.get(run) is False:
+            return lease
     except RayTaskError as raised:
         cause = raised.cause if isinstance(raised.cause, Exception) else raised
         error = message = f"{type(cause).__name__}: {cause}"

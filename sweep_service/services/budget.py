@@ -51,14 +51,14 @@ def search_end(spec: SweepSpec, trials: Sequence[Trial]) -> SweepReason | None:
 
 
 def is_spent(spec: SweepSpec, started_at: datetime, now: datetime, busy: timedelta) -> bool:
-    """Whether the wall time is over or the GPU-hours are used, after attempts that took so long in all."""
+    """Whether the wall time is over or the GPU-hours are used, after packs that took so long in all."""
     budget = spec.budget
     is_over = budget.time is not None and now - started_at >= budget.time
     return is_over or (budget.gpu_hours is not None and used_gpu_hours(spec, busy) >= budget.gpu_hours)
 
 
 def used_gpu_hours(spec: SweepSpec, busy: timedelta) -> float:
-    """What attempts that took so long in all have used of GPUs."""
+    """What packs that took so long in all have used of GPUs."""
     return spec.resources.gpus * (busy / timedelta(hours=1))
 
 

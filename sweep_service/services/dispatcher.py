@@ -68,6 +68,7 @@ class Dispatcher:
                 self.settle_ended()
                 while not ended.is_set() and self.dispatch_one():
                     pass
+                self._conductors.prepare()
             except StoreUnavailableError as error:
                 logger.warning("The store does not answer; trying again. %s", error)
             ended.wait(self._poll_interval.total_seconds())

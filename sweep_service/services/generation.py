@@ -104,7 +104,8 @@ class Generation:
             trial_id = self._queue.take()
             if trial_id is None:
                 return Pause.WAIT if self._packs else Pause.DONE
-            pack = Pack(structure=self._packing.structure(self._trials[trial_id]), trial_ids=[trial_id])
+            structure = self._packing.structure(self._trials[trial_id])
+            pack = Pack(key=key, structure=structure, trial_ids=[trial_id])
             if self._packing.is_settled(pack.structure):
                 try:
                     self._queue.fill(pack, places=self._places(pack), num_live=1, num_idle=self._num_idle - 1)
@@ -357,7 +358,7 @@ class Generation:
     def _begin_lane(self, pack: Pack, trial: Trial) -> LaneOrder:
         resume_from = self._resumable(trial)
         if trial.id not in pack.attempts:
-            pack.attempts[trial.id] = self._start_attempt(trial, pack.node, resume_from)
+            pack.attempts[trial.id] = self._start_attempt(trial, pack, resume_from)
         return LaneOrder(
             trial_id=trial.id,
             balancer=trial.balancer,
@@ -375,7 +376,7 @@ class Generation:
         self._store.add_notice(self._lease, message, trial_id=trial.id)
         return None
 
-    def _start_attempt(self, trial: Trial, node: str, resume_from: str | None) -> str:
+    def _start_attempt(self, trial: Trial, pack: Pack, resume_from: str | None) -> str:
         now = self._clock.now()
         attempt = Attempt(
             id=new_id(IdPrefix.ATTEMPT, now=now),
@@ -384,7 +385,8 @@ class Generation:
             number=trial.num_attempts,
             state=AttemptState.RUNNING,
             generation=self._lease.generation,
-            node=node,
+            pack=pack.key,
+            node=pack.node,
             resumed_from=resume_from,
             started_at=now,
         )

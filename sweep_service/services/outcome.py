@@ -38,7 +38,7 @@ def outcome_of(
         spec: of the sweep.
         trials: all of the sweep's.
         winding_up: what a user has asked for.
-        busy: how long their attempts have taken; looked at where there is a budget of GPU-hours.
+        busy: how long their packs have taken; looked at where there is a budget of GPU-hours.
     """
     if winding_up is SweepState.CANCELLING:
         return CANCELLED

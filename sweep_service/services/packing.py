@@ -21,6 +21,7 @@ MOST_OFFERED = 256  # lanes that a pack may find to be worth it
 class Pack:
     """The trials that one worker trains."""
 
+    key: str  # in its generation
     structure: str
     trial_ids: list[str]  # those that have ended among them
     attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes

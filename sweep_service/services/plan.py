@@ -141,7 +141,7 @@ class Plan:
 
     def next_trials(self, now: datetime, busy: timedelta = timedelta(0)) -> Sequence[Trial]:
         """New trials to store and start: one of a line, or the whole comparison once every line is through. ``busy``
-        is how long attempts have taken until now; looked at where there is a budget of GPU-hours.
+        is how long packs have taken until now; looked at where there is a budget of GPU-hours.
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """

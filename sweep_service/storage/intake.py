@@ -95,6 +95,7 @@ def accept_attempt(attempt: Attempt, *, sweep_id: str) -> Attempt:
     _check_sweep(attempt.id, attempt.sweep_id, sweep_id)
     return replace(
         attempt,
+        pack=plain_text(attempt.pack),
         node=plain_text(attempt.node),
         message=plain_text(attempt.message),
         started_at=utc_time(attempt.started_at, field="started_at"),

@@ -148,7 +148,7 @@ class MemorySweepStore:
         tables = self._tables
         tables.sweep(sweep_id)
         attempts = [attempt for attempt in tables.attempts.values() if attempt.sweep_id == sweep_id]
-        return BusyTime.of((attempt.started_at, attempt.ended_at) for attempt in attempts)
+        return BusyTime.of((attempt.pack_key, attempt.started_at, attempt.ended_at) for attempt in attempts)
 
     def find_leader(
         self, sweep_id: str, role: Role, *, objective: Objective, balancer: str | None = None

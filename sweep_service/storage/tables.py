@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -220,6 +220,7 @@ attempts = Table(
     Column("message", Text, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
+    Column("pack", Identifier, nullable=False, server_default=text("''")),  # '': a row from before this column
     UniqueConstraint("trial_id", "number"),
     _one_of("state", AttemptState),
     CheckConstraint(f"(state IN ({_ended(AttemptState)})) = (ended_at IS NOT NULL)", name="ended"),

@@ -184,8 +184,8 @@ class Conductor:
         self._store.add_trials(self._lease, trials)
         return trials
 
-    def start(self, trial: Trial, number: int = 0) -> Attempt:
-        now = datetime.now(UTC)
+    def start(self, trial: Trial, number: int = 0, *, pack: str = "", ago: timedelta = timedelta(0)) -> Attempt:
+        now = datetime.now(UTC) - ago
         attempt = Attempt(
             id=new_id(IdPrefix.ATTEMPT, now=now),
             trial_id=trial.id,
@@ -193,6 +193,7 @@ class Conductor:
             number=number,
             state=AttemptState.RUNNING,
             generation=self._lease.generation,
+            pack=pack,
             started_at=now,
         )
         self._store.start_attempt(self._lease, attempt)

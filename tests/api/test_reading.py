@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -254,7 +255,7 @@ def test_of_several_objectives_best_has_the_front_with_its_values(service: Servi
     assert {name: value for name, value in answer["front"][0].items() if name != "values"} == answer["best"]
 
 
-def test_the_gpu_hours_of_all_attempts_are_told_while_they_run(service: Service) -> None:
+def test_the_gpu_hours_of_all_packs_are_told_while_they_run(service: Service) -> None:
     sweep = service.submit(resources={"gpus": 4}, budget={"trials": 4, "gpu_hours": 8})
     assert sweep["progress"]["used_gpu_hours"] == 0
     conductor = Conductor(service.store, sweep["id"])
@@ -265,6 +266,17 @@ def test_the_gpu_hours_of_all_attempts_are_told_while_they_run(service: Service)
 
     first = used()
     assert 0 < first < used() < 4 * 0.1
+
+
+def test_trials_that_one_pack_trains_use_its_gpu_hours_together(service: Service) -> None:
+    used = []
+    for packs in (["ab12c_00000"] * 20, [""] * 20):
+        sweep = service.submit(resources={"gpus": 4})
+        conductor = Conductor(service.store, sweep["id"])
+        for trial, pack in zip(conductor.add_trials(len(packs)), packs, strict=True):
+            conductor.start(trial, pack=pack, ago=timedelta(hours=1))
+        used.append(service.http.get(sweep["links"]["self"]).json()["progress"]["used_gpu_hours"])
+    assert used == pytest.approx([4 * 1, 4 * 20], rel=0.1)
 
 
 def test_trainables_are_listed_with_what_can_be_set(service: Service) -> None:

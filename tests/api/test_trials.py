@@ -39,11 +39,11 @@ def read_on(service: Service, path: str, **params: Any) -> list[dict[str, Any]]:
 def test_a_trial_is_shown_with_every_attempt_at_it(service: Service, conductor: Conductor) -> None:
     trial = conductor.add_trial(alpha=1.0)
     conductor.lose(conductor.start(trial))
-    second = conductor.start(trial, number=1)
+    second = conductor.start(trial, number=1, pack="ab12c_00001")
     shown = service.http.get(f"/api/v1/trials/{trial.id}").json()
-    assert [(a["number"], a["state"], a["message"]) for a in shown["attempts"]] == [
-        (0, "lost", "its worker died"),
-        (1, "running", ""),
+    assert [(a["number"], a["state"], a["pack"], a["message"]) for a in shown["attempts"]] == [
+        (0, "lost", "", "its worker died"),
+        (1, "running", "ab12c_00001", ""),
     ]
     assert shown["attempts"][1]["id"] == second.id
     assert shown["attempts"][0]["ended_at"] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -14,14 +15,16 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from postgres_server import new_database
 from processes import processes_at_once
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
-from store_values import SPEC, claimed, new_attempt, new_report, new_sweep, new_trial
+from store_values import SPEC, START, claimed, new_attempt, new_report, new_sweep, new_trial
 
 from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
+from sweep_service.domain.states import SweepState
+from sweep_service.domain.trial import BusyTime
 from sweep_service.ports import SubmissionKey
-from sweep_service.storage import schema
+from sweep_service.storage import rows, schema, tables
 from sweep_service.storage.database import open_engine
 from sweep_service.storage.schema import check_schema, migrate
 from sweep_service.storage.sql import open_sql_store
@@ -161,20 +164,62 @@ def test_a_migration_that_alters_a_table_keeps_the_rows_that_refer_to_it(empty_u
     assert _num_rows(empty_url) == before
 
 
-def test_a_store_of_the_first_version_is_brought_up_with_its_rows(empty_url: str, tmp_path: Path) -> None:
-    scripts = shutil.copytree(Path(schema.__file__).parent / "migrations", tmp_path / "migrations")
-    for later in scripts.glob("versions/*.py"):
-        if not later.name.startswith("0001"):
-            later.unlink()
-    migrate(empty_url, scripts=scripts)
-    before = _filled(empty_url)
+def _migrations_up_to(version: str, folder: Path) -> Path:
+    """The folder of our migrations as that version had it."""
+    scripts = shutil.copytree(Path(schema.__file__).parent / "migrations", folder / "migrations")
+    for script in scripts.glob("versions/*.py"):
+        if script.name[:4] > version:
+            script.unlink()
+    return scripts
+
+
+def _filled_before_0005(engine: Engine) -> dict[str, int]:
+    """Two trials that run, as a conductor wrote them before attempts had packs; the number of rows of each table."""
+    sweep = new_sweep(0, state=SweepState.RUNNING)
+    counters = {"num_events": 0, "num_reports": 2, "num_delivered": 0}
+    with engine.begin() as connection:
+        connection.execute(insert(tables.sweeps).values(**rows.sweep_row(sweep), **counters))
+        for number in range(2):
+            trial = new_trial(sweep.id, number)
+            connection.execute(insert(tables.trials).values(**rows.trial_row(trial)))
+            attempt = new_attempt(trial)
+            row = rows.attempt_row(attempt)
+            del row["pack"]
+            connection.execute(insert(tables.attempts).values(**row))
+            connection.execute(insert(tables.reports).values(**rows.report_row(new_report(attempt, 1, seq=number + 1))))
+    return _num_rows(engine.url.render_as_string(hide_password=False))
+
+
+@pytest.mark.parametrize("version", ["0001", "0004"])
+def test_a_store_of_an_earlier_version_is_brought_up_with_its_rows(
+    empty_url: str, empty_engine: Engine, tmp_path: Path, version: str
+) -> None:
+    migrate(empty_url, scripts=_migrations_up_to(version, tmp_path))
+    before = _filled_before_0005(empty_engine)
     migrate(empty_url)
     assert _num_rows(empty_url) == before
     store = open_sql_store(empty_url)
     store.check_ready()
+    trial = new_trial(new_sweep().id)
+    assert store.list_attempts(trial.id) == [new_attempt(trial)], "with no pack"
+    assert store.list_reports(trial.id) == [new_report(new_attempt(trial), 1, seq=1)]
+    assert store.busy_time(trial.sweep_id) == BusyTime(running_since=(START, START)), "each was a pack by itself"
     key = SubmissionKey(key="mine", digest="d" * 64)
     assert store.add_sweep(new_sweep(1), key=key) == store.add_sweep(new_sweep(2), key=key)
     store.close()
+
+
+def test_a_store_of_an_earlier_version_keeps_its_rules(empty_url: str, empty_engine: Engine, tmp_path: Path) -> None:
+    migrate(empty_url, scripts=_migrations_up_to("0004", tmp_path))
+    _filled_before_0005(empty_engine)
+    migrate(empty_url)
+    broken = ("state = 'lost'", "state = 'unknown'", "trial_id = 'trl_nowhere'", "number = NULL", "pack = NULL")
+    for change in broken:
+        with pytest.raises(IntegrityError), empty_engine.begin() as connection:
+            connection.execute(text(f"UPDATE attempts SET {change}"))
+    with empty_engine.begin() as connection:
+        connection.execute(text("DELETE FROM trials"))
+    assert {name: _num_rows(empty_url)[name] for name in ("attempts", "reports")} == {"attempts": 0, "reports": 0}
 
 
 def test_references_are_enforced_again_after_a_migration(empty_url: str, empty_engine: Engine, tmp_path: Path) -> None:
@@ -241,19 +286,22 @@ def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
 
 
 def _sqlite_statements(url: str) -> dict[str, list[str]]:
-    """What made each table and index, line by line in alphabetical order."""
+    """What made each table and index, line by line in alphabetical order. A column that was added to a table stands on
+    the line of the one before it.
+    """
     path = url.removeprefix("sqlite:///")
     with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    return {
-        name: sorted(line.strip(" \t,") for line in sql.splitlines()) for name, sql in rows if name != VERSION_TABLE
-    }
+    lines = {name: re.sub(r", (?=[a-z_]+ [A-Z])", ",\n", sql).splitlines() for name, sql in found}
+    return {name: sorted(line.strip(" \t,") for line in lines[name]) for name in lines if name != VERSION_TABLE}
 
 
 def _postgres_statements(url: str) -> set[tuple[str, ...]]:
     """Every column, constraint and index of ours."""
-    columns = "table_name, column_name, data_type, is_nullable, coalesce(collation_name, '')"
+    columns = (
+        "table_name, column_name, data_type, is_nullable, coalesce(collation_name, ''), coalesce(column_default, '')"
+    )
     constraints = "conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
     queries = (
         f"SELECT {columns} FROM information_schema.columns WHERE table_schema = 'public'",

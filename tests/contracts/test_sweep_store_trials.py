@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
 from store_values import (
     START,
-    FakeClock,
     claimed,
     events_of,
     new_attempt,
@@ -25,7 +23,7 @@ from sweep_service.domain.errors import IllegalMoveError, NotFoundError, SweepNo
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import ATTEMPT_MOVES, TRIAL_MOVES, AttemptState, TrialEnding, TrialState
-from sweep_service.domain.trial import Attempt, BusyTime, Lease, Role, Trial
+from sweep_service.domain.trial import Attempt, Lease, Role, Trial
 from sweep_service.ports import SweepStore
 
 E = TrialEnding
@@ -180,7 +178,7 @@ def test_one_bad_trial_keeps_all_of_the_call_out(
 def test_an_attempt_starts_its_trial(store: SweepStore, lease: Lease) -> None:
     trial = added(store, lease)
     before = events_of(store, lease.sweep_id)
-    attempt = new_attempt(trial, resumed_from="/checkpoints/a")
+    attempt = new_attempt(trial, pack="ab12c_00000", resumed_from="/checkpoints/a")
     running = store.start_attempt(lease, attempt)
     assert running == store.get_trial(trial.id)
     assert (running.state, running.num_attempts) == (TrialState.RUNNING, 1)
@@ -309,49 +307,3 @@ def test_an_unknown_attempt_is_named(store: SweepStore, lease: Lease) -> None:
     with pytest.raises(NotFoundError, match=attempt.id):
         store.record(lease, reports=[replace(new_report(attempt, 10), trial_id=other_trial.id)])
     assert store.list_reports(trial.id) == store.list_reports(other_trial.id) == []
-
-
-# --- the time that attempts have taken --------------------------------------------------------------------------------
-
-
-def test_the_time_of_all_attempts_is_added_up_whatever_became_of_them(
-    clocked_store: SweepStore, fake_clock: FakeClock
-) -> None:
-    lease = claimed(clocked_store)
-    assert clocked_store.busy_time(lease.sweep_id) == BusyTime()
-    first, attempt = started(clocked_store, lease, 0)
-    fake_clock.advance(timedelta(seconds=10))
-    clocked_store.end_attempt(lease, attempt.id, AttemptState.LOST)
-    clocked_store.start_attempt(lease, new_attempt(first, 1, started_at=fake_clock.now()))
-    second = added(clocked_store, lease, 1)
-    clocked_store.start_attempt(lease, new_attempt(second, started_at=START + timedelta(seconds=4)))
-    fake_clock.advance(timedelta(seconds=5.25))
-    clocked_store.record(lease, ends=[new_end(first.id, E.COMPLETED, objective=0.5)])
-    busy = clocked_store.busy_time(lease.sweep_id)
-    assert busy == BusyTime(ended=timedelta(seconds=15.25), running_since=(START + timedelta(seconds=4),))
-    assert busy.until(fake_clock.now()) == timedelta(seconds=15.25 + 11.25)
-    assert busy.until(START) == timedelta(seconds=15.25), "a clock that is behind takes nothing off"
-
-
-def test_an_attempt_that_ended_before_it_started_by_another_clock_took_no_time(
-    clocked_store: SweepStore, fake_clock: FakeClock
-) -> None:
-    lease = claimed(clocked_store)
-    trial = added(clocked_store, lease)
-    attempt = new_attempt(trial, started_at=START + timedelta(seconds=1))
-    clocked_store.start_attempt(lease, attempt)
-    clocked_store.end_attempt(lease, attempt.id, AttemptState.LOST)
-    assert clocked_store.busy_time(lease.sweep_id) == BusyTime()
-
-
-def test_the_time_is_of_one_sweep_and_in_every_store(store: SweepStore) -> None:
-    leases = [claimed(store, new_sweep(index)) for index in range(2)]
-    _, attempt = started(store, leases[0])
-    started(store, leases[1])
-    store.end_attempt(leases[0], attempt.id, AttemptState.LOST)
-    (stored,) = store.list_attempts(attempt.trial_id)
-    assert stored.ended_at is not None
-    assert store.busy_time(leases[0].sweep_id) == BusyTime(ended=stored.ended_at - START)
-    assert store.busy_time(leases[1].sweep_id) == BusyTime(running_since=(START,))
-    with pytest.raises(SweepNotFoundError):
-        store.busy_time("swp_nowhere")

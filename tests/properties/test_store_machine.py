@@ -37,6 +37,7 @@ numbers = st.sampled_from(NUMBERS)
 rarely = st.sampled_from([0] * 7 + [1])
 ttls = st.sampled_from([LONG] * 6 + [timedelta(seconds=30), timedelta(0)])
 messages = st.text(max_size=5)
+packs = st.tuples(st.sampled_from([1, 1, 1, 2]), st.sampled_from(["a", "a", "b", "", "\x00"]))  # generation, name
 metric_values = st.floats(allow_subnormal=False)
 documents = st.dictionaries(
     st.sampled_from(["verdict", "leaderboard"]),
@@ -72,8 +73,8 @@ class SameStores(RuleBasedStateMachine):
             self.claim_sweep(LONG)
             self.add_trials(sweep_id, 0, [0, 1, 2])
             self.move_sweep(sweep_id, 0, SweepState.RUNNING, None, "")
-            self.start_attempt(sweep_id, 0, 0, 0)
-            self.start_attempt(sweep_id, 1, 0, 0)
+            for number in (0, 1):
+                self.start_attempt(sweep_id, number, 0, 0, (1, "a"))
 
     def teardown(self) -> None:
         if not hasattr(self, "sql"):
@@ -201,15 +202,23 @@ class SameStores(RuleBasedStateMachine):
         trials = [new_trial(sweep_id, number, created_at=self.clock.now()) for number in chosen]
         self.fenced(lambda store, lease: store.add_trials(lease, trials), sweep_id, age)
 
-    @rule(sweep_id=sweep_ids, number=numbers, age=rarely, ahead=rarely)
-    def start_attempt(self, sweep_id: str, number: int, age: int, ahead: int) -> None:
-        attempt = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) + ahead)
+    @rule(sweep_id=sweep_ids, number=numbers, age=rarely, ahead=rarely, pack=packs)
+    def start_attempt(self, sweep_id: str, number: int, age: int, ahead: int, pack: tuple[int, str]) -> None:
+        attempt = new_attempt(
+            new_trial(sweep_id, number),
+            self._num_attempts(sweep_id, number) + ahead,
+            generation=pack[0],
+            pack=pack[1],
+            started_at=self.clock.now(),
+        )
         self.fenced(lambda store, lease: store.start_attempt(lease, attempt), sweep_id, age)
+        self.both(lambda store, _: store.busy_time(sweep_id))
 
     @rule(sweep_id=sweep_ids, number=numbers, back=rarely, state=st.sampled_from([AttemptState.LOST, *AttemptState]))
     def end_attempt(self, sweep_id: str, number: int, back: int, state: AttemptState) -> None:
         attempt_id = new_attempt(new_trial(sweep_id, number), self._num_attempts(sweep_id, number) - 1 - back).id
         self.fenced(lambda store, lease: store.end_attempt(lease, attempt_id, state, message="m"), sweep_id, 0)
+        self.both(lambda store, _: store.busy_time(sweep_id))
 
     @rule(sweep_id=sweep_ids, number=numbers, back=rarely, age=rarely, first=st.integers(0, 12), size=st.integers(0, 6))
     def append_logs(self, sweep_id: str, number: int, back: int, age: int, first: int, size: int) -> None:

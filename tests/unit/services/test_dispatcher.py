@@ -26,6 +26,9 @@ class FakeConductors:
         self.is_lost = False
         self.ended: list[EndedConductor] = []
 
+    def prepare(self) -> None:
+        pass
+
     def start(self, lease: Lease) -> None:
         if self.is_lost:
             raise ClusterLostError("gone")

@@ -1,4 +1,4 @@
-"""A budget of GPU-hours: the time of all attempts, times the GPUs of one."""
+"""A budget of GPU-hours: the time of all packs, times the GPUs of one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from conductor_fakes import TTL, Rig, small_spec
+from store_values import new_attempt, new_end, new_trial
 
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import SweepReason, SweepState, TrialState
+from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
 
@@ -80,6 +81,46 @@ def test_time_in_which_nothing_runs_is_not_used_and_lost_attempts_are() -> None:
     train_for(rig, 20)
     assert rig.start_pack() is Pause.DONE
     assert [trial.num_attempts for trial in rig.trials] == [1, 2]
+
+
+def test_the_lanes_of_a_pack_use_its_hours_together() -> None:
+    rig = Rig(spec_with(1.0, gpus=0.5))
+    sweep_id = rig.sweep.id
+    search = {"lr": 1e-3, "alpha": 1.0}
+
+    def lane(number: int, pack: str) -> str:
+        trial = new_trial(sweep_id, number, params=search, searched=search, created_at=rig.clock.now(), search_state={})
+        rig.store.add_trials(rig.lease, [trial])
+        rig.store.start_attempt(rig.lease, new_attempt(trial, pack=pack, started_at=rig.clock.now()))
+        return trial.id
+
+    def end(*trial_ids: str) -> None:
+        ends = [new_end(trial_id, TrialEnding.COMPLETED, objective=0.5) for trial_id in trial_ids]
+        rig.store.record(rig.lease, ends=ends)
+
+    first = [lane(number, "first") for number in range(4)]
+    second = [lane(number, "second") for number in range(4, 8)]
+    let_pass(rig, 20 * MINUTE)
+    end(*first[:3])
+    first += [lane(8, "first")]  # in the place of one that has ended
+    let_pass(rig, 10 * MINUTE)
+    end(*first[3:], *second)
+    rig.next_generation()  # two packs of half an hour, with half a GPU each
+    train_for(rig, 30)
+    train_for(rig, 30)
+    assert rig.start_pack() is Pause.DONE
+    assert rig.generation.outcome().message == "1 GPU-hours are used, of 1."
+
+
+def test_an_attempt_says_in_which_pack_it_was_made() -> None:
+    rig = Rig(spec_with(1.0))
+    keys = []
+    for _ in range(2):
+        key, order = start(rig)
+        keys.append(key)
+        rig.generation.pack_over(key, lost=True, message="died")
+    (lane,) = order.lanes
+    assert [attempt.pack for attempt in rig.store.list_attempts(lane.trial_id)] == keys == ["pack-1", "pack-2"]
 
 
 def test_a_new_generation_knows_what_was_used_before_it() -> None:
