@@ -18,7 +18,7 @@ from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.trial import Cluster, Lease
 from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
 from sweep_service.execution.nodes import look_at_cluster
-from sweep_service.execution.packs import NAMESPACE
+from sweep_service.execution.trainers import NAMESPACE, prepare_trainers
 from sweep_service.ports import Clock
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _NAME_PREFIX = "conductor-"
 # After a sweep has started its packs need the processors more than the standby of the next one.
 STANDBY_DELAY_S = 15.0
+MOST_PREPARED = 4  # trainers on a node that has just come; more are made when they are needed
 _ANSWER_TIMEOUT_S = 2.0  # for a conductor to say whether it is idle
 
 
@@ -47,7 +48,8 @@ class RayConductors:
         self._clock = clock
         self._runs: dict[Any, tuple[Lease, _Conductor]] = {}  # by the reference to the answer of its run
         self._standby: _Conductor | None = None
-        self._started_at = -STANDBY_DELAY_S
+        self._started_at = 0.0
+        self._prepared_nodes: set[str] = set()
         try:
             # Not to_driver: each conductor's lines would be printed by whichever dispatcher started it, and by none
             # after that one's end. They are in the logs of the node, as all of Ray's.
@@ -56,11 +58,17 @@ class RayConductors:
             raise ClusterLostError(f"No Ray cluster at {address!r}: {error}") from error
 
     def prepare(self) -> None:
-        """Have a conductor with its libraries loaded, for the next sweep not to wait for that.
+        """Have a conductor and, on every node, trainers with their libraries loaded, for the next sweep not to wait.
 
-        One that another dispatcher has made or left behind is as good: whoever gives it a sweep first has it.
+        A conductor that another dispatcher has made or left behind is as good: whoever gives it a sweep first has it.
         """
-        if self._standby is None and time.monotonic() - self._started_at >= STANDBY_DELAY_S:
+        with _telling_of_loss():
+            for node in ray.nodes():
+                if node["Alive"] and node["NodeID"] not in self._prepared_nodes:
+                    self._prepared_nodes.add(node["NodeID"])
+                    prepare_trainers(node["NodeID"], min(MOST_PREPARED, int(node["Resources"].get("CPU", 0))))
+        is_busy = self._runs and time.monotonic() - self._started_at < STANDBY_DELAY_S
+        if self._standby is None and not is_busy:
             with _telling_of_loss():
                 others = [one for one in self._alive() if _is_idle(one)]
                 self._standby = others[0] if others else _new_conductor()

@@ -24,6 +24,7 @@ from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
 from sweep_service.execution.log_sender import LogSender
+from sweep_service.execution.trainers import NAMESPACE, take_trainer
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "sweeps"
 _LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
@@ -45,21 +45,29 @@ _ENDINGS: Mapping[str, TrialEnding] = {
 
 
 def run_pack(config: Mapping[str, Any]) -> None:
-    """Train one pack. What Tune calls, with the conductor's name in ``config``.
+    """Have one pack trained. What Tune calls on the node where it has a place for it, with the name of the conductor's
+    actor in ``config``.
 
     Returns when every lane has ended. A fault of a trial's own code is that trial's ending; what is raised here (the
     conductor is gone or refuses a report, the disk is full, torch does not load) loses the worker, and its trials go on
     in another one.
     """
-    link = _ConductorLink(config["conductor"], ray.tune.get_context().get_trial_id() or "")
+    pack = ray.tune.get_context().get_trial_id() or ""
+    trainer = take_trainer(ray.get_runtime_context().get_node_id())
+    num_lanes = ray.get(trainer.train.remote(config["conductor"], pack, [int(gpu) for gpu in ray.get_gpu_ids()]))
+    ray.tune.report({"lanes": num_lanes})
+
+
+def train_order(link: ConductorLink, gpus: Sequence[int]) -> int:
+    """Train what the conductor orders, on the first of those GPUs if there are any; how many lanes it began with."""
     try:
         order = link.begin()
         if order.lanes:
-            train_pack(order, link)
+            train_pack(order, link, gpus)
     except Exception as error:
         link.explain(error)
         raise
-    ray.tune.report({"lanes": len(order.lanes)})
+    return len(order.lanes)
 
 
 class PackLink(Protocol):
@@ -88,7 +96,7 @@ class PackLink(Protocol):
         ...
 
 
-class _ConductorLink:
+class ConductorLink:
     """Calls from this worker to its conductor."""
 
     def __init__(self, conductor: str, pack: str) -> None:
@@ -128,14 +136,14 @@ class _ConductorLink:
             ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
 
 
-def train_pack(order: PackOrder, link: PackLink) -> None:
+def train_pack(order: PackOrder, link: PackLink, gpus: Sequence[int] = ()) -> None:
     """Train the trials of that order in this process, to the end of each."""
     capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
     with LogSender(capture, link.log) as sender, capture:
-        _train(order, _LaneReporter(order, link, capture, sender), link)
+        _train(order, _LaneReporter(order, link, capture, sender), link, gpus)
 
 
-def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink) -> None:
+def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
@@ -149,8 +157,7 @@ def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink) -> None:
         reporter.fail_all(error)
         return
     reporter.provenance = _provenance(problem.data_hash, encoding_hash(problem))
-    # A pack that asked for no GPU must not take one: others have reserved it, and Ray lets it see all of them.
-    device = torch.device("cpu") if order.gpus == 0 else None
+    device = _device(order, gpus)
     lanes = [_lane(lane_order, link) for lane_order in order.lanes]
     places = order.places if order.is_settled else _settled_places(order, problem, lanes[0], link, device)
     if places == 1:
@@ -159,7 +166,19 @@ def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink) -> None:
         _train_together(problem, lanes, places, reporter, link, device)
 
 
-def _settled_places(order: PackOrder, problem: Problem, lane: Lane, link: PackLink, device: torch.device | None) -> int:
+def _device(order: PackOrder, gpus: Sequence[int]) -> torch.device:
+    """Where to train. The process may see GPUs that others have reserved: a pack that asked for none takes none."""
+    import torch
+
+    if order.gpus == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Where Ray shows a process its own GPUs alone, they are counted from 0.
+    device = torch.device("cuda", gpus[0] if gpus and gpus[0] < torch.cuda.device_count() else 0)
+    torch.cuda.set_device(device)  # for a problem's code that takes the current one
+    return device
+
+
+def _settled_places(order: PackOrder, problem: Problem, lane: Lane, link: PackLink, device: torch.device) -> int:
     """How many trials like this one to train at once: found out by trying, and told."""
     from trainables.training import NotStackableError, lanes_at_once
 
@@ -182,7 +201,7 @@ def _train_together(
     places: int,
     reporter: _LaneReporter,
     link: PackLink,
-    device: torch.device | None,
+    device: torch.device,
 ) -> None:
     """Train the lanes, and those that come for free places. What cannot go on together goes on in smaller packs."""
     from trainables.training import NotStackableError, PackMemoryError, train_together

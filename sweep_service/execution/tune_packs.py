@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sweep_service.execution.searcher import PackSearcher, PackStopper, forget, 
 from sweep_service.ports import Clock
 from sweep_service.services.supply import PackSupply
 
+_MOST_PENDING = 8  # packs that wait for a place; their trials wait with them
+
 
 class TunePacks:
     """The packs of one conductor. Tune keeps its own files under ``folder``, where nobody ever reads them."""
@@ -30,6 +33,8 @@ class TunePacks:
 
     def run(self, supply: PackSupply, resources: Resources) -> None:
         register(self._conductor, supply)
+        # By itself Tune starts a pack only when the one before has its process: one second after the other.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(resources.parallel, _MOST_PENDING))
         tuner = tune.Tuner(
             tune.with_resources(run_pack, {"cpu": resources.cpus, "gpu": resources.gpus}),
             tune_config=tune.TuneConfig(search_alg=PackSearcher(self._conductor), num_samples=-1, reuse_actors=True),

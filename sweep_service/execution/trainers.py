@@ -1,0 +1,169 @@
+"""The processes that train packs: they live on between packs and between sweeps, with their libraries loaded.
+
+A pack of Ray Tune holds the place on a node, its CPUs and GPUs; the work is done by a trainer of that node, which takes
+none of its own. To start a process, to load torch and to read the data takes seconds, which a trainer that has trained
+before does not need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "sweeps"
+MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
+MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
+_LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
+_MAX_CONCURRENT_CALLS = 4  # beside the one that trains
+
+
+class Taken(StrEnum):
+    """Answers of a trainer that somebody wants to have."""
+
+    YES = "yes"
+    BUSY = "busy"
+    STALE = "stale"  # code that it has loaded has been changed since; it ends
+
+
+class Trainer:
+    """One process that trains packs, one at a time, whatever sweeps they are of."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_taken = False
+        self._idle_since = time.monotonic()
+        self._has_used_gpu = False
+        self._seen: dict[str, float] = {}  # when files of loaded code were last changed
+        threading.Thread(target=self._end_when_idle, name="idle", daemon=True).start()
+
+    def prepare(self) -> None:
+        """Load what every pack needs, while there is none."""
+        import trainables.engine.fused
+        import trainables.prediction
+        import trainables.training  # noqa: F401 - torch, above all
+
+        self._settle_memory()
+
+    def take(self) -> str:
+        """Have it for one pack, until :meth:`train` returns."""
+        with self._lock:
+            if self._is_taken:
+                return Taken.BUSY
+            if self._is_stale():
+                threading.Timer(0.1, os._exit, [0]).start()  # once the answer is on its way
+                self._is_taken = True
+                return Taken.STALE
+            self._is_taken = True
+            return Taken.YES
+
+    def train(self, conductor: str, pack: str, gpus: Sequence[int]) -> int:
+        """Train the pack of that name; how many lanes it began with. What it raises loses the pack its worker."""
+        from sweep_service.execution.packs import ConductorLink, train_order
+
+        over = threading.Event()
+        link = ConductorLink(conductor, pack)
+        threading.Thread(target=_end_with, args=(conductor, over), name="conductor's life", daemon=True).start()
+        try:
+            self._has_used_gpu |= bool(gpus)
+            return train_order(link, gpus)
+        finally:
+            over.set()
+            self._settle_memory()
+            with self._lock:
+                self._idle_since, self._is_taken = time.monotonic(), False
+
+    def _settle_memory(self) -> None:
+        """What is loaded stays: looking through it for garbage would take a fifth of a second each time."""
+        self._is_stale()  # remembers new modules
+        gc.collect()
+        gc.freeze()
+
+    def _is_stale(self) -> bool:
+        """Whether a file of what is loaded has changed since it was first seen here."""
+        now = dict(_changed_at(dict(sys.modules)))
+        changed = [name for name, at in now.items() if self._seen.setdefault(name, at) != at]
+        if changed:
+            logger.info("A trainer ends, for another one to load what has changed: %s", ", ".join(changed[:5]))
+        return bool(changed)
+
+    def _end_when_idle(self) -> None:
+        while True:
+            time.sleep(_LOOK_INTERVAL_S)
+            with self._lock:
+                most = MAX_IDLE_ON_GPU_S if self._has_used_gpu else MAX_IDLE_S
+                if not self._is_taken and time.monotonic() - self._idle_since > most:
+                    os._exit(0)
+
+
+def _end_with(conductor: str, over: threading.Event) -> None:
+    """End this process when the conductor dies while it trains: nobody would take what it finds, and its place on the
+    node is free for others at once.
+    """
+    while not over.wait(_LOOK_INTERVAL_S):
+        try:
+            ray.get_actor(conductor, namespace=NAMESPACE)
+        except ValueError:
+            logger.warning("The conductor %s is gone; its pack ends.", conductor)
+            os._exit(1)
+        except RayError:  # the cluster's head does not answer; it may again
+            logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
+
+
+def _changed_at(modules: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Modules by name with the time of their file's last change, without those of Python itself and of installed
+    packages, which are replaced with the environment.
+    """
+    for name, module in modules.items():
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and not file.startswith(sys.base_prefix) and "site-packages" not in file:
+            with contextlib.suppress(OSError):
+                yield name, Path(file).stat().st_mtime
+
+
+def take_trainer(node: str) -> Any:
+    """A trainer of that node (its id in Ray), made if all there are have something to do."""
+    for number in itertools.count():
+        for _ in range(3):  # one that has just ended may still have its name
+            handle = _trainer(node, number)
+            with contextlib.suppress(RayActorError):
+                if ray.get(handle.take.remote()) == Taken.YES:
+                    return handle
+                break
+            time.sleep(0.2)
+    raise AssertionError("numbers do not end")
+
+
+def prepare_trainers(node: str, num_trainers: int) -> None:
+    """Have so many trainers on that node, with their libraries loaded."""
+    for number in range(num_trainers):
+        _trainer(node, number).prepare.remote()
+
+
+def _trainer(node: str, number: int) -> Any:
+    options = ray.remote(Trainer).options(
+        name=f"trainer-{node}-{number}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=0,
+        max_concurrency=_MAX_CONCURRENT_CALLS,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
+    )
+    return options.remote()
