@@ -42,7 +42,7 @@ def spec_template(trainable: Document) -> str:
         "  direction: minimize",
         "search: {sampler: tpe, seed: 0}",
         _line("budget: {trials: 16}", "of GradNorm; each baseline gets as many over the parameters that it reads"),
-        _line("resources: {cpus: 1, gpus: 0, parallel: 2}", "of one trial; how many at once"),
+        _line("resources: {cpus: 1, gpus: 0, parallel: 2}", "of one pack of trials; how many packs at once"),
         "baselines: [equal, inverse_initial_loss, single_task]",
         _line("confirm: {seeds: 5}", "the best of each again with fresh seeds, judged on the test split: the verdict"),
         _line(

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from sweep_service.domain.space import MAX_WHOLE, Choice, Dimension, ScalarValue, Strict, trusted_dimension
 
@@ -267,6 +275,17 @@ def _check_gpus(value: float) -> float:
     return value
 
 
+def _check_lanes(value: Any) -> Any:
+    """One fault for both forms in place of one each."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_LANES
+    if value != "auto" and not is_number:
+        raise ValueError(f"must be auto, or a whole number from 1 to {MOST_LANES}; 1 trains each trial by itself")
+    return value
+
+
+Lanes = Annotated[Annotated[int, Field(ge=1, le=MOST_LANES)] | Literal["auto"], BeforeValidator(_check_lanes)]
+
+
 class Resources(Strict):
     """What one pack takes of a node, and how many packs run at once."""
 
@@ -277,7 +296,7 @@ class Resources(Strict):
         default=0.0, description="Of one pack; a fraction shares one GPU, 0 trains on the CPU."
     )
     parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Packs that may run at once.")
-    lanes: Annotated[int, Field(ge=1, le=MOST_LANES)] | Literal["auto"] = Field(
+    lanes: Lanes = Field(
         default="auto",
         description="Trials that one pack trains together, as one batched network. auto: as many as make each of them "
         "cheaper (measured when the first pack starts) and fit into the memory, and never so many that a sampler which "
