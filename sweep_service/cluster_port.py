@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sweep_service.domain.trial import Cluster, Lease
+from trainables.catalog import Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,12 @@ class Conductors(Protocol):
 
     def prepare(self) -> None:
         """Get ready for the next sweep while there is time; called again and again."""
+        ...
+
+    def examined(self, trainables: Sequence[Trainable]) -> Mapping[str, str]:
+        """Why trials of a trainable cannot be trained together, by its name; empty: they can. What has been found out
+        since the last call; the first one begins to find out, by training's own code, for which others wait.
+        """
         ...
 
     def start(self, lease: Lease) -> None:

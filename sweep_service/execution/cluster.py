@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.trial import Cluster, Lease
 from sweep_service.execution.actor import MAX_CONCURRENT_CALLS, ConductorActor
 from sweep_service.execution.nodes import look_at_cluster
+from sweep_service.execution.packs import why_not_fused
 from sweep_service.execution.trainers import NAMESPACE, prepare_trainers
 from sweep_service.ports import Clock
+from trainables.catalog import Trainable, builtin_trainables
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class RayConductors:
         self._standby: _Conductor | None = None
         self._started_at = 0.0
         self._prepared_nodes: set[str] = set()
+        self._examining: dict[Any, str] | None = None  # trainables by the reference to what is found out of them
         try:
             # Not to_driver: each conductor's lines would be printed by whichever dispatcher started it, and by none
             # after that one's end. They are in the logs of the node, as all of Ray's.
@@ -72,6 +75,30 @@ class RayConductors:
             with _telling_of_loss():
                 others = [one for one in self._alive() if _is_idle(one)]
                 self._standby = others[0] if others else _new_conductor()
+
+    def examined(self, trainables: Sequence[Trainable]) -> Mapping[str, str]:
+        """Those that ship with this package are known to be trained together. Of the others each is looked at in a
+        process of its own, by trials with its default parameters.
+        """
+        with _telling_of_loss():
+            if self._examining is None:
+                own = {trainable.name for trainable in builtin_trainables()}
+                examine = ray.remote(why_not_fused).options(num_cpus=0, max_retries=0)
+                others = [trainable for trainable in trainables if trainable.name not in own]
+                self._examining = {examine.remote(trainable): trainable.name for trainable in others}
+            if not self._examining:
+                return {}
+            done, _ = ray.wait(list(self._examining), num_returns=len(self._examining), timeout=0)
+        return {name: reason for name, reason in map(self._take_examined, done) if reason is not None}
+
+    def _take_examined(self, answer: Any) -> tuple[str, str | None]:
+        assert self._examining is not None
+        name = self._examining.pop(answer)
+        try:
+            return name, ray.get(answer)
+        except RayError as error:  # its own code, in whatever way; packs will find out for themselves
+            logger.warning("Whether trials of %s can be trained together is not known: %s", name, error)
+            return name, None
 
     def start(self, lease: Lease) -> None:
         """Have a conductor run the sweep of that lease. It goes on without this process."""

@@ -30,6 +30,7 @@ from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, Pack
 if TYPE_CHECKING:
     import torch
 
+    from trainables.catalog import Trainable
     from trainables.checkpoint import Checkpoint
     from trainables.protocol import Lane, LaneReport, Problem
 
@@ -68,6 +69,25 @@ def train_order(link: ConductorLink, gpus: Sequence[int]) -> int:
         link.explain(error)
         raise
     return len(order.lanes)
+
+
+def why_not_fused(trainable: Trainable) -> str | None:
+    """Why trials with the default parameters cannot be trained together; empty: they can. None: there are parameters
+    without a default.
+    """
+    from trainables.catalog import load_problem
+    from trainables.protocol import Lane
+    from trainables.training import NotStackableError, lanes_at_once
+
+    params = trainable.defaults()
+    if any(name not in params for name in trainable.problem_parameters):
+        return None
+    lane = Lane(key="default", balancer=str(params["balancer"]), params=params)
+    try:
+        lanes_at_once(load_problem(trainable, params), lane, most=2, is_measured=False)
+    except NotStackableError as error:
+        return f"With its default parameters: {error}."
+    return ""
 
 
 class PackLink(Protocol):

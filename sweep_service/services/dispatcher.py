@@ -69,9 +69,20 @@ class Dispatcher:
                 while not ended.is_set() and self.dispatch_one():
                     pass
                 self._conductors.prepare()
+                self._publish_examined()
             except StoreUnavailableError as error:
                 logger.warning("The store does not answer; trying again. %s", error)
             ended.wait(self._poll_interval.total_seconds())
+
+    def _publish_examined(self) -> None:
+        """Publish the catalogue again when more is known of what can be trained together."""
+        found = self._conductors.examined(self._trainables)
+        if found:
+            self._trainables = [
+                t.model_copy(update={"not_fused_because": found[t.name]}) if t.name in found else t
+                for t in self._trainables
+            ]
+            self._store.publish_catalog(self._trainables)
 
     def dispatch_one(self) -> bool:
         """Claim one sweep and start its conductor; False if none waits, or no more may run."""

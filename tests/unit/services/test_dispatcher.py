@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -15,7 +17,7 @@ from sweep_service.domain.states import SweepReason, SweepState, TrialState, Ver
 from sweep_service.domain.trial import Cluster, Lease, NodeResources
 from sweep_service.services.dispatcher import MAX_FAILED_STARTS, Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
-from trainables.catalog import builtin_trainables
+from trainables.catalog import Trainable, builtin_trainables
 
 
 class FakeConductors:
@@ -25,9 +27,14 @@ class FakeConductors:
         self.started: list[Lease] = []
         self.is_lost = False
         self.ended: list[EndedConductor] = []
+        self.found_out: dict[str, str] = {}
 
     def prepare(self) -> None:
         pass
+
+    def examined(self, trainables: Sequence[Trainable]) -> Mapping[str, str]:
+        told, self.found_out = self.found_out, {}
+        return told
 
     def start(self, lease: Lease) -> None:
         if self.is_lost:
@@ -244,3 +251,23 @@ def test_a_sweep_that_was_deleted_before_its_conductor_was_missed_is_nobodys_tro
     dispatcher.settle_ended()
     store.add_sweep(new_sweep(1))
     assert dispatcher.dispatch_one()
+
+
+def test_what_is_found_out_of_a_trainable_is_published(
+    store: ShakyStore, conductors: FakeConductors, dispatcher: Dispatcher
+) -> None:
+    reason = "With its default parameters: a step changes running_mean."
+    ended = threading.Event()
+    running = threading.Thread(target=dispatcher.run, args=(ended,))
+    running.start()
+    try:
+        conductors.found_out = {"digits": reason}
+        deadline = time.monotonic() + 10
+        while not (store.read_catalog() and store.read_catalog()["digits"].not_fused_because):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        ended.set()
+        running.join()
+    assert store.read_catalog()["digits"].not_fused_because == reason
+    assert store.read_catalog()["census_income"].not_fused_because == ""
