@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from trainables.catalog import TaskKind
 from trainables.losses import poisson_deviance
-from trainables.problems.tabular import InMemoryProblem, in_memory_problem
+from trainables.problems.tabular import InMemoryProblem, Trunk, in_memory_problem
 from trainables.protocol import MultiTaskModel, Task
 
 NUM_ROWS, NUM_FEATURES, WIDTH = 100, 5, 6
@@ -68,14 +68,17 @@ class OwnForward(nn.Module):
         super().__init__()
         self.into = nn.Linear(NUM_FEATURES, WIDTH)
         self.gate = nn.Parameter(torch.randn(WIDTH) / 3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = self.by_another_name = nn.Dropout(dropout)
         self.register_buffer("scale", 1 + torch.rand(WIDTH))
         self.register_buffer("shift", torch.rand(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.dropout(torch.tanh(self.into(x)))
         shares = torch.softmax(h.unsqueeze(1) * h.unsqueeze(2), dim=-1)
-        return self.scale * torch.sigmoid(self.gate) * (shares @ self.dropout(h).unsqueeze(2)).squeeze(2) + self.shift
+        return (
+            self.scale * torch.sigmoid(self.gate) * (shares @ self.by_another_name(h).unsqueeze(2)).squeeze(2)
+            + self.shift
+        )
 
 
 class Tied(nn.Module):
@@ -116,11 +119,11 @@ class Residual(nn.Module):
 
 
 class CategoriesAndNumbers(nn.Module):
-    """Two inputs: categories to look up, and numbers."""
+    """Two inputs: categories to look up, one of them the padding, and numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(7, 3)
+        self.table = nn.Embedding(7, 3, padding_idx=0)
         self.layer = nn.Linear(2 * 3 + NUM_FEATURES, WIDTH)
 
     def forward(self, categories: Tensor, x: Tensor) -> Tensor:
@@ -139,6 +142,13 @@ class Sequences(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.norm(self.layer(x.unsqueeze(-1))))
         return self.dropout(h.mT).mean(-1)
+
+
+class Scaled(Trunk):
+    """Derived from a trunk that knows how it is stacked, with a forward pass of its own."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return 1.5 * super().forward(*inputs)
 
 
 def frozen(module: nn.Module) -> nn.Module:
@@ -189,6 +199,7 @@ NETWORKS: Mapping[str, Build] = {
     "a residual block": lambda: model_of(nn.Sequential(smooth_trunk(), Residual(nn.Sequential(nn.Linear(6, 6))))),
     "parts of a trunk that nothing uses": lambda: model_of(WithIdle(smooth_trunk())),
     "parts of a head that nothing uses": lambda: model_of(heads={"one": WithIdle(smooth_head()), "two": smooth_head()}),
+    "a trunk that is derived from another": lambda: model_of(Scaled(smooth_trunk(), [nn.Linear(6, 6), nn.Tanh()])),
     "a head that works in place": lambda: model_of(heads=in_place_heads()),
     "weights by their direction": lambda: model_of(nn.utils.parametrizations.weight_norm(nn.Linear(5, 6))),
     "a block as shared layer": lambda: model_of(
@@ -197,8 +208,21 @@ NETWORKS: Mapping[str, Build] = {
 }
 
 
+def _categories() -> Tensor:
+    return torch.randint(0, 7, (NUM_ROWS, 2), generator=torch.Generator().manual_seed(5))
+
+
+def looked_up() -> InMemoryProblem:
+    """An embedding alone, with a padding."""
+
+    def build() -> MultiTaskModel:
+        return model_of(nn.Sequential(nn.Embedding(7, 3, padding_idx=0), nn.Flatten(), nn.Tanh()))
+
+    return problem_of(build, inputs=[_categories()])
+
+
 def two_inputs() -> InMemoryProblem:
-    categories = torch.randint(0, 7, (NUM_ROWS, 2), generator=torch.Generator().manual_seed(5))
+    categories = _categories()
     return problem_of(lambda: model_of(CategoriesAndNumbers()), inputs=[categories, numbers(NUM_ROWS, NUM_FEATURES)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from networks import LOSSES, NETWORKS, problem_of, problem_with_loss, two_inputs
+from networks import LOSSES, NETWORKS, looked_up, problem_of, problem_with_loss, two_inputs
 from packs import check_equal, lane
 
 from trainables.protocol import LaneEnding
@@ -38,6 +38,13 @@ def test_lanes_with_a_loss_learn_what_each_learns_alone(name):
 
 def test_a_trunk_of_several_inputs_gets_each_lanes_own_rows_of_all_of_them():
     check_equal(two_inputs(), LANES)
+
+
+def test_the_padding_of_an_embedding_does_not_learn():
+    reports = check_equal(looked_up(), [lane("a", "equal", seed=1), lane("b", "gradnorm", seed=2)])
+    last = reports["a"][-1].checkpoint
+    assert last is not None
+    assert last.model["trunk.0.weight"][0].abs().max() == 0
 
 
 def test_weight_decay_does_not_move_what_no_task_uses():

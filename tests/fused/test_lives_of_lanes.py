@@ -29,7 +29,7 @@ from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, train_together
 
 SHARED = [name for name in BALANCERS if name != "single_task"]
-EVERY_TEN = {"checkpoint_every": 10, "steps": 40}
+EVERY_TEN: dict[str, Any] = {"checkpoint_every": 10, "steps": 40}
 
 
 def poisoned_pack(balancer: str, **ill: Any) -> list[Lane]:

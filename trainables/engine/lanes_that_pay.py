@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -27,12 +27,16 @@ AS_GOOD = 1.1  # times the least time per lane: fewer lanes that are as good as 
 _SHARE_OF_MEMORY = 0.4  # that a pack may take of what is available: there may be another beside it
 _MATRICES = 6  # values, gradients, two moments, and what a step and a change of the stack need besides
 
+Available = Callable[[torch.device], int | None]  # the bytes that a process could still take; None: nobody knows
 
-def lanes_that_pay(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> int:
+
+def lanes_that_pay(
+    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], *, available: Available = available_bytes
+) -> int:
     """How many of these lanes to train at once, by differentiating the first 1, 2, 4, … of them. Moves nothing."""
     starts = [lane.draws.get_state() for lane in lanes]
     try:
-        times = _times_per_lane(problem, lanes, unused)
+        times = _times_per_lane(problem, lanes, unused, available(lanes[0].draws.device))
     finally:
         for lane, state in zip(lanes, starts, strict=True):
             lane.draws.set_state(state)
@@ -44,9 +48,11 @@ def lanes_that_pay(problem: Problem, lanes: Sequence[LaneTraining], unused: Coll
     return chosen
 
 
-def _times_per_lane(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> dict[int, float]:
+def _times_per_lane(
+    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], available: int | None
+) -> dict[int, float]:
     times: dict[int, float] = {}
-    most = _most_by_memory(problem, lanes, unused)
+    most = len(lanes) if available is None else _most_by_memory(problem, lanes[0], unused, available)
     for num_lanes in _numbers(min(len(lanes), most)):
         try:
             times[num_lanes] = _seconds(problem, lanes[:num_lanes], unused) / num_lanes
@@ -78,13 +84,9 @@ def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection
     return min(seconds[1:])
 
 
-def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> int:
+def _most_by_memory(problem: Problem, lane: LaneTraining, unused: Collection[str], available: int) -> int:
     """As many as fit, by what one lane keeps for its backward pass."""
-    device = lanes[0].draws.device
-    available = available_bytes(device)
-    if available is None:
-        return len(lanes)
-    stack = LaneStack(problem, lanes[:1], unused=unused)
+    stack = LaneStack(problem, [lane], unused=unused)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Col
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        stack.network.task_gradients(*stack.batch([lanes[0].batches.first_rows()]))
+        stack.network.task_gradients(*stack.batch([lane.batches.first_rows()]))
     values_NP = stack.parameters.values_NP
     # The gradients of what is kept are as large again.
     bytes_per_lane = 2 * sum(kept.values()) + _MATRICES * values_NP.numel() * values_NP.element_size()

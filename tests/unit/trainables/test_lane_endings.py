@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainables.catalog import BALANCERS
-from trainables.engine.eager import is_out_of_memory
+from trainables.engine.endings import is_out_of_memory
 from trainables.protocol import Lane, LaneEnding
 from trainables.testing import tiny_problem
 from trainables.training import train

@@ -1,0 +1,114 @@
+"""How many lanes at once are worth it, and what becomes of those that are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from grudging import Calls, grudging_problem, seconds_of
+from networks import WIDTH, model_of, problem_of, smooth_trunk
+from packs import Reports, Told, alone, assert_reports_agree, lane
+from torch import nn
+
+from trainables.engine.lane import LaneTraining
+from trainables.engine.lanes_that_pay import lanes_that_pay
+from trainables.protocol import LaneReport, MultiTaskModel, Problem
+from trainables.testing import tiny_problem
+from trainables.training import train_together
+
+LANES = [lane(f"{seed}", "famo" if seed == 1 else "equal", seed=seed, steps=4, report_every=2) for seed in range(5)]
+
+
+class Heard(Told):
+    """A reporter that also hears who is left out, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: list[tuple[int, Sequence[str]]] = []  # with the number of calls before it
+
+    def leave_out(self, keys: Sequence[str]) -> None:
+        self.left_out.append((len(self.calls), keys))
+
+
+def heard_of(problem: Problem) -> Heard:
+    heard = Heard()
+    train_together(problem, LANES, heard, leave_out=heard.leave_out)
+    return heard
+
+
+def expected(lanes: Sequence[str]) -> dict[str, Reports]:
+    return alone(grudging_problem(lambda num_lanes: None), [one for one in LANES if one.key in lanes])
+
+
+def test_lanes_that_make_each_other_slower_are_left_out_which_is_told_once_before_anything_else():
+    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.04 * num_lanes))
+    heard = heard_of(problem)
+    assert heard.left_out == [(0, ["2", "3", "4"])]
+    assert_reports_agree(heard.by_lane, expected("01"))
+    left = [one for one in LANES if one.key in "234"]
+    assert_reports_agree(alone(grudging_problem(lambda num_lanes: None), left), expected("234"))
+
+
+def test_lanes_that_cost_nothing_more_are_all_taken_and_nobody_is_told():
+    heard = heard_of(grudging_problem(seconds_of(lambda num_lanes: 0.03)))
+    assert heard.left_out == []
+    assert_reports_agree(heard.by_lane, expected("01234"))
+
+
+def test_lanes_that_do_not_fit_are_left_out():
+    # The first pass of them all is that by which the lanes are looked at.
+    heard = heard_of(grudging_problem(Calls(torch.OutOfMemoryError, most=2, at=2)))
+    ((calls_before, keys),) = heard.left_out
+    assert calls_before == 0
+    assert set("234") <= set(keys)
+    assert_reports_agree(heard.by_lane, expected(sorted(set("01234") - set(keys))))
+
+
+def test_places_of_lanes_that_were_left_out_are_nobodys():
+    asked = []
+
+    def refill(free: int) -> list[LaneReport]:
+        asked.append(free)
+        return []
+
+    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.04 * num_lanes))
+    lanes = [LANES[0], lane("short", "equal", steps=2, report_every=2), *LANES[2:]]
+    train_together(problem, lanes, Told(), leave_out=lambda keys: None, refill=refill)
+    assert asked == [1]
+
+
+NUM_WIDE = 200
+
+
+def wide() -> MultiTaskModel:
+    layers = nn.Sequential(smooth_trunk(), nn.Linear(WIDTH, NUM_WIDE), nn.Tanh(), nn.Linear(NUM_WIDE, NUM_WIDE))
+    return model_of(nn.Sequential(layers, nn.Tanh()), nn.Linear(NUM_WIDE, WIDTH))
+
+
+@pytest.mark.parametrize(("lanes_of_memory", "most"), [(0.0, 1), (2.9, 2), (None, 4), (1e6, 4)])
+def test_a_pack_takes_less_than_half_of_the_memory_that_is_available(lanes_of_memory, most):
+    # That more lanes pay is not in doubt: a pass takes the same time for any number.
+    busy = grudging_problem(seconds_of(lambda num_lanes: 0.03)).build_model().trunk
+    assert isinstance(busy, nn.Sequential)
+
+    def build() -> MultiTaskModel:
+        model = wide()
+        model.trunk = nn.Sequential(model.trunk, busy[1])
+        return model
+
+    problem = problem_of(build)
+    lanes = [LaneTraining(problem, one, torch.device("cpu")) for one in LANES[:4]]
+    for one in lanes:
+        one.draw_apart()
+    # Values, gradients, two moments and what a step needs: six numbers in float64 for each that is trained.
+    lane_bytes = 6 * 8 * sum(p.numel() for p in lanes[0].model.parameters())
+    available = None if lanes_of_memory is None else int(lanes_of_memory * lane_bytes / 0.4)
+    problem = problem.to(device=torch.device("cpu"), dtype=torch.float64)
+    assert lanes_that_pay(problem, lanes, (), available=lambda device: available) == most
+
+
+def test_a_lane_alone_is_never_left_out():
+    heard = Heard()
+    train_together(tiny_problem(), LANES[:1], heard, leave_out=heard.leave_out)
+    assert heard.left_out == []
