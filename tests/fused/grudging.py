@@ -29,7 +29,7 @@ class _Told(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
     @staticmethod
@@ -48,7 +48,7 @@ class _Identity(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
 
 

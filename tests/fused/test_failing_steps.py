@@ -13,9 +13,8 @@ from trainables.protocol import Lane, LaneEnding, LaneReport
 from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, PackMemoryError, train_together
 
-LANES = [
-    lane(f"{seed}", ("gradnorm", "equal", "rlw", "famo")[seed], seed=seed, checkpoint_every=10) for seed in range(4)
-]
+BALANCERS = ("gradnorm", "equal", "rlw", "famo")
+LANES = [lane(f"{i}", name, seed=i, steps=30, checkpoint_every=10) for i, name in enumerate(BALANCERS)]
 BEFORE_A_STEP = 1  # passes forward: the lanes are looked at before they are trained
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from trainables.engine.lane import LaneTraining
 from trainables.engine.lanes_that_pay import lanes_that_pay
-from trainables.protocol import LaneReport, MultiTaskModel, Problem
+from trainables.protocol import Lane, MultiTaskModel, Problem
 from trainables.testing import tiny_problem
 from trainables.training import train_together
 
@@ -42,7 +42,7 @@ def expected(lanes: Sequence[str]) -> dict[str, Reports]:
 
 
 def test_lanes_that_make_each_other_slower_are_left_out_which_is_told_once_before_anything_else():
-    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.04 * num_lanes))
+    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.02 * num_lanes))
     heard = heard_of(problem)
     assert heard.left_out == [(0, ["2", "3", "4"])]
     assert_reports_agree(heard.by_lane, expected("01"))
@@ -51,7 +51,7 @@ def test_lanes_that_make_each_other_slower_are_left_out_which_is_told_once_befor
 
 
 def test_lanes_that_cost_nothing_more_are_all_taken_and_nobody_is_told():
-    heard = heard_of(grudging_problem(seconds_of(lambda num_lanes: 0.03)))
+    heard = heard_of(grudging_problem(seconds_of(lambda num_lanes: 0.01)))
     assert heard.left_out == []
     assert_reports_agree(heard.by_lane, expected("01234"))
 
@@ -68,11 +68,11 @@ def test_lanes_that_do_not_fit_are_left_out():
 def test_places_of_lanes_that_were_left_out_are_nobodys():
     asked = []
 
-    def refill(free: int) -> list[LaneReport]:
+    def refill(free: int) -> list[Lane]:
         asked.append(free)
         return []
 
-    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.04 * num_lanes))
+    problem = grudging_problem(seconds_of(lambda num_lanes: 0.002 if num_lanes <= 2 else 0.02 * num_lanes))
     lanes = [LANES[0], lane("short", "equal", steps=2, report_every=2), *LANES[2:]]
     train_together(problem, lanes, Told(), leave_out=lambda keys: None, refill=refill)
     assert asked == [1]
@@ -89,7 +89,7 @@ def wide() -> MultiTaskModel:
 @pytest.mark.parametrize(("lanes_of_memory", "most"), [(0.0, 1), (2.9, 2), (None, 4), (1e6, 4)])
 def test_a_pack_takes_less_than_half_of_the_memory_that_is_available(lanes_of_memory, most):
     # That more lanes pay is not in doubt: a pass takes the same time for any number.
-    busy = grudging_problem(seconds_of(lambda num_lanes: 0.03)).build_model().trunk
+    busy = grudging_problem(seconds_of(lambda num_lanes: 0.01)).build_model().trunk
     assert isinstance(busy, nn.Sequential)
 
     def build() -> MultiTaskModel:
