@@ -36,6 +36,7 @@ def constant_output(task: Task, train_targets: Tensor) -> Tensor:
     return mean.clamp(min=smallest).log() if task.kind == TaskKind.COUNT else mean
 
 
+@torch.no_grad()
 def constant_losses(problem: Problem, split: Split) -> Tensor:
     """Loss of each task's best constant predictor on ``split``, shape (T,).
 

@@ -31,7 +31,8 @@ def tiny_problem(
     """Tasks ``task_0`` (regression), ``task_1`` (binary), ``task_2`` (regression), ..., of growing scale.
 
     ``fault`` strikes in the loss of the last task, at its ``fault_at``-th call in training (counted from 1, over all
-    lanes that use this very object); validation is left alone.
+    lanes that use this very object); validation is left alone. A step of lanes that are trained together is one call;
+    before their first, there is one for each of them and one for all.
     """
     generator = torch.Generator().manual_seed(DATA_SEED)
     inputs_BF = torch.randn(NUM_ROWS, NUM_FEATURES, generator=generator, dtype=torch.float64).float()
@@ -78,7 +79,7 @@ class _FaultyLoss:
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         value = self._loss(output, target)
-        if not value.requires_grad:
+        if not torch.is_grad_enabled():  # within vmap no tensor says that it requires a gradient
             return value
         self._calls += 1
         if self._calls < self._fault_at:

@@ -54,7 +54,7 @@ def digits_sweep(stack: RunningStack) -> dict[str, Any]:
             "weight_lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
         },
         "budget": {"trials": 5},
-        "resources": {"cpus": 1, "parallel": 2},
+        "resources": {"cpus": 1, "parallel": 2, "lanes": 4},
         "baselines": ["equal", "inverse_initial_loss", "single_task"],
         "confirm": {"seeds": 2},
     }
@@ -79,6 +79,22 @@ def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
         assert row["num_pairs"] == 2
         assert row["outcome"] in {"helped", "hurt", "equivalent", "inconclusive"}
         assert row["interval"][0] <= row["mean_difference"] <= row["interval"][1]
+
+
+def test_trials_of_one_structure_are_trained_together_and_a_network_a_task_by_itself(
+    stack: RunningStack, digits_sweep: dict[str, Any]
+) -> None:
+    trials = [stack.client.trial(trial["id"]) for trial in stack.client.trials(digits_sweep["id"])]
+    assert {len(trial["attempts"]) for trial in trials} == {1}
+    packs: dict[str, set[str]] = {}
+    for trial in trials:
+        packs.setdefault(trial["attempts"][0]["pack"], set()).add(trial["balancer"])
+    sizes = Counter(trial["attempts"][0]["pack"] for trial in trials)
+    assert max(sizes.values()) >= 3
+    assert {"single_task" in balancers for balancers in packs.values() if len(balancers) > 1} == {False}
+    assert "Up to 4 trials are trained together in a pack." in [
+        event["message"] for event in events_of(stack, digits_sweep["id"], "sweep.notice")
+    ]
 
 
 def test_the_comparison_uses_fresh_seeds_the_same_for_all_and_only_it_sees_the_test_split(
@@ -215,7 +231,7 @@ def check_logs_of_failure(lines: list[dict[str, Any]], trial: dict[str, Any]) ->
     said = [(line["stream"], line["level"], line["text"]) for line in lines]
     assert ("stdout", "", "what will go wrong: raise") in said
     assert ("log", "INFO", "faulty: 400 rows") in said
-    assert any(text.startswith("trainables.engine.lane: gradnorm on cpu") for _, _, text in said)
+    assert any(text.startswith("trainables.engine.eager: gradnorm on cpu") for _, _, text in said)
     failure = "\n".join(text for stream, level, text in said if (stream, level) == ("log", "ERROR"))
     assert failure == trial["traceback"].rstrip()
 
@@ -317,7 +333,7 @@ def test_a_conductor_that_cannot_start_fails_its_sweep_and_says_why(stack: Runni
     assert (sweep["state"], sweep["reason"], sweep["generation"]) == ("failed", "error", 3)
     assert "IsADirectoryError" in sweep["message"]
     await_that(
-        lambda: not stack.pids("ConductorActor"), within_s=20, what="the end of the processes that were to run it"
+        lambda: not stack.pids("ConductorActor.run"), within_s=20, what="the end of the processes that were to run it"
     )
     assert "IsADirectoryError" in stack.log("dispatcher")
 
@@ -341,7 +357,7 @@ def test_a_conductor_that_is_killed_is_replaced_and_no_trial_is_lost_or_repeated
     )
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: used(stack, sweep_id) >= 2, what="two ended trials")
-    psutil.Process(stack.pid("ConductorActor")).kill()
+    psutil.Process(stack.pid("ConductorActor.run")).kill()
     sweep = stack.client.wait(sweep_id, timeout=180)
     assert (sweep["state"], sweep["generation"]) == ("completed", 2)
     trials = stack.client.trials(sweep_id)

@@ -2,14 +2,14 @@
 
 What cannot be stacked either raises (data that decides what is computed, random numbers), or changes something in a
 step that every lane would have to have for itself (running statistics, counters). And because a module may hide what no
-rule foresees, a step of the stack is compared with the step that a lane would take alone.
+rule foresees, a step of the stack is compared with the step that each lane would take alone.
 
 Shapes: N lanes, P numbers that a network trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,8 @@ from trainables.stacked.errors import NotStackableError
 # and 1e-15 of it, a ReLU that rounding switches some 1e-4; a layer that is computed wrongly is off by far more.
 _TOLERANCES = {torch.float32: 1e-2, torch.float64: 1e-6}
 _NEGLIGIBLE = 1e-3  # of the whole gradient's length: a parameter with less is compared with this
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_SHORT = 100  # items that are looked at one by one
 
 
 def check_alike(lanes: Sequence[LaneTraining]) -> None:
@@ -50,7 +52,7 @@ def check_alike(lanes: Sequence[LaneTraining]) -> None:
 
 
 def prove(problem: Problem, lanes: Sequence[LaneTraining]) -> Collection[str]:
-    """Differentiate a batch of each lane in the stack, and the last lane's alone, without moving anything.
+    """Differentiate a batch of each lane in the stack, and of each alone, without moving anything.
 
     The answer are the names of the parameters that no task reaches.
 
@@ -59,15 +61,18 @@ def prove(problem: Problem, lanes: Sequence[LaneTraining]) -> Collection[str]:
     """
     starts = [lane.draws.get_state() for lane in lanes]
     try:
-        own = _gradients_alone(problem, lanes[-1], starts[-1])
-        unused = [name for name, gradient in own.items() if gradient is None]
-        found_P = _stacked_gradient(problem, lanes, unused)
+        own = [_gradients_alone(problem, lane, state) for lane, state in zip(lanes, starts, strict=True)]
+        unused = [name for name, gradient in own[0].items() if gradient is None]
+        if any([name for name, gradient in one.items() if gradient is None] != unused for one in own[1:]):
+            raise NotStackableError("their tasks reach different parameters")
+        found_NP = _stacked_gradient(problem, lanes, unused)
     finally:
         for lane, state in zip(lanes, starts, strict=True):
             lane.draws.set_state(state)
-    if found_P.device.type == "cuda" and any(isinstance(module, nn.Dropout) for module in lanes[-1].model.modules()):
-        return unused  # alone, the lane draws other masks there (stacked.draws)
-    _compare({name: gradient for name, gradient in own.items() if gradient is not None}, found_P)
+    if found_NP.device.type == "cuda" and any(isinstance(module, nn.Dropout) for module in lanes[0].model.modules()):
+        return unused  # alone, a lane draws other masks there (stacked.draws)
+    for gradients, found_P in zip(own, found_NP.unbind(), strict=True):
+        _compare({name: gradient for name, gradient in gradients.items() if gradient is not None}, found_P)
     return unused
 
 
@@ -86,7 +91,7 @@ def _gradients_alone(problem: Problem, lane: LaneTraining, draws: Tensor) -> dic
 
 
 def _stacked_gradient(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> Tensor:
-    """The last lane's row of the stack's gradient, of Σ_i L_i."""
+    """The stack's gradient of Σ_i L_i, (N, P)."""
     try:
         stack = LaneStack(problem, lanes, unused=unused)
         found = stack.network.task_gradients(*stack.batch([lane.batches.first_rows() for lane in lanes]))
@@ -97,7 +102,7 @@ def _stacked_gradient(problem: Problem, lanes: Sequence[LaneTraining], unused: C
         if is_out_of_memory(error):
             raise
         raise NotStackableError(f"torch.func cannot run them together: {_short(error)}") from error
-    return stack.parameters.gradients_NP[-1]
+    return stack.parameters.gradients_NP
 
 
 def _compare(own: dict[str, Tensor], found_P: Tensor) -> None:
@@ -134,23 +139,47 @@ def _borrowed_generators(draws: Tensor, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Refuse a network that a step changes in more than its parameters."""
-    versions = {name: buffer._version for name, buffer in model.named_buffers()}
-    attributes = {name: _plain_attributes(module) for name, module in model.named_modules()}
+    buffers = dict(model.named_buffers())
+    versions = {name: buffer._version for name, buffer in buffers.items()}
+    own = {name: _own_attributes(module) for name, module in model.named_modules()}  # held: no new one gets its place
+    marks = {name: _marks(attributes) for name, attributes in own.items()}
     yield
     for name, buffer in model.named_buffers():
-        if versions.get(name) != buffer._version:
+        if buffer is not buffers.get(name) or buffer._version != versions[name]:
             raise NotStackableError(f"a step changes {name}, as BatchNorm does with its running statistics")
     for name, module in model.named_modules():
-        if changed := [key for key, value in _plain_attributes(module).items() if attributes[name].get(key) != value]:
+        after = _marks(_own_attributes(module))
+        if changed := [key for key, mark in after.items() if marks[name].get(key) != mark]:
             raise NotStackableError(f"a step changes the attribute {changed[0]!r} of {name or 'the network'}")
 
 
-def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+def _own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module keeps beside its parameters, buffers and modules."""
+    return {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
+
+
+def _marks(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _mark(value) for key, value in attributes.items()}
+
+
+def _mark(value: Any, *, depth: int = 2) -> Any:
+    """Another one after most changes of a value: of numbers, tensors, and short lists and dicts of such."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if isinstance(value, dict | list | tuple) and depth and len(value) <= _SHORT:
+        items = value.items() if isinstance(value, dict) else value
+        return [_mark(item, depth=depth - 1) for item in items]
+    return (id(value), len(value)) if isinstance(value, Sized) and not isinstance(value, nn.Module) else id(value)
 
 
 def _structure(model: nn.Module) -> Sequence[Any]:
-    modules = [(name, type(module)) for name, module in model.named_modules()]
+    # By name: a layer whose parameters are parametrized has a class of its own.
+    modules = [
+        (name, type(module).__module__, type(module).__qualname__, type(module).__mro__[1:])
+        for name, module in model.named_modules()
+    ]
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return [*modules, *((name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in named)]
 

@@ -68,7 +68,7 @@ class FusedPack:
                 stack = stack if stack is not None else LaneStack(self._problem, before, unused=self._unused)
                 last = _advance(stack)
             except Exception as error:  # noqa: BLE001 - it may be of any lane's making
-                self._blame(error)
+                self._blame(error, steps_under_way=stack.steps_under_way if stack is not None else 0)
             else:
                 self._report_due(last)
                 self._fill()
@@ -95,14 +95,27 @@ class FusedPack:
                 self._lanes.append(training)
 
     def _fill(self) -> None:
-        """Ask for lanes for the free places, as long as anybody is there: an empty pack is over."""
-        free = self._places - len(self._lanes)
-        if free > 0 and self._lanes:
-            self._open(self._refill(free))
-            check_alike(self._lanes)
+        """Ask for lanes for the free places, as long as anybody is there: an empty pack is over. In the first one's
+        place nothing must be taken of another's.
 
-    def _blame(self, error: Exception) -> None:
-        """A step failed: of one lane, it is its ending; of many nobody can tell whose fault it is.
+        Raises:
+            NotStackableError, PackMemoryError: they cannot be trained with those that are there.
+        """
+        free = self._places - len(self._lanes)
+        if free <= 0 or not self._lanes:
+            return
+        running = len(self._lanes)
+        self._open(self._refill(free))
+        if new := self._lanes[running:]:
+            try:
+                check_alike(self._lanes)
+                prove(self._problem, [self._lanes[0], *new])
+            except Exception as error:  # noqa: BLE001 - it may be of any lane's making
+                self._blame(error)
+
+    def _blame(self, error: Exception, *, steps_under_way: int = 0) -> None:
+        """A step failed, after so many since the lanes were last told of theirs: of one lane, it is its ending; of many
+        nobody can tell whose fault it is.
 
         Raises:
             NotStackableError: it is of many, or no fault of a step.
@@ -116,11 +129,13 @@ class FusedPack:
             raise NotStackableError(f"a step of theirs failed: {type(error).__name__}: {error}") from error
         (lane,) = self._lanes
         self._lanes = []
-        self._report([failure(lane.lane, lane.step, error)])
+        self._report([failure(lane.lane, lane.step + steps_under_way, error)])
 
     def _report_due(self, last: Sequence[LastStep | None]) -> None:
         """Let the lanes speak whose report is due; those that end, or are asked to stop, leave."""
         due = [(lane, seen) for lane, seen in zip(self._lanes, last, strict=True) if lane.steps_to_report == 0]
+        if not due:  # a balancer has settled
+            return
         reports = [_report_of(lane, seen) for lane, seen in due]
         asked = self._report(reports)
         ended = {report.lane for report in reports if report.ending is not None}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -110,11 +111,12 @@ class LaneTraining:
         if losses_T is not None:
             metrics, notices = self._look_back(losses_T, norms_T)
         self._next_report = settings.next_report(self.step)
-        metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
         is_end = self.step >= settings.steps
-        if is_end and self.lane.evaluate_test:
-            unit_T = constant_losses(self._problem, self._problem.test)
-            metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
+        with self._own_draws():
+            metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
+            if is_end and self.lane.evaluate_test:
+                unit_T = constant_losses(self._problem, self._problem.test)
+                metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
         self._refuse_non_finite(metrics)
         return LaneReport(
             lane=self.lane.key,
@@ -170,10 +172,8 @@ class LaneTraining:
         """From here on the network draws from a generator of its own, which goes on where torch's global one is now: so
         lanes that are trained together draw what each would alone. To be called as soon as the lane is built.
         """
-        self._rng = rng = capture_rng()
         self._draws = torch.Generator(self._device)
-        is_cuda = self._device.type == "cuda"
-        self._draws.set_state(rng.cuda[self._device.index or 0] if is_cuda else rng.cpu)
+        self._draw_on_from(capture_rng())
 
     @property
     def draws(self) -> torch.Generator:
@@ -264,6 +264,24 @@ class LaneTraining:
             },
         }
         return Checkpoint(step=self.step, balancer=self.lane.balancer, task_names=list(self._names), **plain(content))
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """Within, the global generators are what they would be if this lane were alone: so draws what is evaluated."""
+        if self._rng is None:
+            yield
+            return
+        before = capture_rng()
+        restore_rng(self._own_rng(self._rng))
+        try:
+            yield
+            self._draw_on_from(capture_rng())
+        finally:
+            restore_rng(before)
+
+    def _draw_on_from(self, rng: RngState) -> None:
+        self._rng = rng
+        self.draws.set_state(rng.cuda[self._device.index or 0] if self._device.type == "cuda" else rng.cpu)
 
     def _own_rng(self, rng: RngState) -> RngState:
         """What the global generators would be if this lane had been alone."""

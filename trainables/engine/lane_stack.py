@@ -66,6 +66,7 @@ class LaneStack:
             self._looking_back = stacked_network(some, self.parameters, models[0], problem.tasks)
         self._clip_norms_N1 = self._clip_norms()
         self._columns = self._columns_of_networks(models[0])
+        self.steps_under_way = 0  # that `advance` has taken; 0 where it has come to its end
 
     def advance(self, num_steps: int) -> Sequence[LastStep]:
         """Take so many steps, at least one, with each lane. No step waits for the device, but for the balancers that
@@ -82,6 +83,7 @@ class LaneStack:
             first_NT = losses_NT if first_NT is None else first_NT
             sums_NT += losses_NT
             watch.see(step, losses_NT, norms_NT)
+            self.steps_under_way = step
         assert first_NT is not None
         assert losses_NT is not None
         assert norms_NT is not None
@@ -93,6 +95,7 @@ class LaneStack:
                 sums_NT[index],
                 watch.first_bad_2T[:, index],
             )
+        self.steps_under_way = 0
         rows = zip(losses_NT.unbind(), norms_NT.unbind(), strict=True)
         return [LastStep(losses_T=losses_T, norms_T=norms_T) for losses_T, norms_T in rows]
 

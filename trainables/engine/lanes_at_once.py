@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -33,14 +33,31 @@ _SHARE_OF_MEMORY = 0.4  # that a pack may take of what is available: there may b
 _MATRICES = 6  # values, gradients, two moments, and what a step and a change of the stack need besides
 
 
-def find_lanes_at_once(problem: Problem, lane: Lane, *, most: int, is_measured: bool, device: torch.device) -> int:
+Available = Callable[[torch.device], int | None]  # the bytes that a process could still take; None: nobody knows
+
+
+def find_lanes_at_once(
+    problem: Problem,
+    lane: Lane,
+    *,
+    most: int,
+    is_measured: bool,
+    device: torch.device,
+    available: Available = available_bytes,
+) -> int:
     """See :func:`trainables.training.lanes_at_once`."""
     before = capture_rng()
     try:
         moved = problem.to(device=device, dtype=TrainingSettings.from_params(lane.params).torch_dtype)
         lanes = _Lanes(moved, lane, device)
         unused = prove(moved, lanes.first(2))
-        return _paying(moved, lanes, unused, min(most, MOST_MEASURED)) if is_measured else most
+        if not is_measured:
+            return most
+        most = min(most, MOST_MEASURED)
+        free = available(device)
+        if free is not None:
+            most = min(most, _most_by_memory(moved, lanes.first(1), unused, free))
+        return _paying(moved, lanes, unused, most)
     finally:
         restore_rng(before)
         release_memory()
@@ -69,7 +86,6 @@ class _Lanes:
 def _paying(problem: Problem, lanes: _Lanes, unused: Collection[str], most: int) -> int:
     """The least number of lanes at which a lane's step takes hardly longer than at the best."""
     times: dict[int, float] = {}
-    most = min(most, _most_by_memory(problem, lanes.first(1), unused))
     for num_lanes in _numbers(most):
         try:
             times[num_lanes] = _seconds(problem, lanes.first(num_lanes), unused) / num_lanes
@@ -111,11 +127,8 @@ def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection
     return min(seconds[1:])
 
 
-def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> int:
+def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], available: int) -> int:
     """As many as fit, by what one lane keeps for its backward pass."""
-    available = available_bytes(lanes[0].draws.device)
-    if available is None:
-        return MOST_MEASURED
     stack = LaneStack(problem, lanes, unused=unused)
     kept: dict[int, int] = {}
 

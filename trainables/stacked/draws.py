@@ -26,7 +26,7 @@ class LaneDraws:
         """
         if not any(shares):
             return inputs
-        masks = torch.ones_like(inputs, memory_format=torch.contiguous_format)
+        masks = torch.ones_like(inputs)  # laid out as the inputs are: that is the order in which a mask is drawn
         for mask, share, lane in zip(masks.unbind(), shares, lanes, strict=True):
             if share == 1:
                 mask.zero_()

@@ -97,7 +97,7 @@ class Stack:
             return self._vmapped(module)
         if type(module) is nn.Sequential:
             return _composed([self.forward(part) for part in module])
-        if isinstance(module, Stackable):
+        if isinstance(module, Stackable) and _is_of_its_forward(module):
             return module.stacked_forward(self)
         if type(module) is nn.Linear:
             return self._linear(module)
@@ -169,10 +169,14 @@ class Stack:
         skeleton = copy.deepcopy(module)
         if type(module) is nn.Dropout:
             raise NotStackableError("a hook is on a dropout layer")
-        for name, part in list(module.named_modules()):
+        if type(module) is nn.Embedding and module.padding_idx is not None:
+            skeleton = _PaddedEmbedding(module)
+        for name, part in list(module.named_modules(remove_duplicate=False))[1:]:
+            parent, _, attribute = name.rpartition(".")
             if type(part) is nn.Dropout:
-                parent, _, attribute = name.rpartition(".")
                 setattr(skeleton.get_submodule(parent), attribute, _LaneDropout(self.dropout(part)))
+            elif type(part) is nn.Embedding and part.padding_idx is not None:
+                setattr(skeleton.get_submodule(parent), attribute, _PaddedEmbedding(part))
         return skeleton.to("meta")
 
 
@@ -185,6 +189,21 @@ class _LaneDropout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return VmappedDropout.apply(inputs, self._draw)
+
+
+class _PaddedEmbedding(nn.Module):
+    """In place of an embedding whose padding must not learn, which torch forgets where it is vmapped."""
+
+    def __init__(self, of_one: nn.Embedding) -> None:
+        super().__init__()
+        if of_one.max_norm is not None:
+            raise NotStackableError("an embedding with max_norm changes its table at every step")
+        self.weight = nn.Parameter(torch.empty_like(of_one.weight, device="meta"))
+        self._padding_idx = of_one.padding_idx
+
+    def forward(self, codes: Tensor) -> Tensor:
+        rows = functional.embedding(codes, self.weight)
+        return torch.where((codes == self._padding_idx).unsqueeze(-1), rows.detach(), rows)
 
 
 def over_rows(per_lane: Tensor, num_dims: int) -> Tensor:
@@ -205,6 +224,16 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether the module's class says all that it does: no hook, and no forward pass of its own."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return not any(hooks) and "forward" not in vars(module)
+
+
+def _is_of_its_forward(module: nn.Module) -> bool:
+    """Whether its ``stacked_forward`` was written for its ``forward``, and not for that of a class it derives from."""
+    for owner in (module, *type(module).__mro__):
+        if "stacked_forward" in vars(owner):
+            return True
+        if "forward" in vars(owner):
+            return False
+    return False
 
 
 def _constants(networks: Sequence[nn.Module], parameters: StackedParameters) -> Sequence[tuple[Tensor, ...]]:

@@ -19,6 +19,8 @@ StackedLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.shape != targets.shape:  # spread over each other, with a warning; lanes have a dimension more in front
+        return _vmapped(functional.mse_loss)(outputs, targets)
     return _mean_by_lane(functional.mse_loss(outputs, targets, reduction="none"))
 
 
