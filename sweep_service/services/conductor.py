@@ -89,37 +89,27 @@ class Conductor:
 
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         """A pack's worker is up; the answer is what it trains."""
-        generation = self._generation
-        assert generation is not None
         self._workers[pack] = worker
-        order = self._patiently(lambda: generation.begin(pack, node=node))
+        order = self._patiently(lambda generation: generation.begin(pack, node=node))
         if not order.lanes:
             self._workers.pop(pack, None)
         return order
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         """What the lanes of a pack say; the answer names those that are to stop."""
-        generation = self._generation
-        assert generation is not None
-        return self._patiently(lambda: generation.report(pack, messages))
+        return self._patiently(lambda generation: generation.report(pack, messages))
 
     def settle(self, pack: str, places: int, reason: str) -> None:
         """What a pack's worker has found out of how many trials to train at once; of 1, why not more."""
-        generation = self._generation
-        assert generation is not None
-        self._patiently(lambda: generation.settle(pack, places, reason))
+        self._patiently(lambda generation: generation.settle(pack, places, reason))
 
     def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
         """Trials for free places of a pack."""
-        generation = self._generation
-        assert generation is not None
-        return self._patiently(lambda: generation.refill(pack, free))
+        return self._patiently(lambda generation: generation.refill(pack, free))
 
     def split(self, pack: str, places: int, message: str) -> None:
         """A pack ends because it has too many lanes; its trials go on in packs of at most so many."""
-        generation = self._generation
-        assert generation is not None
-        self._patiently(lambda: generation.split(pack, places, message))
+        self._patiently(lambda generation: generation.split(pack, places, message))
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""
@@ -132,7 +122,7 @@ class Conductor:
 
     def note(self, trial_id: str, message: str) -> None:
         """What a worker has to say of a trial beside its results."""
-        self._patiently(lambda: self._store.add_notice(self._lease, message, trial_id=trial_id))
+        self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id))
 
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""
@@ -140,12 +130,14 @@ class Conductor:
         if self._supply is not None:
             self._supply.explain(pack, message)
 
-    def _patiently(self, call: Callable[[], _T]) -> _T:
+    def _patiently(self, call: Callable[[Generation], _T]) -> _T:
         """A worker waits for the store, at the longest until the guard ends it: what it has trained is worth that."""
+        generation = self._generation
+        assert generation is not None
         while True:
             self._raise_if_lost()
             try:
-                return call()
+                return call(generation)
             except StoreUnavailableError:
                 if self._over.wait(RETRY_S):
                     raise

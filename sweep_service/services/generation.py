@@ -13,16 +13,15 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-from sweep_service.domain.errors import IllegalMoveError, PackOverError, StoreUnavailableError
-from sweep_service.domain.ids import IdPrefix, new_id
+from sweep_service.domain.errors import PackOverError, StoreUnavailableError
 from sweep_service.domain.logs import LogLines
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
-from sweep_service.domain.trial import Attempt, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
+from sweep_service.services.attempts import Attempts
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, report_of
@@ -30,7 +29,7 @@ from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packing import Pack, Packing, together
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
-from sweep_service.services.ranking import best_trial
+from sweep_service.services.trial_book import TrialBook
 from sweep_service.services.trial_queue import TrialQueue
 
 logger = logging.getLogger(__name__)
@@ -67,14 +66,14 @@ class Generation:
         self._spec = sweep.spec
         self._plan = plan
         self._clock = clock
-        self._checkpoints = checkpoints
         self._early_stopper = EarlyStopper(store=store, spec=sweep.spec)
-        self._trials = {trial.id: trial for trial in plan.trials}
+        self._book = TrialBook(store=store, lease=lease, sweep=sweep, plan=plan, clock=clock, checkpoints=checkpoints)
+        self._attempts = Attempts(store=store, lease=lease, book=self._book, clock=clock, checkpoints=checkpoints)
+        self._trials = self._book.trials
         self._packs: dict[str, Pack] = {}
         self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
-        self._best: Trial | None = self._trials.get(sweep.best_trial_id or "")
         self._winding_up = SweepState.RUNNING  # STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
@@ -83,7 +82,7 @@ class Generation:
     def trials(self) -> Sequence[Trial]:
         """Every trial as this generation knows it, by number."""
         with self._lock:
-            return sorted(self._trials.values(), key=lambda trial: trial.number)
+            return self._book.in_order
 
     def take_up(self) -> None:
         """Take over what an earlier generation left: its attempts are lost, its unfinished trials wait for a pack."""
@@ -129,7 +128,7 @@ class Generation:
             resources = self._spec.resources
             return PackOrder(
                 trainable=self._spec.trainable,
-                lanes=tuple(self._begin_lane(pack, trial) for trial in self._live(pack) if is_wanted),
+                lanes=tuple(self._attempts.begin(pack, trial) for trial in self._live(pack) if is_wanted),
                 places=self._places(pack),
                 is_settled=self._packing.is_settled(pack.structure),
                 is_measured=resources.lanes == "auto",
@@ -165,7 +164,7 @@ class Generation:
             places = min(self._places(pack), num_begun + free)
             self._queue.fill(pack, places=places, num_live=len(live), num_idle=self._num_idle)
             new = [trial for trial in self._live(pack) if trial.id not in pack.attempts]
-            return [self._begin_lane(pack, trial) for trial in new]
+            return [self._attempts.begin(pack, trial) for trial in new]
 
     def split(self, key: str, places: int, message: str) -> None:
         """The pack cannot go on with so many lanes: its trials go on from their last checkpoints in packs of at most
@@ -180,7 +179,7 @@ class Generation:
             self._tell(f"A pack of {len(self._live(pack))} trials is split up: {message}")
             for trial in reversed(self._live(pack)):
                 if trial.id in pack.attempts:
-                    self._end_attempt(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
+                    self._attempts.end(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
                 pack.trial_ids.remove(trial.id)  # only now: a call that fails is made again
                 pack.attempts.pop(trial.id, None)
                 self._queue.put_first([trial.id])
@@ -288,13 +287,9 @@ class Generation:
                 raise
 
     def _read_again(self) -> None:
-        for trial in self._store.list_trials(self._sweep.id):
-            if trial.id not in self._trials:
-                self._queue.put([trial.id])
-            self._take(trial)
+        self._queue.put(trial.id for trial in self._book.read_again())
         # Only trials of open packs can have got reports in the call that failed.
         self._early_stopper.load(self._trials[trial_id] for pack in self._packs.values() for trial_id in pack.trial_ids)
-        self._best = self._trials.get(self._store.get_sweep(self._sweep.id).best_trial_id or "")
         self._end_strays("The answer to its start was lost.")
         self._is_in_doubt = False
 
@@ -340,7 +335,7 @@ class Generation:
         if new:
             self._store.add_trials(self._lease, new)
         for trial in new:
-            self._take(trial)
+            self._book.take(trial)
         self._queue.put(trial.id for trial in new)
         return len(new)
 
@@ -355,95 +350,9 @@ class Generation:
             return timedelta(0)
         return self._store.busy_time(self._sweep.id).until(now)
 
-    def _begin_lane(self, pack: Pack, trial: Trial) -> LaneOrder:
-        resume_from = self._resumable(trial)
-        if trial.id not in pack.attempts:
-            pack.attempts[trial.id] = self._start_attempt(trial, pack, resume_from)
-        return LaneOrder(
-            trial_id=trial.id,
-            balancer=trial.balancer,
-            params=trial.params,
-            evaluate_test=trial.role is Role.CONFIRM,
-            checkpoint_dir=str(self._checkpoints.of_attempt(trial.id, pack.attempts[trial.id])),
-            resume_from=resume_from,
-        )
-
-    def _resumable(self, trial: Trial) -> str | None:
-        """The trial's checkpoint; None, and a notice, where the file is gone: training anew gives the same result."""
-        if trial.checkpoint is None or self._checkpoints.is_there(trial.checkpoint):
-            return trial.checkpoint
-        message = f"The checkpoint {trial.checkpoint} of trial {trial.number} is gone; it trains from its first step."
-        self._store.add_notice(self._lease, message, trial_id=trial.id)
-        return None
-
-    def _start_attempt(self, trial: Trial, pack: Pack, resume_from: str | None) -> str:
-        now = self._clock.now()
-        attempt = Attempt(
-            id=new_id(IdPrefix.ATTEMPT, now=now),
-            trial_id=trial.id,
-            sweep_id=trial.sweep_id,
-            number=trial.num_attempts,
-            state=AttemptState.RUNNING,
-            generation=self._lease.generation,
-            pack=pack.key,
-            node=pack.node,
-            resumed_from=resume_from,
-            started_at=now,
-        )
-        self._take(self._store.start_attempt(self._lease, attempt))
-        return attempt.id
-
-    def _take(self, trial: Trial) -> None:
-        self._trials[trial.id] = trial
-        self._plan.take(trial)
-
     def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd]) -> None:
-        """Store it, then know it, then remove the checkpoints that nothing will go on from."""
-        best = self._new_best(ends)
-        self._store.record(self._lease, reports=reports, ends=ends, best=best)
-        for report in reports:
-            self._take_report(report)
-        for end in ends:
-            self._take_end(end)
-        done = [end.trial_id for end in ends]
-        if best is not None:
-            done += [self._best.id] if self._best else []
-            self._best = self._trials[best]
-        for trial_id in done:
-            if self._best is None or trial_id != self._best.id:
-                self._checkpoints.drop_trial(trial_id)
-
-    def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
-        """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""
-        ended = [replace(self._trials[end.trial_id], state=end.ending.state, objective=end.objective) for end in ends]
-        best = best_trial(self._spec, [*ended, *([self._best] if self._best else [])])
-        return best.id if best is not None and (self._best is None or best.id != self._best.id) else None
-
-    def _take_report(self, report: Report) -> None:
-        trial = self._trials[report.trial_id]
-        gets_on = report.step > trial.last_step
-        if gets_on:
-            trial = replace(trial, metrics=report.metrics, last_step=report.step)
-        self._trials[trial.id] = replace(trial, checkpoint=report.checkpoint or trial.checkpoint)
-        if report.checkpoint is not None:
-            if gets_on:
-                self._losses.pop(trial.id, None)
-            if trial.num_attempts > 1:
-                self._checkpoints.drop_earlier_attempts(trial.id, than=report.attempt_id)
-
-    def _take_end(self, end: TrialEnd) -> None:
-        ended = replace(
-            self._trials[end.trial_id],
-            state=end.ending.state,
-            ending=end.ending,
-            objective=end.objective,
-            message=end.message,
-            traceback=end.traceback,
-            ended_at=self._clock.now(),
-        )
-        self._take(ended)
-        if end.ending.state is TrialState.FAILED:
-            logger.warning("Trial %s (%d) failed: %s", ended.id, ended.number, end.message)
+        for trial_id in self._book.record(reports, ends):
+            self._losses.pop(trial_id, None)
 
     def _lose(self, trial: Trial, attempt_id: str | None, message: str, num_lanes: int) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
@@ -464,19 +373,13 @@ class Generation:
             self._record((), [end])
             return
         if attempt_id is not None:
-            self._end_attempt(attempt_id, message)
+            self._attempts.end(attempt_id, message)
         # A user who stops a sweep does not want what has not even started.
         if trial.state is TrialState.PENDING and self._winding_up is not SweepState.RUNNING:
             self._cancel([trial])
             return
         self._losses[trial.id] = losses
         self._queue.put([trial.id])
-
-    def _end_attempt(self, attempt_id: str, message: str, state: AttemptState = AttemptState.LOST) -> None:
-        try:
-            self._store.end_attempt(self._lease, attempt_id, state, message=message)
-        except IllegalMoveError:
-            logger.info("Attempt %s had ended already, in a write whose answer was lost.", attempt_id)
 
     def _cancel(self, trials: Sequence[Trial]) -> None:
         if trials:
