@@ -97,8 +97,8 @@ class LaneTraining:
 
     @property
     def steps_to_report(self) -> int:
-        """Steps until the next report; 0: it is due."""
-        return self._next_report - self.step
+        """Steps until the next report; 0: it is due, as it is where the lane has gone further than it is asked to."""
+        return max(0, self._next_report - self.step)
 
     @property
     def steps_to_settle(self) -> int:

@@ -31,12 +31,19 @@ Available = Callable[[torch.device], int | None]  # the bytes that a process cou
 
 
 def lanes_that_pay(
-    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], *, available: Available = available_bytes
+    problem: Problem,
+    lanes: Sequence[LaneTraining],
+    unused: Collection[str],
+    *,
+    available: Available = available_bytes,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """How many of these lanes to train at once, by differentiating the first 1, 2, 4, … of them. Moves nothing."""
     starts = [lane.draws.get_state() for lane in lanes]
     try:
-        times = _times_per_lane(problem, lanes, unused, available(lanes[0].draws.device))
+        size = available(lanes[0].draws.device)
+        most = len(lanes) if size is None else _most_by_memory(problem, lanes[0], unused, size)
+        times = _times_per_lane(problem, lanes[:most], unused, clock)
     finally:
         for lane, state in zip(lanes, starts, strict=True):
             lane.draws.set_state(state)
@@ -49,13 +56,12 @@ def lanes_that_pay(
 
 
 def _times_per_lane(
-    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], available: int | None
+    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], clock: Callable[[], float]
 ) -> dict[int, float]:
     times: dict[int, float] = {}
-    most = len(lanes) if available is None else _most_by_memory(problem, lanes[0], unused, available)
-    for num_lanes in _numbers(min(len(lanes), most)):
+    for num_lanes in _numbers(len(lanes)):
         try:
-            times[num_lanes] = _seconds(problem, lanes[:num_lanes], unused) / num_lanes
+            times[num_lanes] = _seconds(problem, lanes[:num_lanes], unused, clock) / num_lanes
         except Exception as error:
             if not (times and is_out_of_memory(error)):
                 raise
@@ -69,18 +75,20 @@ def _numbers(most: int) -> list[int]:
     return powers if powers[-1] == most else [*powers, most]
 
 
-def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> float:
+def _seconds(
+    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], clock: Callable[[], float]
+) -> float:
     """That a step of them takes, without the optimiser's part."""
     stack = LaneStack(problem, lanes, unused=unused)
     batch = stack.batch([lane.batches.first_rows() for lane in lanes])
     seconds = []
     for _ in range(1 + REPETITIONS):  # the first finds nothing prepared
-        start = time.perf_counter()
+        start = clock()
         found = stack.network.task_gradients(*batch)
         found.put_gradients(torch.ones_like(found.losses_NT))
         _ = found.norms_NT
         _wait(stack.parameters.values_NP.device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return min(seconds[1:])
 
 
