@@ -24,6 +24,8 @@ class TrainingSettings:
     batch_size: int
     lr: float
     weight_decay: float
+    beta1: float
+    beta2: float
     alpha: float
     weight_lr: float
     dwa_window: int

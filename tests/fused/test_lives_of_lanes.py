@@ -253,6 +253,15 @@ def test_a_lane_that_goes_on_at_its_last_step_says_so_again_and_the_others_train
     assert_reports_agree({"b": told.by_lane["b"]}, {"b": whole["b"]})
 
 
+def test_a_lane_that_has_gone_further_than_it_is_asked_to_is_completed_where_it_is():
+    problem = tiny_problem()
+    whole = alone(problem, RESUMED[:2])
+    lanes = [lane("a", "gradnorm", whole["a"][-1].checkpoint, **{**RESUMED[0].params, "steps": 30}), RESUMED[1]]
+    for reports in (alone(problem, lanes), together(problem, lanes)):
+        assert [(one.step, one.ending) for one in reports["a"]] == [(40, LaneEnding.COMPLETED)]
+        assert_reports_agree({"b": reports["b"]}, {"b": whole["b"]})
+
+
 def test_training_does_not_touch_the_checkpoint_that_it_goes_on_from():
     problem = tiny_problem(dropout=0.2)
     whole = together(problem, RESUMED)

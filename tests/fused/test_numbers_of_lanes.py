@@ -20,7 +20,7 @@ LANES = [
     lane("gradnorm, other numbers", seed=1, **{**SHORT, "alpha": 0.2, "weight_lr": 0.2, "lr": 3e-3}),
     lane("gradnorm, slow start", seed=3, initial_loss="mean_of_batches", initial_loss_batches=7, **SHORT),
     lane("clipped", "equal", seed=4, clip_norm=0.4, **SHORT),
-    lane("decayed", "dwa", seed=5, weight_decay=0.5, dwa_window=4, **SHORT),
+    lane("decayed", "dwa", seed=5, weight_decay=0.5, beta1=0.5, beta2=0.9, dwa_window=4, **SHORT),
     lane("short", "rlw", seed=6, **{**SHORT, "steps": 13}),
     lane("looks back", "famo", seed=7, **SHORT),
     lane("looks back too", "famo", seed=8, famo_decay=0.1, **{**SHORT, "report_every": 8}),

@@ -53,7 +53,13 @@ class LaneTraining:
         self._model.train()
         parameters = trained_parameters(self._model)
         # AdamW without decay is Adam. Fused: one call for all parameters, on the CPU too.
-        self.optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            parameters,
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
         num_tasks = len(self._tasks)
         self.state = self.balancer.initial_state(num_tasks=num_tasks, device=device, dtype=settings.torch_dtype)
         self.generator = new_generator(settings.seed, BALANCER_STREAM)
@@ -90,8 +96,8 @@ class LaneTraining:
 
     @property
     def steps_to_report(self) -> int:
-        """Steps until the next report; 0: it is due."""
-        return self._next_report - self.step
+        """Steps until the next report; 0: it is due, as it is where the lane has gone further than it is asked to."""
+        return max(0, self._next_report - self.step)
 
     @property
     def steps_to_settle(self) -> int:
@@ -306,6 +312,7 @@ class LaneTraining:
             raise CheckpointError(f"the checkpoint does not fit the lane's network: {error}") from error
         for group in self.optimizer.param_groups:  # what the lane asks for now is what counts
             group["lr"], group["weight_decay"] = self.settings.lr, self.settings.weight_decay
+            group["betas"] = self.settings.beta1, self.settings.beta2
         self.state = {name: tensor.to(device, copy=True) for name, tensor in checkpoint.balancer_state.items()}
         self._first_losses_T = checkpoint.progress["first_losses_T"].to(device, copy=True)
         self.step = checkpoint.step

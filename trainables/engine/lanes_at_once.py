@@ -33,6 +33,7 @@ _SHARE_OF_MEMORY = 0.4  # that a pack may take of what is available: there may b
 _MATRICES = 6  # values, gradients, two moments, and what a step and a change of the stack need besides
 
 
+Clock = Callable[[], float]  # seconds
 Available = Callable[[torch.device], int | None]  # the bytes that a process could still take; None: nobody knows
 
 
@@ -44,6 +45,7 @@ def find_lanes_at_once(
     is_measured: bool,
     device: torch.device,
     available: Available = available_bytes,
+    clock: Clock = time.perf_counter,
 ) -> int:
     """See :func:`trainables.training.lanes_at_once`."""
     before = capture_rng()
@@ -57,7 +59,7 @@ def find_lanes_at_once(
         free = available(device)
         if free is not None:
             most = min(most, _most_by_memory(moved, lanes.first(1), unused, free))
-        return _paying(moved, lanes, unused, most)
+        return _paying(moved, lanes, unused, most, clock)
     finally:
         restore_rng(before)
         release_memory()
@@ -83,17 +85,18 @@ class _Lanes:
         return self._made[:num_lanes]
 
 
-def _paying(problem: Problem, lanes: _Lanes, unused: Collection[str], most: int) -> int:
+def _paying(problem: Problem, lanes: _Lanes, unused: Collection[str], most: int, clock: Clock) -> int:
     """The least number of lanes at which a lane's step takes hardly longer than at the best."""
     times: dict[int, float] = {}
     for num_lanes in _numbers(most):
         try:
-            times[num_lanes] = _seconds(problem, lanes.first(num_lanes), unused) / num_lanes
+            times[num_lanes] = _seconds(problem, lanes.first(num_lanes), unused, clock) / num_lanes
         except Exception as error:
             if not (times and is_out_of_memory(error)):
                 raise
             break
-        if len(times) > 2 and min(list(times.values())[-2:]) > min(times.values()):
+        *before, last, latest = (torch.inf, torch.inf, *times.values())
+        if len(times) > 2 and min(last, latest) >= min(before):
             break  # two numbers in a row that were no better
     least = min(times.values())
     chosen = min(num_lanes for num_lanes, seconds in times.items() if seconds <= AS_GOOD * least)
@@ -111,19 +114,19 @@ def _numbers(most: int) -> Iterator[int]:
     yield most
 
 
-def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> float:
+def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], clock: Clock) -> float:
     """That a step of them takes, without the optimiser's part."""
     stack = LaneStack(problem, lanes, unused=unused)
     batch = stack.batch([lane.batches.first_rows() for lane in lanes])
     seconds = []
     for _ in range(1 + REPETITIONS):  # the first finds nothing prepared
-        start = time.perf_counter()
+        start = clock()
         found = stack.network.task_gradients(*batch)
         found.put_gradients(torch.ones_like(found.losses_NT))
         _ = found.norms_NT
         if stack.parameters.values_NP.device.type == "cuda":
             torch.cuda.synchronize(stack.parameters.values_NP.device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return min(seconds[1:])
 
 
