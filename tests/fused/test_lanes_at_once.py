@@ -84,7 +84,7 @@ def test_when_more_lanes_were_no_better_twice_no_more_are_tried():
         return float(num_lanes)
 
     assert paying(seconds, 100) == 1
-    assert max(tried) == 8
+    assert max(tried) == 4
 
 
 @pytest.mark.parametrize(("lanes_of_memory", "most"), [(0.0, 1), (2.9, 2), (None, 4), (1e6, 4)])
