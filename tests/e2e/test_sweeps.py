@@ -97,6 +97,26 @@ def test_trials_of_one_structure_are_trained_together_and_a_network_a_task_by_it
     ]
 
 
+def test_a_network_with_running_statistics_is_trained_one_by_one_and_everybody_is_told_why(
+    stack: RunningStack,
+) -> None:
+    spec = faulty_spec("statistics", trainable="normalised", params={"steps": 20}, budget={"trials": 3})
+    why = "a step changes trunk.1.running_mean, as BatchNorm does with its running statistics"
+    # The dispatcher has found out with the default parameters.
+    fusion = await_that(lambda: told(stack.client.preview(spec)["fusion"]), what="what is found out of the problem")
+    assert fusion == {"fused": False, "lanes": "auto", "reason": f"With its default parameters: {why}."}
+    sweep = run_sweep(stack, spec)
+    assert sweep["state"] == "completed"
+    notices = [event["message"] for event in events_of(stack, sweep["id"], "sweep.notice")]
+    assert notices == [f"Trials are trained one by one, because {why}."]
+    trials = [stack.client.trial(trial["id"]) for trial in stack.client.trials(sweep["id"])]
+    assert len({trial["attempts"][0]["pack"] for trial in trials}) == 3
+
+
+def told(fusion: dict[str, Any]) -> dict[str, Any] | None:
+    return None if fusion["fused"] else fusion
+
+
 def test_the_comparison_uses_fresh_seeds_the_same_for_all_and_only_it_sees_the_test_split(
     stack: RunningStack, digits_sweep: dict[str, Any]
 ) -> None:

@@ -17,3 +17,12 @@ FAULTY = Trainable(
     parameters=(*_OWN, *TRAINING_PARAMETERS),
     problem_parameters=tuple(parameter.name for parameter in _OWN),
 )
+
+NORMALISED = Trainable(
+    name="normalised",
+    summary="Two regressions by a network with running statistics.",
+    factory="faulty_problems:normalised",
+    tasks=(TaskInfo(name="near", kind=TaskKind.REGRESSION), TaskInfo(name="far", kind=TaskKind.REGRESSION)),
+    parameters=TRAINING_PARAMETERS,
+    problem_parameters=(),
+)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,15 @@ class Trunk(nn.Module):
 def faulty(*, fault: str, at_step: int, delay_ms: float) -> InMemoryProblem:
     print(f"what will go wrong: {fault}")
     logging.getLogger("faulty").info("%d rows", 400)
+    return _problem(lambda: Trunk(fault, at_step, delay_ms))
+
+
+def normalised() -> InMemoryProblem:
+    """Whose network keeps running statistics, as no batched one can."""
+    return _problem(lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU()))
+
+
+def _problem(trunk: Callable[[], nn.Module]) -> InMemoryProblem:
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(400, 4, generator=generator)
     targets: Mapping[str, Tensor] = {"near": inputs.sum(1), "far": 100 * inputs.prod(1)}
@@ -57,9 +66,7 @@ def faulty(*, fault: str, at_step: int, delay_ms: float) -> InMemoryProblem:
         test=test,
         data_hash=hash_splits([train, validation, test]),
         model=lambda: MultiTaskModel(
-            trunk=Trunk(fault, at_step, delay_ms),
-            shared_layer=nn.Linear(8, 8),
-            heads={name: nn.Linear(8, 1) for name in targets},
+            trunk=trunk(), shared_layer=nn.Linear(8, 8), heads={name: nn.Linear(8, 1) for name in targets}
         ),
     )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +135,45 @@ def test_what_a_training_has_noticed_is_noted_on_its_trial(tmp_path: Path) -> No
     assert trial_id == "trl_1"
     assert message.startswith(f"Step {stuck[0]}: task 'f1' is stuck: its weight rose from ")
     assert message.endswith(").")
+
+
+def pack_of(lanes: Sequence[LaneOrder], trainable: str, **changes: Any) -> PackOrder:
+    order = replace(alone(lanes[0]), trainable=trainable, lanes=tuple(lanes), places=3, is_settled=False)
+    return replace(order, **changes)
+
+
+def toy_lane(folder: Path, number: int) -> LaneOrder:
+    params = {"rows": 200, "hidden": [8], "steps": 6, "report_every": 3, "alpha": 0.5 * number}
+    return replace(order(None), trial_id=f"trl_{number}", params=params, checkpoint_dir=str(folder / f"{number}"))
+
+
+def test_a_pack_finds_out_that_its_kind_can_be_trained_together_and_fills_its_places(tmp_path: Path) -> None:
+    lanes = [toy_lane(tmp_path, number) for number in range(4)]
+    link = Listening(lanes[1:])
+    train_pack(pack_of(lanes[:1], "toy_regression"), link)
+    assert link.settled == [(3, "")]
+    ended = [message.trial_id for message in link.reported if message.ending is TrialEnding.COMPLETED]
+    assert ended == ["trl_0", "trl_1", "trl_2"], "they end together, and nobody is let into an empty pack"
+    assert [lane.trial_id for lane in link.waiting] == ["trl_3"]
+    assert all((tmp_path / f"{number}" / "step-00000006.pt").is_file() for number in range(3))
+
+
+def test_what_is_known_is_not_found_out_again(tmp_path: Path) -> None:
+    lanes = [toy_lane(tmp_path, number) for number in range(3)]
+    link = Listening()
+    train_pack(pack_of(lanes, "toy_regression", is_settled=True), link)
+    assert link.settled == []
+    assert {message.trial_id for message in link.reported} == {"trl_0", "trl_1", "trl_2"}
+
+
+@pytest.mark.slow
+def test_a_pack_that_memory_does_not_hold_is_split_up() -> None:
+    """In a process of its own, which may take some more memory than torch has taken and no more."""
+    script = Path(__file__).with_name("pack_without_memory.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    split_up, ended = json.loads(done.stdout.splitlines()[-1])
+    ((places, message),) = split_up
+    assert places == 32
+    assert message.startswith("64 lanes do not fit into the memory")
+    assert ended == [], "nobody has ended by it"
