@@ -138,3 +138,11 @@ def test_a_lane_alone_is_never_left_out():
     heard = Heard()
     train_together(tiny_problem(), LANES[:1], heard, leave_out=heard.leave_out)
     assert heard.left_out == []
+
+
+def test_being_measured_changes_nothing_in_a_lane():
+    problem = tiny_problem(num_tasks=3, dropout=0.3)
+    heard = Heard()
+    train_together(problem, LANES, heard, leave_out=heard.leave_out)
+    assert "0" in heard.by_lane
+    assert_reports_agree(heard.by_lane, alone(problem, [one for one in LANES if one.key in heard.by_lane]))
