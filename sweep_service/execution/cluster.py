@@ -26,8 +26,9 @@ from trainables.catalog import Trainable, builtin_trainables
 logger = logging.getLogger(__name__)
 
 _NAME_PREFIX = "conductor-"
-# After a sweep has started its packs need the processors more than the standby of the next one.
-STANDBY_DELAY_S = 15.0
+# As long as a sweep runs its packs need the processors more than the standby of the next one: on two of them, loading
+# it made a sweep of half a minute a sixth longer (tried). A short sweep is over by then.
+STANDBY_DELAY_S = 120.0
 MOST_PREPARED = 4  # trainers on a node that has just come; more are made when they are needed
 _ANSWER_TIMEOUT_S = 2.0  # for a conductor to say whether it is idle
 

@@ -53,12 +53,22 @@ class Trainer:
         threading.Thread(target=self._end_when_idle, name="idle", daemon=True).start()
 
     def prepare(self) -> None:
-        """Load what every pack needs, while there is none."""
-        import trainables.engine.fused
+        """Load what every pack needs, while there is none. Torch loads much of itself only when it is used: so by
+        training something, unless a pack has come first.
+        """
         import trainables.prediction
-        import trainables.training  # noqa: F401 - torch, above all
+        from trainables.protocol import Lane
+        from trainables.testing import tiny_problem
+        from trainables.training import train_together
 
-        self._settle_memory()
+        if self.take() != Taken.YES:
+            return
+        lanes = [Lane(key=key, balancer="gradnorm", params={"steps": 2, "batch_size": 8}) for key in ("a", "b")]
+        try:
+            trainables.prediction.encoding_hash(problem := tiny_problem())
+            train_together(problem, lanes, lambda reports: ())
+        finally:
+            self._release()
 
     def take(self) -> str:
         """Have it for one pack, until :meth:`train` returns."""
@@ -84,9 +94,13 @@ class Trainer:
             return train_order(link, gpus)
         finally:
             over.set()
-            self._settle_memory()
-            with self._lock:
-                self._idle_since, self._is_taken = time.monotonic(), False
+            self._release()
+
+    def _release(self) -> None:
+        """It is free for the next pack."""
+        self._settle_memory()
+        with self._lock:
+            self._idle_since, self._is_taken = time.monotonic(), False
 
     def _settle_memory(self) -> None:
         """What is loaded stays: looking through it for garbage would take a fifth of a second each time."""
