@@ -39,7 +39,8 @@ from benchmarks.sweep_throughput_workload import (
 from sweep_service.client import ClientError, InvalidRequestError, SweepClient
 
 UP_WITHIN_S, DOWN_WITHIN_S = 180.0, 60.0
-POLL_S = 0.2  # what the measured seconds may be too long by
+SETTLE_S = 15.0  # for the service to get ready for the next sweep, as it does when it has nothing to do
+POLL_S = 0.5  # what the measured seconds may be too long by
 WARM_UP_STEPS = 15
 
 
@@ -81,9 +82,12 @@ def spec_of(workload: Workload, variant: ServiceVariant) -> Mapping[str, Any]:
 
 
 def warm_up_spec(workload: Workload) -> Mapping[str, Any]:
-    """One short trial of the same problem, alone in its pack."""
+    """A short trial of the same problem for each pack that may run, each alone in its own."""
     few = Workload(
-        problem=workload.problem, trials=1, steps=min(WARM_UP_STEPS, workload.steps), batch_size=workload.batch_size
+        problem=workload.problem,
+        trials=PARALLEL,
+        steps=min(WARM_UP_STEPS, workload.steps),
+        batch_size=workload.batch_size,
     )
     return {**spec_of(few, ServiceVariant(lanes=1)), "name": "warm-up"}
 
@@ -100,6 +104,7 @@ def measure_service(workload: Workload, variant: ServiceVariant, folder: Path, r
         with _private_stack(folder, ray_folder) as (url, up_seconds), SweepClient(url, timeout=60) as client:
             _refuse_early(client, workload, variant)
             _run(client, warm_up_spec(workload))
+            time.sleep(SETTLE_S)
             with PeakMemory(family) as memory:
                 started_at = time.time()
                 sweep = _run(client, spec_of(workload, variant))
