@@ -40,7 +40,7 @@ from sweep_service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-DELIVERY_INTERVAL_S = 1.0
+DELIVERY_INTERVAL_S = 2.0  # each costs a transaction a run; whoever looks at curves waits no longer than that
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 GUARD_INTERVAL_S = 0.1

@@ -16,6 +16,7 @@ from benchmarks.sweep_throughput_stack import ServiceVariant, spec_of, warm_up_s
 from benchmarks.sweep_throughput_variants import STOPPING_VARIANTS, VARIANTS
 from benchmarks.sweep_throughput_workload import (
     NUM_REPORTS,
+    PARALLEL,
     Curve,
     Measurement,
     NotAvailableError,
@@ -151,7 +152,7 @@ def test_the_specs_are_those_of_one_sweep_but_for_the_lanes(name):
     assert read.baselines == ()
     assert read.confirm is None
     assert read.budget.trials == 8
-    assert SweepSpec.model_validate(warm_up_spec(DIGITS)).budget.trials == 1
+    assert SweepSpec.model_validate(warm_up_spec(DIGITS)).budget.trials == PARALLEL
 
 
 def test_a_family_is_what_has_been_started_since_with_its_memory_and_all_of_it_can_be_ended():
