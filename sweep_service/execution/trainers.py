@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "sweeps"
 MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
 MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
+MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
 _MAX_CONCURRENT_CALLS = 4  # beside the one that trains
 
@@ -47,6 +48,9 @@ class Trainer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_taken = False
+        self._is_training = False
+        self._is_prepared = threading.Event()  # cleared only while it prepares
+        self._is_prepared.set()
         self._idle_since = time.monotonic()
         self._has_used_gpu = False
         self._seen: dict[str, float] = {}  # when files of loaded code were last changed
@@ -61,17 +65,21 @@ class Trainer:
         from trainables.testing import tiny_problem
         from trainables.training import train_together
 
-        if self.take() != Taken.YES:
-            return
+        with self._lock:
+            if self._is_taken or not self._is_prepared.is_set():
+                return
+            self._is_prepared.clear()
         lanes = [Lane(key=key, balancer="gradnorm", params={"steps": 2, "batch_size": 8}) for key in ("a", "b")]
         try:
             trainables.prediction.encoding_hash(problem := tiny_problem())
             train_together(problem, lanes, lambda reports: ())
         finally:
-            self._release()
+            self._settle_memory()
+            self._is_prepared.set()
 
     def take(self) -> str:
-        """Have it for one pack, until :meth:`train` returns."""
+        """Have it for one pack, until :meth:`train` returns. While it prepares, wait: no other would be faster."""
+        self._is_prepared.wait()
         with self._lock:
             if self._is_taken:
                 return Taken.BUSY
@@ -79,7 +87,7 @@ class Trainer:
                 threading.Timer(0.1, os._exit, [0]).start()  # once the answer is on its way
                 self._is_taken = True
                 return Taken.STALE
-            self._is_taken = True
+            self._is_taken, self._idle_since = True, time.monotonic()
             return Taken.YES
 
     def train(self, conductor: str, pack: str, gpus: Sequence[int]) -> int:
@@ -89,6 +97,7 @@ class Trainer:
         over = threading.Event()
         link = ConductorLink(conductor, pack)
         threading.Thread(target=_end_with, args=(conductor, over), name="conductor's life", daemon=True).start()
+        self._is_training = True
         try:
             self._has_used_gpu |= bool(gpus)
             return train_order(link, gpus)
@@ -100,13 +109,16 @@ class Trainer:
         """It is free for the next pack."""
         self._settle_memory()
         with self._lock:
-            self._idle_since, self._is_taken = time.monotonic(), False
+            self._idle_since, self._is_taken, self._is_training = time.monotonic(), False, False
 
     def _settle_memory(self) -> None:
-        """What is loaded stays: looking through it for garbage would take a fifth of a second each time."""
+        """What is loaded stays: looking through it for garbage would take a fifth of a second each time. Once only, for
+        what a pack leaves behind is garbage sooner or later.
+        """
         self._is_stale()  # remembers new modules
-        gc.collect()
-        gc.freeze()
+        if not gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()
 
     def _is_stale(self) -> bool:
         """Whether a file of what is loaded has changed since it was first seen here."""
@@ -121,7 +133,9 @@ class Trainer:
             time.sleep(_LOOK_INTERVAL_S)
             with self._lock:
                 most = MAX_IDLE_ON_GPU_S if self._has_used_gpu else MAX_IDLE_S
-                if not self._is_taken and time.monotonic() - self._idle_since > most:
+                if self._is_taken:  # by somebody who has died since, if nothing comes of it
+                    most = MAX_TAKEN_S
+                if not self._is_training and time.monotonic() - self._idle_since > most:
                     os._exit(0)
 
 

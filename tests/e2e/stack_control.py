@@ -150,3 +150,11 @@ def faulty_spec(name: str, **changes: Any) -> dict[str, Any]:
         "tracking": {"experiment": name},
     }
     return {**spec, **changes}
+
+
+def kill_conductor(stack: RunningStack, sweep_id: str, generation: int) -> None:
+    """Kill the process that runs the sweep; others may wait for one."""
+    line = rf"^\S+ \S+ (\d+) INFO .*conductor-{sweep_id}-{generation}: runs "
+    started = re.search(line, stack.log("conductors"), re.MULTILINE)
+    assert started, f"the log does not tell which process runs {sweep_id}"
+    psutil.Process(int(started[1])).kill()

@@ -4,15 +4,13 @@ on, to the last digit.
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from calm_sweep import calm_trials
-from stack_control import RunningStack
+from stack_control import RunningStack, kill_conductor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -49,7 +47,8 @@ def spec_of(case: str) -> dict[str, Any]:
         "trainable": "digits",
         "params": {"steps": 40, "hidden": [16], "report_every": 4, "checkpoint_every": 8},
         "budget": {"trials": TRIALS},
-        "resources": {"cpus": 0.5, "parallel": 1},
+        # One by one: what is asked of a sampler, and how numbers are rounded, then follows from the spec alone.
+        "resources": {"cpus": 0.5, "parallel": 1, "lanes": 1},
         "search": {"sampler": sampler, "seed": 5},
         "space": space,
         "early_stopping": early_stopping,
@@ -74,13 +73,6 @@ def killed(stack: RunningStack) -> dict[str, str]:
         time.sleep(0.25)  # a third of a trial: asked without a pause, the API would take the trials' processor
     assert not running, f"{len(running)} sweeps have not ended within {WITHIN_SECONDS} s"
     return found
-
-
-def kill_conductor(stack: RunningStack, sweep_id: str, generation: int) -> None:
-    line = rf"^\S+ \S+ (\d+) INFO .*conductor-{sweep_id}-{generation}: runs "
-    started = re.search(line, stack.log("conductors"), re.MULTILINE)
-    assert started, f"the log does not tell which process runs {sweep_id}"
-    psutil.Process(int(started[1])).kill()
 
 
 @pytest.mark.parametrize("case", CASES)
