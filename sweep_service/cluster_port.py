@@ -25,7 +25,7 @@ class Conductors(Protocol):
     """The cluster as the dispatcher sees it. Every method may raise ClusterLostError."""
 
     def prepare(self) -> None:
-        """Get ready for the next sweep while there is time; called again and again."""
+        """Get ready for the next sweep while there is time; called every few seconds."""
         ...
 
     def examined(self, trainables: Sequence[Trainable]) -> Mapping[str, str]:

@@ -49,6 +49,7 @@ class Dispatcher:
         self._poll_interval = poll_interval
         self._max_running = max_running_sweeps
         self._looked_at: float | None = None
+        self._is_published = False  # the catalogue, as it is known now
         self._ended: list[EndedConductor] = []  # conductors that are gone and not settled yet
         self._failed_starts: Counter[str] = Counter()  # in a row, by sweep
 
@@ -58,31 +59,29 @@ class Dispatcher:
         Raises:
             ClusterLostError: the cluster is gone; a new dispatcher must connect anew.
         """
-        published = False
         while not ended.is_set():
             try:
-                if not published:
+                if not self._is_published:
                     self._store.publish_catalog(self._trainables)
-                    published = True
+                    self._is_published = True
                 self._look()
                 self.settle_ended()
                 while not ended.is_set() and self.dispatch_one():
                     pass
-                self._conductors.prepare()
-                self._publish_examined()
+                self._take_examined()
             except StoreUnavailableError as error:
                 logger.warning("The store does not answer; trying again. %s", error)
             ended.wait(self._poll_interval.total_seconds())
 
-    def _publish_examined(self) -> None:
-        """Publish the catalogue again when more is known of what can be trained together."""
+    def _take_examined(self) -> None:
+        """Have the catalogue published again when more is known of what can be trained together."""
         found = self._conductors.examined(self._trainables)
         if found:
             self._trainables = [
                 t.model_copy(update={"not_fused_because": found[t.name]}) if t.name in found else t
                 for t in self._trainables
             ]
-            self._store.publish_catalog(self._trainables)
+            self._is_published = False
 
     def dispatch_one(self) -> bool:
         """Claim one sweep and start its conductor; False if none waits, or no more may run."""
@@ -141,4 +140,5 @@ class Dispatcher:
         now = time.monotonic()
         if self._looked_at is None or now - self._looked_at >= CLUSTER_INTERVAL_S:
             self._store.publish_cluster(self._conductors.cluster())
+            self._conductors.prepare()
             self._looked_at = now

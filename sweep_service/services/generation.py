@@ -73,6 +73,7 @@ class Generation:
         self._packs: dict[str, Pack] = {}
         self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
+        self._told: set[str] = set()  # notices on the sweep
         self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
         self._winding_up = SweepState.RUNNING  # STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
@@ -176,7 +177,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             self._packing.settle(pack.structure, places)
-            self._tell(f"A pack of {len(self._live(pack))} trials is split up: {message}")
+            self._tell(f"A pack is split up: {message}")
             for trial in reversed(self._live(pack)):
                 if trial.id in pack.attempts:
                     self._attempts.end(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
@@ -224,11 +225,11 @@ class Generation:
             if pack is None:
                 return
             message = message if lost else "Its worker ended without a result."
-            num_lanes = len(self._live(pack))
+            pack.num_lost = pack.num_lost or len(self._live(pack))  # not of those that a failed call has left
             while pack.trial_ids:
                 trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
-                    self._lose(trial, pack.attempts.get(trial.id), message, num_lanes)
+                    self._lose(trial, pack.attempts.get(trial.id), message, pack.num_lost)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             del self._packs[key]
 
@@ -317,8 +318,10 @@ class Generation:
         return self._packing.places(pack.structure, self._live(pack))
 
     def _tell(self, message: str) -> None:
-        if self._packing.is_news(message):
+        """Once, however many packs say it; a call that fails is made again."""
+        if message not in self._told:
             self._store.add_notice(self._lease, message)
+            self._told.add(message)
 
     def _known(self, key: str) -> Pack:
         pack = self._packs.get(key)
@@ -345,7 +348,7 @@ class Generation:
         return self._plan.num_askable if self._winding_up is SweepState.RUNNING else 0
 
     def _busy_time(self, now: datetime) -> timedelta:
-        """How long the sweep's attempts have taken; not asked where nothing depends on it."""
+        """How long the sweep's packs have taken; not asked where nothing depends on it."""
         if self._spec.budget.gpu_hours is None:
             return timedelta(0)
         return self._store.busy_time(self._sweep.id).until(now)

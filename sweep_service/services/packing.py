@@ -26,6 +26,7 @@ class Pack:
     trial_ids: list[str]  # those that have ended among them
     attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
     node: str = ""  # where it runs, once it does
+    num_lost: int = 0  # lanes that it had when its worker died
 
 
 class Packing:
@@ -40,10 +41,13 @@ class Packing:
         self._most_company: dict[
             str, int
         ] = {}  # of trials that have lost workers in company: lanes of a pack of theirs
-        self._told: set[str] = set()
+        self._structures: dict[str, str] = {}  # by trial
 
     def structure(self, trial: Trial) -> str:
-        return structure_of(trial, self._trainable)
+        """Found out once a trial: whoever fills a pack looks at all that wait."""
+        if trial.id not in self._structures:
+            self._structures[trial.id] = structure_of(trial, self._trainable)
+        return self._structures[trial.id]
 
     def is_settled(self, structure: str) -> bool:
         """Whether it is known how many trials of it a pack takes."""
@@ -71,12 +75,6 @@ class Packing:
     def lost_in_company(self, trial_id: str, num_lanes: int) -> None:
         """Its worker has died, with so many trials in it: whose fault it was will show in smaller packs."""
         self._most_company[trial_id] = max(ALONE, num_lanes // 2)
-
-    def is_news(self, message: str) -> bool:
-        """Whether that has not been told before."""
-        is_new = message not in self._told
-        self._told.add(message)
-        return is_new
 
 
 def together(places: int) -> str:

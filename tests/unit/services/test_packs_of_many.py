@@ -223,7 +223,7 @@ def test_a_pack_that_is_split_up_loses_no_trial_and_counts_against_none() -> Non
     rig.generation.pack_over(key, lost=False)
     attempts = [rig.store.list_attempts(trial_id)[0].state for trial_id in ids(order)]
     assert set(attempts) == {AttemptState.PREEMPTED}
-    assert "A pack of 4 trials is split up: 4 lanes do not fit into the memory." in notices(rig)
+    assert "A pack is split up: 4 lanes do not fit into the memory." in notices(rig)
     halves = [started(rig) for _ in range(2)]
     assert [ids(half[1]) for half in halves] == [ids(order)[:2], ids(order)[2:]]
     for half in halves:
