@@ -62,11 +62,6 @@ class BalancerLanes:
         return max(balancer.needs for balancer in self._balancers)
 
     @property
-    def weighs_ahead(self) -> bool:
-        """Whether every lane's weights are known before the step."""
-        return all(balancer.weighs_ahead for balancer in self._balancers)
-
-    @property
     def weights_NT(self) -> Tensor:
         """The weights that the next step will use, as far as they are known before it."""
         return self._joined([part.weights_KT for part, _ in self._parts])
@@ -99,11 +94,6 @@ class BalancerLanes:
         """One lane's state as its balancer alone would have it: what checkpoints keep and reports are made of."""
         part, row = self._places[lane]
         return part.state_of(row)
-
-    def set_state(self, lane: int, state: State) -> None:
-        """Have one lane go on from another state, such as the one that ``at_report`` gave."""
-        part, row = self._places[lane]
-        part.set_state(row, state)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """The rows of all groups in the lanes' order."""
@@ -151,8 +141,6 @@ class _Part(Protocol):
 
     def state_of(self, row: int) -> State: ...
 
-    def set_state(self, row: int, state: State) -> None: ...
-
 
 def _part_of(balancers: Sequence[Balancer], states: Sequence[State], generators: Sequence[Generator]) -> _Part:
     if len(balancers) == 1:
@@ -187,9 +175,6 @@ class _OneLane:
     def state_of(self, row: int) -> State:
         return self._state
 
-    def set_state(self, row: int, state: State) -> None:
-        self._state = state
-
 
 class _StackedLanes:
     """Lanes that differ in numbers alone, weighed at once by one balancer with the numbers and states of them all."""
@@ -221,13 +206,6 @@ class _StackedLanes:
 
     def state_of(self, row: int) -> State:
         return {name: value[row, 0] if name in self._scalars else value[row] for name, value in self._state.items()}
-
-    def set_state(self, row: int, state: State) -> None:
-        # Into copies: what `state_of` has handed out are views, and stay what they were.
-        following = {name: value.clone() for name, value in self._state.items()}
-        for name, value in following.items():
-            value[row] = self._row(name, state)
-        self._state = following
 
     def _row(self, name: str, state: State) -> Tensor:
         return state[name].unsqueeze(0) if name in self._scalars else state[name]

@@ -64,10 +64,6 @@ class Stack:
         # Of some lanes only: rows of the leaves, picked anew at every call, for the leaves move.
         self._rows = None if lanes is None else torch.tensor(self._lanes, device=parameters.values_NP.device)
 
-    @property
-    def num_lanes(self) -> int:
-        return len(self._lanes)
-
     def tensor(self, of_first: Tensor) -> Callable[[], Tensor]:
         """What gives the lanes' counterparts, (N, ...), of a parameter or a buffer of the first network."""
         place = self._parameters.place(of_first)
