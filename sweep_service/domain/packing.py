@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sweep_service.domain.spec import BALANCER, Resources
+from sweep_service.domain.resources import Resources
+from sweep_service.domain.spec import BALANCER
 from sweep_service.domain.trial import Trial
 from trainables.catalog import Trainable
 

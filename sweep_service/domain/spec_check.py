@@ -21,9 +21,10 @@ from sweep_service.domain.condition_check import (
 from sweep_service.domain.errors import Finding, InvalidSpecError
 from sweep_service.domain.known_parameters import KnownParameters
 from sweep_service.domain.method_check import method_findings, sampler_findings
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.sound_parts import SoundParts
 from sweep_service.domain.space import Choice, Dimension, FloatRange, IntRange, Space, is_same, value_misfit
-from sweep_service.domain.spec import BALANCER, Resources, SweepSpec, is_loss
+from sweep_service.domain.spec import BALANCER, SweepSpec, is_loss
 from sweep_service.domain.spec_shape import (
     MAX_FINDINGS,
     json_pointer,

@@ -12,7 +12,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from sweep_service.domain.errors import ClusterLostError
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import run_pack

@@ -23,7 +23,7 @@ from sweep_service.domain.errors import (
     SweepServiceError,
     TrainableMissingError,
 )
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Sweep
 from sweep_service.ports import Clock, SweepStore, Tracker

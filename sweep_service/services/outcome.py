@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.shares import search_quotas
-from sweep_service.domain.spec import Resources, SweepSpec
+from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Cluster, Lease, Role, Trial
 from sweep_service.ports import SweepStore, TrialEnd

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sweep_service.domain.errors import StoreUnavailableError
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster
 from sweep_service.services.generation import Generation, Pause
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Trial
 from sweep_service.services.packing import Pack, Packing
 

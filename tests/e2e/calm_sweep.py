@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.spec import Resources
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster, NodeResources, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.execution.packs import train_pack

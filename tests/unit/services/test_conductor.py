@@ -17,7 +17,8 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import ClusterLostError, LeaseLostError, PackOverError, TrackingUnavailableError
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.logs import LogLine, LogStream
-from sweep_service.domain.spec import Resources, SweepSpec
+from sweep_service.domain.resources import Resources
+from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
