@@ -31,6 +31,7 @@ MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
 MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
 MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
+_ANSWER_TIMEOUT_S = 5.0  # for the conductor to say that it is there
 _MAX_CONCURRENT_CALLS = 4  # beside the one that trains
 
 
@@ -143,13 +144,14 @@ def _end_with(conductor: str, over: threading.Event) -> None:
     """End this process when the conductor dies while it trains: nobody would take what it finds, and its place on the
     node is free for others at once.
     """
+    actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
     while not over.wait(_LOOK_INTERVAL_S):
         try:
-            ray.get_actor(conductor, namespace=NAMESPACE)
-        except ValueError:
+            ray.get(actor.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
+        except RayActorError:
             logger.warning("The conductor %s is gone; its pack ends.", conductor)
             os._exit(1)
-        except RayError:  # the cluster's head does not answer; it may again
+        except RayError:  # it is busy, or the cluster's head does not answer; it may again
             logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
 
 

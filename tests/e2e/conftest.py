@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from stack_control import RunningStack, end_stack, start_stack
+from stack_control import RunningStack, end_stack, run_sweep, start_stack
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     finally:
         left = end_stack(running)
     assert not left, f"processes outlived the stack: {left}"
+
+
+@pytest.fixture(scope="session")
+def digits_sweep(stack: RunningStack) -> dict[str, Any]:
+    """A small sweep with every role, over HTTP, to its end."""
+    spec = {
+        "name": "digits",
+        "trainable": "digits",
+        "params": {"steps": 100, "batch_size": 64},
+        "space": {
+            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
+            "weight_lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
+        },
+        "budget": {"trials": 5},
+        "resources": {"cpus": 1, "parallel": 2, "lanes": 4},
+        "baselines": ["equal", "inverse_initial_loss", "single_task"],
+        "confirm": {"seeds": 2},
+    }
+    return run_sweep(stack, spec)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,3 +158,14 @@ def kill_conductor(stack: RunningStack, sweep_id: str, generation: int) -> None:
     started = re.search(line, stack.log("conductors"), re.MULTILINE)
     assert started, f"the log does not tell which process runs {sweep_id}"
     psutil.Process(int(started[1])).kill()
+
+
+def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:
+    """Submit it and wait for its end."""
+    sweep_id = stack.client.submit(spec)["id"]
+    return stack.client.wait(sweep_id, timeout=120)
+
+
+def events_of(stack: RunningStack, sweep_id: str, kind: str) -> Iterator[dict[str, Any]]:
+    """The sweep's events of one kind, those of its trials among them."""
+    return (event for event in stack.client.events(sweep_id) if event["kind"] == kind)

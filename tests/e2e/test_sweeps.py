@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from mlflow import MlflowClient
-from stack_control import RunningStack, await_that, faulty_spec, kill_conductor
+from stack_control import RunningStack, await_that, faulty_spec, kill_conductor, run_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -18,11 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 @pytest.fixture(scope="module")
 def mlflow_client(stack: RunningStack) -> MlflowClient:
     return MlflowClient(f"sqlite:///{stack.home / 'mlflow.db'}")
-
-
-def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:
-    sweep_id = stack.client.submit(spec)["id"]
-    return stack.client.wait(sweep_id, timeout=120)
 
 
 def runs_of(client: MlflowClient, experiment: str, sweep_id: str) -> tuple[Any, list[Any]]:
@@ -35,29 +29,6 @@ def runs_of(client: MlflowClient, experiment: str, sweep_id: str) -> tuple[Any, 
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
     assert len(children) == len(runs) - 1
     return parents[0], children
-
-
-def events_of(stack: RunningStack, sweep_id: str, kind: str) -> Iterator[dict[str, Any]]:
-    return (event for event in stack.client.events(sweep_id) if event["kind"] == kind)
-
-
-@pytest.fixture(scope="module")
-def digits_sweep(stack: RunningStack) -> dict[str, Any]:
-    """A small sweep with every role, over HTTP, to its end."""
-    spec = {
-        "name": "digits",
-        "trainable": "digits",
-        "params": {"steps": 100, "batch_size": 64},
-        "space": {
-            "alpha": {"type": "float", "low": 0.0, "high": 3.0},
-            "weight_lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
-        },
-        "budget": {"trials": 5},
-        "resources": {"cpus": 1, "parallel": 2, "lanes": 4},
-        "baselines": ["equal", "inverse_initial_loss", "single_task"],
-        "confirm": {"seeds": 2},
-    }
-    return run_sweep(stack, spec)
 
 
 def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
@@ -78,42 +49,6 @@ def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
         assert row["num_pairs"] == 2
         assert row["outcome"] in {"helped", "hurt", "equivalent", "inconclusive"}
         assert row["interval"][0] <= row["mean_difference"] <= row["interval"][1]
-
-
-def test_trials_of_one_structure_are_trained_together_and_a_network_a_task_by_itself(
-    stack: RunningStack, digits_sweep: dict[str, Any]
-) -> None:
-    trials = [stack.client.trial(trial["id"]) for trial in stack.client.trials(digits_sweep["id"])]
-    assert {len(trial["attempts"]) for trial in trials} == {1}
-    packs: dict[str, set[str]] = {}
-    for trial in trials:
-        packs.setdefault(trial["attempts"][0]["pack"], set()).add(trial["balancer"])
-    sizes = Counter(trial["attempts"][0]["pack"] for trial in trials)
-    assert max(sizes.values()) >= 3
-    assert {"single_task" in balancers for balancers in packs.values() if len(balancers) > 1} == {False}
-    assert "Up to 4 trials are trained together in a pack." in [
-        event["message"] for event in events_of(stack, digits_sweep["id"], "sweep.notice")
-    ]
-
-
-def test_a_network_with_running_statistics_is_trained_one_by_one_and_everybody_is_told_why(
-    stack: RunningStack,
-) -> None:
-    spec = faulty_spec("statistics", trainable="normalised", params={"steps": 20}, budget={"trials": 3})
-    why = "a step changes trunk.1.num_batches_tracked, as BatchNorm does with its running statistics"
-    # The dispatcher has found out with the default parameters.
-    fusion = await_that(lambda: told(stack.client.preview(spec)["fusion"]), what="what is found out of the problem")
-    assert fusion == {"fused": False, "lanes": "auto", "reason": f"With its default parameters: {why}."}
-    sweep = run_sweep(stack, spec)
-    assert sweep["state"] == "completed"
-    notices = [event["message"] for event in events_of(stack, sweep["id"], "sweep.notice") if not event["trial_id"]]
-    assert notices == [f"Trials are trained one by one, because {why}."]
-    trials = [stack.client.trial(trial["id"]) for trial in stack.client.trials(sweep["id"])]
-    assert len({trial["attempts"][0]["pack"] for trial in trials}) == 3
-
-
-def told(fusion: dict[str, Any]) -> dict[str, Any] | None:
-    return None if fusion["fused"] else fusion
 
 
 def test_the_comparison_uses_fresh_seeds_the_same_for_all_and_only_it_sees_the_test_split(
