@@ -48,7 +48,7 @@ def capture_rng() -> RngState:
     return RngState(
         cpu=torch.get_rng_state(),
         cuda=tuple(cuda),
-        python={"version": version, "words": list(words), "gauss": gauss},
+        python={"version": version, "words": torch.tensor(words), "gauss": gauss},
         numpy=_without_arrays(np.random.get_state(legacy=False)),
     )
 
@@ -60,14 +60,26 @@ def restore_rng(state: RngState) -> None:
         for index, device_state in enumerate(state.cuda[: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(device_state.cpu(), index)
     python = state.python
-    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
-    np.random.set_state(dict(state.numpy))
+    words = torch.as_tensor(python["words"]).tolist()  # earlier checkpoints have a list
+    random.setstate((python["version"], tuple(words), python["gauss"]))
+    np.random.set_state(_with_arrays(state.numpy))
 
 
 def _without_arrays(value: Any) -> Any:
-    """NumPy's state with lists for its arrays, which it takes back as well: a checkpoint builds nothing of NumPy's when
-    it is read. Not tensors, since the words of some generators are unsigned 64-bit numbers.
+    """NumPy's state with the bytes of its arrays: a checkpoint builds nothing of NumPy's when it is read, and a list of
+    hundreds of numbers would take longer to write than a network.
     """
     if isinstance(value, Mapping):
         return {key: _without_arrays(item) for key, item in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.str, "bytes": torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8)}
+    return value.tolist() if isinstance(value, np.generic) else value
+
+
+def _with_arrays(value: Any) -> Any:
+    """The opposite. Lists, which earlier checkpoints have, NumPy takes as they are."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {"dtype", "bytes"}:
+        return np.frombuffer(value["bytes"].numpy().tobytes(), dtype=value["dtype"])
+    return {key: _with_arrays(item) for key, item in value.items()}

@@ -184,8 +184,11 @@ def _structure(model: nn.Module) -> Sequence[Any]:
     return [*modules, *((name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in named)]
 
 
-def _plain(state: Any) -> str:
-    return repr(state)
+def _plain(state: Any) -> Any:
+    """A generator's state as dicts, lists and numbers, which can be compared."""
+    if isinstance(state, Mapping):
+        return {key: _plain(item) for key, item in state.items()}
+    return state.tolist() if isinstance(state, Tensor) else state
 
 
 def _short(error: Exception) -> str:

@@ -171,6 +171,21 @@ def test_whatever_generator_numpy_draws_from_is_kept_in_a_file(kind, tmp_path):
         np.random.set_bit_generator(own)
 
 
+def test_generators_are_restored_from_the_lists_of_earlier_checkpoints():
+    def drawn():
+        return [random.random(), random.gauss(0, 1), np.random.normal(), np.random.randint(1000)]
+
+    np.random.seed(5)
+    random.seed(5)
+    version, words, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()
+    python = {"version": version, "words": list(words), "gauss": gauss}
+    first = drawn()
+    restore_rng(RngState(cpu=torch.get_rng_state(), cuda=(), python=python, numpy=numpy))
+    assert drawn() == first
+
+
 def test_a_checkpoint_is_not_touched_by_the_training_that_goes_on_from_it():
     middle = run("gradnorm")[2].checkpoint
     once = run("gradnorm", resume_from=middle)
