@@ -8,11 +8,13 @@ Shapes: B rows, C categorical columns, F numeric columns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ class CategoryColumn:
         cls, name: str, cells: Sequence[str], train_rows: Sequence[int], *, kind: Cells = Cells.TEXTS
     ) -> CategoryColumn:
         """The column as its training rows show it."""
-        return cls(name=name, cells=kind, known=tuple(sorted({cells[row] for row in train_rows})))
+        return cls(name=name, cells=kind, known=tuple(sorted(set(map(cells.__getitem__, train_rows)))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ def encode_categories(columns: Sequence[CategoryColumn], cells: Sequence[Sequenc
     codes = []
     for column, offset, texts in zip(columns, unknown_codes(columns), cells, strict=True):
         number = {value: offset + 1 + index for index, value in enumerate(column.known)}
-        codes.append(torch.tensor([number.get(text, offset) for text in texts], dtype=torch.long))
+        found = np.fromiter(map(number.get, texts, itertools.repeat(offset)), dtype=np.int64, count=len(texts))
+        codes.append(torch.from_numpy(found))
     return torch.stack(codes, dim=1)
 
 
