@@ -38,7 +38,6 @@ _LIBRARIES = (
     "sweep_service.services.conductor",
     "sweep_service.storage.sql",
     "sweep_service.tracking.mlflow_tracker",
-    "sweep_service.tracking.libraries",
 )
 
 
@@ -58,6 +57,9 @@ class ConductorActor:
         _quieten_tune()
         for library in _LIBRARIES:
             importlib.import_module(library)
+        from sweep_service.tracking.libraries import load_libraries
+
+        load_libraries(Settings().tracking_uri)
 
     def is_idle(self) -> bool:
         """Whether no sweep has been given to it."""
