@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from stack_control import RunningStack, end_stack, run_sweep, start_stack
 
 
@@ -17,6 +18,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     finally:
         left = end_stack(running)
     assert not left, f"processes outlived the stack: {left}"
+
+
+@pytest.fixture(scope="module")
+def mlflow_client(stack: RunningStack) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{stack.home / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="session")

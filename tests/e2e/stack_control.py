@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mlflow import MlflowClient
 
 from sweep_service.client import SweepClient
 
@@ -169,3 +170,15 @@ def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:
 def events_of(stack: RunningStack, sweep_id: str, kind: str) -> Iterator[dict[str, Any]]:
     """The sweep's events of one kind, those of its trials among them."""
     return (event for event in stack.client.events(sweep_id) if event["kind"] == kind)
+
+
+def runs_of(client: MlflowClient, experiment: str, sweep_id: str) -> tuple[Any, list[Any]]:
+    """The sweep's parent run and its child runs."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id], f"tags.sweep_id = '{sweep_id}'", max_results=1000)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert len(children) == len(runs) - 1
+    return parents[0], children

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from typing import Any
 
 import pytest
-from stack_control import PROBLEMS, RunningStack, await_that, events_of, faulty_spec, kill_conductor, run_sweep
+from mlflow import MlflowClient
+from stack_control import (
+    PROBLEMS,
+    RunningStack,
+    await_that,
+    events_of,
+    faulty_spec,
+    kill_conductor,
+    run_sweep,
+    runs_of,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -72,3 +83,46 @@ def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> N
     await_that(lambda: not trainers & set(stack.pids("ray::Trainer")), within_s=15, what="the end of its trainer")
     stack.client.cancel(sweep_id)
     assert stack.client.wait(sweep_id, timeout=90)["state"] == "cancelled"
+
+
+def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their_checkpoints(
+    stack: RunningStack, mlflow_client: MlflowClient
+) -> None:
+    spec = {
+        "name": "packs that die",
+        "trainable": "digits",
+        "params": {"steps": 3000, "report_every": 250, "checkpoint_every": 250},
+        "space": {"alpha": {"type": "float", "low": 0.0, "high": 3.0}},
+        "search": {"sampler": "random", "seed": 3},
+        "budget": {"trials": 8},
+        "resources": {"cpus": 1, "parallel": 2, "lanes": 4},
+        "tracking": {"experiment": "packs that die"},
+    }
+    sweep_id = stack.client.submit(spec)["id"]
+
+    def trials() -> list[dict[str, Any]]:
+        return [stack.client.trial(trial["id"]) for trial in stack.client.trials(sweep_id)]
+
+    def again() -> list[dict[str, Any]]:
+        """Trials of a second attempt that has reported."""
+        return [trial for trial in trials() if len(trial["attempts"]) == 2 and trial["last_step"] >= 1000]
+
+    await_that(lambda: sum((trial["last_step"] or 0) >= 500 for trial in trials()) == 8, what="two packs that train")
+    os.kill(stack.pids("ray::Trainer.train")[0], signal.SIGKILL)
+    await_that(again, what="a report of a new attempt")
+    kill_conductor(stack, sweep_id, generation=1)
+    sweep = stack.client.wait(sweep_id, timeout=180)
+    assert (sweep["state"], sweep["generation"]) == ("completed", 2)
+    ended = trials()
+    assert [(trial["number"], trial["state"]) for trial in ended] == [(number, "completed") for number in range(8)]
+    for trial in ended:
+        states = [attempt["state"] for attempt in trial["attempts"]]
+        assert states == ["lost"] * (len(states) - 1) + ["finished"]
+        assert all(attempt["resumed_from"] for attempt in trial["attempts"][1:])
+    lost_twice = [trial for trial in ended if len(trial["attempts"]) == 3]
+    # Nobody knows whose fault a death in company was: they went on in company half as large.
+    assert 1 <= len(lost_twice) <= 2
+    assert len({trial["attempts"][1]["pack"] for trial in lost_twice}) == 1
+    for run in runs_of(mlflow_client, "packs that die", sweep_id)[1]:
+        points = mlflow_client.get_metric_history(run.info.run_id, "val/normalized_loss")
+        assert sorted(point.step for point in points) == list(range(250, 3001, 250))

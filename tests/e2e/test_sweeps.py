@@ -9,26 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from mlflow import MlflowClient
-from stack_control import RunningStack, await_that, faulty_spec, kill_conductor, run_sweep
+from stack_control import RunningStack, await_that, faulty_spec, kill_conductor, run_sweep, runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def mlflow_client(stack: RunningStack) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{stack.home / 'mlflow.db'}")
-
-
-def runs_of(client: MlflowClient, experiment: str, sweep_id: str) -> tuple[Any, list[Any]]:
-    """The sweep's parent run and its child runs."""
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    runs = client.search_runs([found.experiment_id], f"tags.sweep_id = '{sweep_id}'", max_results=1000)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert len(parents) == 1
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
-    assert len(children) == len(runs) - 1
-    return parents[0], children
 
 
 def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
