@@ -17,14 +17,14 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from sweep_service.domain.errors import PackOverError, StoreUnavailableError
-from sweep_service.domain.logs import LogLines
+from sweep_service.domain.packing import ALONE
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.attempts import Attempts
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
-from sweep_service.services.lane_messages import end_of, report_of
+from sweep_service.services.lane_messages import end_of, log_lines_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packing import Pack, Packing, together
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
@@ -126,10 +126,11 @@ class Generation:
             pack = self._known(key)
             pack.node = node
             is_wanted = self._winding_up is not SweepState.CANCELLING
+            self._put_back_surplus(pack)
             resources = self._spec.resources
             return PackOrder(
                 trainable=self._spec.trainable,
-                lanes=tuple(self._attempts.begin(pack, trial) for trial in self._live(pack) if is_wanted),
+                lanes=self._attempts.hand_out(pack, self._live(pack)) if is_wanted else (),
                 places=self._places(pack),
                 is_settled=self._packing.is_settled(pack.structure),
                 is_measured=resources.lanes == "auto",
@@ -159,26 +160,29 @@ class Generation:
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
             if self._winding_up is SweepState.CANCELLING or is_needed:
                 return ()
-            # Those that an earlier call set aside and could not begin come first.
             live = self._live(pack)
-            num_begun = sum(trial.id in pack.attempts for trial in live)
-            places = min(self._places(pack), num_begun + free)
+            num_handed_out = sum(trial.id in pack.handed_out for trial in live)
+            places = min(self._places(pack), num_handed_out + free)
             self._queue.fill(pack, places=places, num_live=len(live), num_idle=self._num_idle)
-            new = [trial for trial in self._live(pack) if trial.id not in pack.attempts]
-            return [self._attempts.begin(pack, trial) for trial in new]
+            # Those that an earlier call set aside, or even began, before it failed are among them.
+            new = [trial for trial in self._live(pack) if trial.id not in pack.handed_out]
+            return self._attempts.hand_out(pack, new)
 
-    def split(self, key: str, places: int, message: str) -> None:
+    def split(self, key: str, places: int, message: str, *, is_of_all: bool = True) -> None:
         """The pack cannot go on with so many lanes: its trials go on from their last checkpoints in packs of at most
-        so many.
+        so many, and if it is of all trials of their structure, so do all others.
 
         Raises:
             PackOverError: the pack has been given up.
         """
         with self._acting():
             pack = self._known(key)
-            self._packing.settle(pack.structure, places)
+            if is_of_all:
+                self._packing.settle(pack.structure, places)
             self._tell(f"A pack is split up: {message}")
             for trial in reversed(self._live(pack)):
+                if not is_of_all:
+                    self._packing.limit_company(trial.id, places)
                 if trial.id in pack.attempts:
                     self._attempts.end(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
                 pack.trial_ids.remove(trial.id)  # only now: a call that fails is made again
@@ -208,12 +212,7 @@ class Generation:
         """Store what the lanes' code has said; of a pack that has been given up, nothing."""
         with self._lock:
             attempts = dict(self._packs[key].attempts) if key in self._packs else {}
-        batches = [
-            LogLines(trial_id=s.trial_id, attempt_id=attempts[s.trial_id], first=s.first, lines=s.lines)
-            for s in said
-            if s.trial_id in attempts
-        ]
-        if batches:
+        if batches := log_lines_of(said, attempts):
             self._store.append_logs(self._lease, batches)
 
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
@@ -225,11 +224,15 @@ class Generation:
             if pack is None:
                 return
             message = message if lost else "Its worker ended without a result."
-            pack.num_lost = pack.num_lost or len(self._live(pack))  # not of those that a failed call has left
+            if pack.num_lost is None:  # or a failed call has been here
+                pack.num_lost, pack.is_lost_trying = len(self._live(pack)), lost and self._is_trying(pack)
+            if pack.is_lost_trying:  # it may have been the trying that took too much: nobody tries again
+                self._packing.settle(pack.structure, ALONE)
+                self._tell("Trials are trained one by one, because a worker died while it tried to train several.")
             while pack.trial_ids:
                 trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
-                    self._lose(trial, pack.attempts.get(trial.id), message, pack.num_lost)
+                    self._lose(trial, pack, message)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             del self._packs[key]
 
@@ -295,14 +298,8 @@ class Generation:
         self._is_in_doubt = False
 
     def _end_strays(self, message: str) -> None:
-        """End what runs by the store's account and is not of a pack of this generation."""
         own = {attempt_id for pack in self._packs.values() for attempt_id in pack.attempts.values()}
-        for trial in self.trials:
-            if trial.state is not TrialState.RUNNING:
-                continue
-            for attempt in self._store.list_attempts(trial.id):
-                if attempt.state is AttemptState.RUNNING and attempt.id not in own:
-                    self._store.end_attempt(self._lease, attempt.id, AttemptState.LOST, message=message)
+        self._attempts.end_all_but(own, message)
 
     @property
     def _num_idle(self) -> int:
@@ -313,6 +310,16 @@ class Generation:
         """The pack's trials that have not ended."""
         trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
         return [trial for trial in trials if not trial.state.is_ended]
+
+    def _is_trying(self, pack: Pack) -> bool:
+        """Whether its worker finds out how many trials of its structure can be trained at once."""
+        return not self._packing.is_settled(pack.structure) and self._places(pack) > 1
+
+    def _put_back_surplus(self, pack: Pack) -> None:
+        """Since its trials were set aside, another pack may have found out that fewer can be trained at once."""
+        surplus = [trial.id for trial in self._live(pack)[self._places(pack) :] if trial.id not in pack.attempts]
+        self._queue.put_first(surplus)
+        pack.trial_ids = [trial_id for trial_id in pack.trial_ids if trial_id not in surplus]
 
     def _places(self, pack: Pack) -> int:
         return self._packing.places(pack.structure, self._live(pack))
@@ -357,19 +364,22 @@ class Generation:
         for trial_id in self._book.record(reports, ends):
             self._losses.pop(trial_id, None)
 
-    def _lose(self, trial: Trial, attempt_id: str | None, message: str, num_lanes: int) -> None:
+    def _lose(self, trial: Trial, pack: Pack, message: str) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
         retries.
 
         In company nobody knows whose fault it was: that counts against none of them, but they go on in packs of half
-        the size. What kills its worker is alone in the end.
+        the size. What kills its worker is alone in the end. Nor does it count where the worker was trying out how many
+        trials can be trained at once.
         """
         if self._winding_up is SweepState.CANCELLING:
             self._cancel([trial])
             return
-        losses = self._losses[trial.id] + (num_lanes == 1)
+        attempt_id = pack.attempts.get(trial.id)
+        num_lanes = pack.num_lost or 0
+        losses = self._losses[trial.id] + (num_lanes == 1 and not pack.is_lost_trying)
         if num_lanes > 1:
-            self._packing.lost_in_company(trial.id, num_lanes)
+            self._packing.limit_company(trial.id, num_lanes // 2)
         if losses > self._spec.retries:
             text = f"Its workers died {losses} times (retries: {self._spec.retries}). {message}"
             end = TrialEnd(trial_id=trial.id, ending=TrialEnding.WORKER_LOST, message=text.strip())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from sweep_service.domain.logs import LogLines
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import TrialEnding
 from sweep_service.domain.trial import Report
 from sweep_service.ports import TrialEnd
-from sweep_service.services.packs import LaneMessage
+from sweep_service.services.packs import LaneLines, LaneMessage
 
 
 def report_of(message: LaneMessage, attempt_id: str, objective: Objective, sweep_id: str, now: datetime) -> Report:
@@ -43,6 +44,15 @@ def end_of(message: LaneMessage, spec: SweepSpec) -> TrialEnd:
         traceback=message.traceback,
         provenance=message.provenance,
     )
+
+
+def log_lines_of(said: Sequence[LaneLines], attempts: Mapping[str, str]) -> Sequence[LogLines]:
+    """The lines of lanes that have an attempt (trial id -> attempt id) in the pack; of others, nothing."""
+    return [
+        LogLines(trial_id=one.trial_id, attempt_id=attempts[one.trial_id], first=one.first, lines=one.lines)
+        for one in said
+        if one.trial_id in attempts
+    ]
 
 
 def _value(metrics: Mapping[str, float], objective: Objective) -> float | None:

@@ -25,8 +25,10 @@ class Pack:
     structure: str
     trial_ids: list[str]  # those that have ended among them
     attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
+    handed_out: set[str] = field(default_factory=set)  # trials that its worker has been told of
     node: str = ""  # where it runs, once it does
-    num_lost: int = 0  # lanes that it had when its worker died
+    num_lost: int | None = None  # lanes that it had when its worker died, once it has
+    is_lost_trying: bool = False  # that worker was to find out how many trials of the structure a pack takes
 
 
 class Packing:
@@ -38,9 +40,7 @@ class Packing:
         self._trainable = trainable
         self._offer = min(MOST_OFFERED, -(-most_at_once // spec.resources.parallel))
         self._places: dict[str, int] = {}  # by structure, as far as a worker has found out
-        self._most_company: dict[
-            str, int
-        ] = {}  # of trials that have lost workers in company: lanes of a pack of theirs
+        self._most_company: dict[str, int] = {}  # by trial that has failed in company: lanes of a pack of its
         self._structures: dict[str, str] = {}  # by trial
 
     def structure(self, trial: Trial) -> str:
@@ -72,9 +72,9 @@ class Packing:
         """Lanes of a pack that the trial may be in, of so many."""
         return self._most_company.get(trial_id, places)
 
-    def lost_in_company(self, trial_id: str, num_lanes: int) -> None:
-        """Its worker has died, with so many trials in it: whose fault it was will show in smaller packs."""
-        self._most_company[trial_id] = max(ALONE, num_lanes // 2)
+    def limit_company(self, trial_id: str, num_lanes: int) -> None:
+        """Its pack has died, or failed in a step: whose fault it was will show in packs of at most so many lanes."""
+        self._most_company[trial_id] = max(ALONE, num_lanes)
 
 
 def together(places: int) -> str:

@@ -113,7 +113,7 @@ def test_a_trial_that_gets_on_between_the_deaths_of_its_workers_is_not_given_up(
 
 
 def test_a_trial_that_never_gets_beyond_a_step_is_given_up_although_it_writes_checkpoints() -> None:
-    rig = Rig(small_spec(budget={"trials": 1}, retries=1))
+    rig = Rig(small_spec(budget={"trials": 1}, retries=1, resources={"lanes": 1}))
     for _ in range(3):
         result = rig.start_pack()
         if isinstance(result, Pause):

@@ -184,7 +184,7 @@ def test_free_places_are_filled_with_trials_that_begin_there_and_then() -> None:
     assert len(more) == 3
     assert len(running(rig)) == 4
     assert {rig.store.list_attempts(trial_id)[0].pack for trial_id in [*ids(order), *ids(list(more))]} == {key}
-    assert rig.generation.refill(key, 0) == []
+    assert rig.generation.refill(key, 0) == ()
     rig.generation.report(key, [rig.last_message(order.lanes[0].trial_id)])
     (fourth,) = rig.generation.refill(key, 1)
     assert rig.store.get_trial(fourth.trial_id).number == 4
@@ -208,7 +208,7 @@ def test_who_stops_or_cancels_gets_no_new_trials_for_free_places() -> None:
     key, _ = started(rig)
     rig.generation.settle(key, 4)
     rig.generation.stop()
-    assert rig.generation.refill(key, 3) == []
+    assert rig.generation.refill(key, 3) == ()
     rig.generation.cancel()
     assert rig.generation.refill(key, 3) == ()
 
@@ -252,6 +252,76 @@ def test_a_worker_that_dies_in_company_is_nobodys_fault_and_the_guilty_one_is_al
     states = {trial.id: trial.state for trial in rig.trials}
     assert states.pop(guilty or "") is TrialState.FAILED
     assert set(states.values()) == {TrialState.COMPLETED}
+
+
+def test_a_failed_step_halves_the_company_of_who_was_there_and_of_nobody_else() -> None:
+    rig = Rig(spec_of(17, resources={"parallel": 1}))
+    settled(rig, 8)
+    key, order = started(rig)
+    rig.generation.split(key, 4, "they cannot go on together, because a step failed.", is_of_all=False)
+    rig.generation.pack_over(key, lost=False)
+    sizes = []
+    while not isinstance(result := rig.start_pack(), Pause):
+        sizes.append(len(result[1].lanes))
+        rig.train(*result)
+    assert sizes == [4, 4, 8]
+    assert {attempt.state for attempt in rig.store.list_attempts(ids(order)[0])} == {
+        AttemptState.PREEMPTED,
+        AttemptState.FINISHED,
+    }
+
+
+def test_a_worker_that_dies_while_it_tries_several_counts_against_nobody_and_nobody_tries_again() -> None:
+    rig = Rig(spec_of(8, retries=0, resources={"parallel": 1}))
+    key, _ = started(rig)
+    rig.generation.pack_over(key, lost=True, message="Out of memory.")
+    assert notices(rig) == ["Trials are trained one by one, because a worker died while it tried to train several."]
+    key, order = started(rig)
+    assert (len(order.lanes), order.places, order.is_settled) == (1, 1, True)
+    rig.train(key, order)
+    rig.run_to_end()
+    assert {trial.state for trial in rig.trials} == {TrialState.COMPLETED}
+
+
+def test_a_pack_that_was_set_aside_before_it_was_known_that_fewer_fit_begins_with_fewer() -> None:
+    rig = Rig(spec_of(17))
+    settled(rig, 8)
+    assert rig.generation.next_pack("waits") is None
+    key, order = started(rig)
+    assert len(order.lanes) == 8
+    rig.generation.split(key, 2, "8 lanes do not fit into the memory.")
+    rig.generation.pack_over(key, lost=False)
+    order = rig.generation.begin("waits", node="here")
+    assert (len(order.lanes), order.places) == (2, 2)
+    rig.train("waits", order)
+    rig.run_to_end()
+    assert {trial.state for trial in rig.trials} == {TrialState.COMPLETED}
+    assert len(rig.trials) == 17
+
+
+@pytest.mark.parametrize("fails", ["before", "after"])
+@pytest.mark.parametrize("at", range(6))
+def test_a_store_that_goes_away_while_places_are_filled_again_loses_no_trial(fails: Any, at: int) -> None:
+    rig = Rig(spec_of(8, retries=0, resources={"parallel": 1}))
+    key, order = started(rig)
+    rig.generation.settle(key, 4)
+    rig.store.fails.extend([None] * at)
+    rig.store.fails.append(fails)
+    for _ in range(3):
+        try:
+            more = rig.generation.refill(key, 3)
+            break
+        except StoreUnavailableError:
+            continue
+    else:
+        raise AssertionError("it fails again and again")
+    rig.store.fails.clear()
+    assert len(more) == 3
+    assert set(ids(list(more))) | set(ids(order)) == {trial.id for trial in running(rig)}
+    assert {trial.num_attempts for trial in running(rig)} <= {1, 2}
+    for lane in more:
+        (attempt,) = [a for a in rig.store.list_attempts(lane.trial_id) if a.state is AttemptState.RUNNING]
+        assert attempt.id in lane.checkpoint_dir, "the one that the worker writes for"
 
 
 @pytest.mark.parametrize("fails", ["before", "after"])

@@ -157,7 +157,7 @@ def test_a_new_generation_goes_on_from_the_last_checkpoint_in_a_new_attempt(tmp_
 
 
 def test_a_trial_whose_checkpoint_is_gone_trains_anew_and_the_sweep_says_so() -> None:
-    rig = Rig(small_spec(budget={"trials": 1}))
+    rig = Rig(small_spec(budget={"trials": 1}, resources={"lanes": 1}))
     key, order = started(rig)
     trial_id = order.lanes[0].trial_id
     message = LaneMessage(trial_id=trial_id, step=10, metrics={"val/normalized_loss": 1.0}, checkpoint="/gone/10.pt")
@@ -231,7 +231,7 @@ def test_a_search_of_which_nothing_completes_is_given_up() -> None:
 
 
 def test_a_lost_worker_costs_an_attempt_and_too_many_cost_the_trial() -> None:
-    rig = Rig(small_spec(budget={"trials": 1}, retries=2))
+    rig = Rig(small_spec(budget={"trials": 1}, retries=2, resources={"lanes": 1}))
     for _ in range(3):
         key, _ = started(rig)
         rig.generation.pack_over(key, lost=True, message="died")
