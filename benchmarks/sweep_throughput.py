@@ -50,8 +50,9 @@ from pathlib import Path
 from benchmarks.sweep_throughput_rows import Row, rows_of, table
 from benchmarks.sweep_throughput_variants import STOPPING_VARIANTS, VARIANTS, Variant, measure
 from benchmarks.sweep_throughput_workload import (
-    BATCH_SIZES,
+    BATCH_SIZE,
     PARALLEL,
+    PROBLEMS,
     Measurement,
     NotAvailableError,
     VariantFailedError,
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             problem=problem,
             trials=options.trials,
             steps=options.steps,
-            batch_size=options.batch_size or BATCH_SIZES[problem],
+            batch_size=options.batch_size,
         )
         for problem in options.problems
     ]
@@ -152,11 +153,11 @@ def _leave(number: int, _frame: object) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_throughput", description="Trials a minute.")
-    parser.add_argument("--problems", nargs="+", choices=BATCH_SIZES, default=list(BATCH_SIZES))
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, help="if not given: census_income 128, digits 64, toy_regression 128")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--asha", action="store_true", help="also with trials stopped early")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_TRIALS} trials of {QUICK_STEPS} steps")
@@ -164,7 +165,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.trials, options.steps = QUICK_TRIALS, QUICK_STEPS
-    if min(options.trials, options.steps, options.rounds, options.batch_size or 1) < 1:
+    if min(options.trials, options.steps, options.rounds, options.batch_size) < 1:
         parser.error("trials, steps, rounds and batch size are at least 1")
     return options
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 METRIC = "val/normalized_loss"
@@ -15,8 +15,8 @@ ALPHA = (0.0, 3.0)
 WEIGHT_LR = (1e-4, 1e-1)  # on a logarithmic scale
 REDUCTION_FACTOR = 3  # of ASHA
 
-BATCH_SIZES: Mapping[str, int] = {"census_income": 128, "digits": 64, "toy_regression": 128}
-"""Of each problem, if nothing else is asked for."""
+PROBLEMS = ("census_income", "digits", "toy_regression")
+BATCH_SIZE = 64  # rows; the larger it is, the less is gained by training lanes together on a processor
 
 Curve = Sequence[tuple[float, float]]  # seconds since the start and METRIC of every report of every trial, by time
 
