@@ -174,7 +174,7 @@ def load_problem(trainable: str | Trainable, params: Mapping[str, ParameterValue
     """
     if isinstance(trainable, str):
         trainable = find_trainable(trainable)
-    return _load_code(trainable.factory)(**_own_parameters(trainable, params))
+    return _load_code(trainable.factory)(**own_parameters(trainable, params))
 
 
 def load_codec(
@@ -189,7 +189,19 @@ def load_codec(
     """
     if trainable.codec is None:
         return None
-    return _load_code(trainable.codec)(document, **_own_parameters(trainable, params))
+    return _load_code(trainable.codec)(document, **own_parameters(trainable, params))
+
+
+def own_parameters(trainable: Trainable, params: Mapping[str, ParameterValue]) -> Mapping[str, ParameterValue]:
+    """What the trainable's factory is called with: its own parameters among ``params``, and their defaults.
+
+    Raises:
+        KeyError: one without a default is missing.
+    """
+    values = {**trainable.defaults(), **params}
+    if missing := [name for name in trainable.problem_parameters if name not in values]:
+        raise KeyError(f"{trainable.name} needs a value for {', '.join(missing)}")
+    return {name: values[name] for name in trainable.problem_parameters}
 
 
 def find_trainable(name: str) -> Trainable:
@@ -207,13 +219,6 @@ def find_trainable(name: str) -> Trainable:
 def _load_code(place: str) -> Any:
     module_name, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module_name), attribute)
-
-
-def _own_parameters(trainable: Trainable, params: Mapping[str, ParameterValue]) -> Mapping[str, ParameterValue]:
-    values = {**trainable.defaults(), **params}
-    if missing := [name for name in trainable.problem_parameters if name not in values]:
-        raise KeyError(f"{trainable.name} needs a value for {', '.join(missing)}")
-    return {name: values[name] for name in trainable.problem_parameters}
 
 
 def builtin_trainables() -> tuple[Trainable, ...]:

@@ -51,5 +51,6 @@ class Resources(Strict):
         description="Trials that one pack trains together, as one batched network. auto: as many as make each of them "
         "cheaper (measured when the first pack starts) and fit into the memory, and never so many that a sampler which "
         "learns from results has more than a quarter of its trials running; a number is kept to, memory permitting; 1: "
-        "each trial by itself. Trials that differ in more than numbers (layers, batch_size, steps, ...) go into different packs.",
+        "each trial by itself. Trials that differ in more than numbers (layers, batch_size, steps, ...) go into "
+        "different packs.",
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainables.catalog import Trainable
     from trainables.checkpoint import Checkpoint
-    from trainables.protocol import Lane, LaneReport, Problem
+    from trainables.protocol import BuiltBy, Lane, LaneReport, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink, gpus: Sequ
     if places == 1:
         train(problem, lanes, reporter, device=device)
     else:
-        _train_together(problem, lanes, places, reporter, link, device)
+        _train_together(problem, lanes, places, reporter, link, device, built_by=_own_numbers(order, problem))
 
 
 def _device(order: PackOrder, gpus: Sequence[int]) -> torch.device:
@@ -222,6 +222,8 @@ def _train_together(
     reporter: _LaneReporter,
     link: PackLink,
     device: torch.device,
+    *,
+    built_by: BuiltBy,
 ) -> None:
     """Train the lanes, and those that come for free places. What cannot go on together goes on in smaller packs."""
     from trainables.training import NotStackableError, PackMemoryError, train_together
@@ -232,7 +234,7 @@ def _train_together(
         return [_lane(order, link) for order in orders]
 
     try:
-        train_together(problem, lanes, reporter, device=device, places=places, refill=refill)
+        train_together(problem, lanes, reporter, device=device, places=places, refill=refill, built_by=built_by)
     except PackMemoryError as error:
         link.split(max(1, reporter.num_open // 2), str(error))
     except NotStackableError as error:
@@ -243,6 +245,29 @@ def _load_problem(order: PackOrder) -> Problem:
     from trainables.catalog import load_problem
 
     return load_problem(order.trainable, order.lanes[0].params)
+
+
+def _own_numbers(order: PackOrder, problem: Problem) -> BuiltBy:
+    """Who builds each lane's network: ``problem``, that of the first lane, or one with the lane's own numbers, such as
+    its share of dropout, where they differ.
+    """
+    from trainables.catalog import find_trainable, load_problem, own_parameters
+    from trainables.training import NotStackableError
+
+    trainable = find_trainable(order.trainable)
+    common = own_parameters(trainable, order.lanes[0].params)
+
+    def built_by(lane: Lane) -> Problem:
+        own = own_parameters(trainable, lane.params)
+        if own == common:
+            return problem
+        built = load_problem(trainable, own)
+        if built.data_hash != problem.data_hash:
+            changed = ", ".join(name for name in common if own[name] != common[name])
+            raise NotStackableError(f"{changed}, in which they differ, changes the data as well")
+        return built
+
+    return built_by
 
 
 def _lane(order: LaneOrder, link: PackLink) -> Lane:

@@ -166,6 +166,28 @@ def test_what_is_known_is_not_found_out_again(tmp_path: Path) -> None:
     assert {message.trial_id for message in link.reported} == {"trl_0", "trl_1", "trl_2"}
 
 
+def test_trials_that_differ_in_their_share_of_dropout_each_have_their_own(tmp_path: Path) -> None:
+    lanes = [
+        replace(
+            order(None),
+            trial_id=f"trl_{share}",
+            params={"hidden": [16, 8], "dropout": share, "steps": 30, "report_every": 30, "lr": 0.01},
+            checkpoint_dir=str(tmp_path / f"{share}"),
+        )
+        for share in (0.1, 0.4, 0.8)
+    ]
+
+    def losses(lanes: Sequence[LaneOrder], waiting: Sequence[LaneOrder] = ()) -> dict[str, float]:
+        link = Listening(waiting)
+        train_pack(pack_of(lanes, "digits", is_settled=True, places=len(lanes) + len(waiting)), link)
+        return {message.trial_id: message.metrics["val/normalized_loss"] for message in link.reported}
+
+    apart = {key: loss for lane in lanes for key, loss in losses([lane]).items()}
+    assert len({round(loss, 3) for loss in apart.values()}) == 3, "it matters"
+    assert losses(lanes) == pytest.approx(apart, rel=1e-3)
+    assert losses(lanes[:1], waiting=lanes[1:]) == pytest.approx(apart, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_a_pack_that_memory_does_not_hold_is_split_up() -> None:
     """In a process of its own, which may take some more memory than torch has taken and no more."""
