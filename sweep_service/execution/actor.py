@@ -110,6 +110,9 @@ class ConductorActor:
     def note(self, trial_id: str, message: str) -> None:
         self._conductor.note(trial_id, message)
 
+    def warn(self, message: str) -> None:
+        self._conductor.warn(message)
+
     def explain(self, pack: str, message: str) -> None:
         self._conductor.explain(pack, message)
 

@@ -18,11 +18,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweep_service.execution.gpus import VISIBLE, device_indices, why_no_cuda
+
+if TYPE_CHECKING:
+    from sweep_service.execution.packs import ConductorLink
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +96,10 @@ class Trainer:
             self._is_taken, self._idle_since = True, time.monotonic()
             return Taken.YES
 
-    def train(self, conductor: str, pack: str, gpus: Sequence[int]) -> int:
-        """Train the pack of that name; how many lanes it began with. What it raises loses the pack its worker."""
+    def train(self, conductor: str, pack: str, gpus: Sequence[str]) -> int:
+        """Train the pack of that name on GPUs of those ids; how many lanes it began with. What it raises loses the pack
+        its worker.
+        """
         from sweep_service.execution.packs import ConductorLink, train_order
 
         over = threading.Event()
@@ -100,8 +107,10 @@ class Trainer:
         threading.Thread(target=_end_with, args=(conductor, over), name="conductor's life", daemon=True).start()
         self._is_training = True
         try:
-            self._has_used_gpu |= bool(gpus)
-            return train_order(link, gpus)
+            if gpus:
+                self._has_used_gpu = True
+                _tell_of_missing_cuda(conductor)
+            return train_order(link, _indices(gpus, link))
         finally:
             over.set()
             self._release()
@@ -155,6 +164,22 @@ def _end_with(conductor: str, over: threading.Event) -> None:
             logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
 
 
+def _indices(gpus: Sequence[str], link: ConductorLink) -> Sequence[int]:
+    try:
+        return device_indices(gpus, os.environ.get(VISIBLE))
+    except LookupError as error:
+        link.explain(error)
+        raise
+
+
+def _tell_of_missing_cuda(conductor: str) -> None:
+    """Say it in the sweep's events: whoever waits for a GPU's speed would look for the reason elsewhere."""
+    with contextlib.suppress(ImportError, RayError):  # a torch that does not load is told of when the pack needs it
+        if message := why_no_cuda():
+            actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
+            ray.get(actor.warn.remote(message), timeout=_ANSWER_TIMEOUT_S)
+
+
 def _changed_at(modules: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Modules by name with the time of their file's last change, without those of Python itself and of installed
     packages, which are replaced with the environment.
@@ -186,14 +211,21 @@ def prepare_trainers(node: str, num_trainers: int) -> None:
 
 
 def _trainer(node: str, number: int) -> Any:
-    options = ray.remote(Trainer).options(
-        name=f"trainer-{node}-{number}",
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        lifetime="detached",
-        num_cpus=0,
-        max_restarts=0,
-        max_concurrency=_MAX_CONCURRENT_CALLS,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
-    )
-    return options.remote()
+    return ray.remote(Trainer).options(**actor_options(node, number)).remote()
+
+
+def actor_options(node: str, number: int) -> dict[str, Any]:
+    """How Ray is to start the trainer of that number, or to find it."""
+    return {
+        "name": f"trainer-{node}-{number}",
+        "namespace": NAMESPACE,
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "max_concurrency": _MAX_CONCURRENT_CALLS,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False),
+        # It asks for no GPU, and the stack has Ray hide all of them from such a process: it sees what its node has, and
+        # is told with each pack which of them are the pack's.
+        "runtime_env": {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
+    }

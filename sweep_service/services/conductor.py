@@ -79,6 +79,8 @@ class Conductor:
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
         self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
+        self._warning = threading.Lock()
+        self._warnings: set[str] = set()  # what has been said of the sweep
         self._renewed_at = time.monotonic()
         self._packs_over = threading.Event()
         self._over = threading.Event()
@@ -123,6 +125,13 @@ class Conductor:
     def note(self, trial_id: str, message: str) -> None:
         """What a worker has to say of a trial beside its results."""
         self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id))
+
+    def warn(self, message: str) -> None:
+        """What a worker has to say of the sweep. Once, however many say it."""
+        with self._warning:
+            if message not in self._warnings:
+                self._patiently(lambda _: self._store.add_notice(self._lease, message))
+                self._warnings.add(message)
 
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""

@@ -351,6 +351,17 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
     assert [(e.trial_id, e.message) for e in told] == [(house.trials[0].id, "its checkpoint cannot be read")]
 
 
+def test_what_workers_warn_of_is_an_event_of_the_sweep_and_once(house: House) -> None:
+    def warn(key: str, order: PackOrder) -> None:
+        assert house.packs.conductor is not None
+        house.packs.conductor.warn("no CUDA")
+
+    house.packs.during = warn
+    house.run()
+    told = [e for e in house.store.list_events(house.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    assert [(e.trial_id, e.message) for e in told] == [(None, "no CUDA")]
+
+
 def test_what_a_pack_says_is_kept_with_its_attempt_and_once(house: House) -> None:
     def talk(key: str, order: PackOrder) -> None:
         conductor = house.packs.conductor
