@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep_service.execution.gpus import VISIBLE, device_indices, why_no_cuda
@@ -37,7 +37,9 @@ MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it 
 MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
 _ANSWER_TIMEOUT_S = 5.0  # for the conductor to say that it is there
-_MAX_CONCURRENT_CALLS = 4  # beside the one that trains
+_END_TIMEOUT_S = 3.0  # for a trainer to end by itself, or to say that it trains something else by now
+# The one that trains, and those beside it that must be answered meanwhile: whether it can be had, and its end.
+_MAX_CONCURRENT_CALLS = 4
 
 
 class Taken(StrEnum):
@@ -54,7 +56,7 @@ class Trainer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_taken = False
-        self._is_training = False
+        self._training: tuple[str, str] | None = None  # for which conductor which pack
         self._is_prepared = threading.Event()  # cleared only while it prepares
         self._is_prepared.set()
         self._idle_since = time.monotonic()
@@ -103,10 +105,12 @@ class Trainer:
         from sweep_service.execution.packs import ConductorLink, train_order
 
         over = threading.Event()
-        link = ConductorLink(conductor, pack)
-        threading.Thread(target=_end_with, args=(conductor, over), name="conductor's life", daemon=True).start()
-        self._is_training = True
+        with self._lock:
+            self._training = conductor, pack
         try:
+            link = ConductorLink(conductor, pack)
+            watch = threading.Thread(target=self._watch, args=(conductor, pack, over), name="watch", daemon=True)
+            watch.start()
             if gpus:
                 self._has_used_gpu = True
                 _tell_of_missing_cuda(conductor)
@@ -115,11 +119,34 @@ class Trainer:
             over.set()
             self._release()
 
+    def end(self, conductor: str, pack: str) -> bool:
+        """End this process, in whatever it does, if it still trains that pack: it may have been lent to another sweep
+        since. False: it does not.
+        """
+        with self._lock:  # without which it is not released
+            if self._training == (conductor, pack):
+                os._exit(1)
+        return False
+
+    def _watch(self, conductor: str, pack: str, over: threading.Event) -> None:
+        """End this process when the conductor dies while it trains: nobody would take what it finds, and its place on
+        the node is free for others at once.
+        """
+        actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
+        while not over.wait(_LOOK_INTERVAL_S):
+            try:
+                ray.get(actor.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
+            except ActorDiedError:
+                logger.warning("The conductor %s is gone; its pack ends.", conductor)
+                self.end(conductor, pack)
+            except RayError:  # it is busy, or it or the cluster's head cannot be reached; they may again
+                logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
+
     def _release(self) -> None:
         """It is free for the next pack."""
         self._settle_memory()
         with self._lock:
-            self._idle_since, self._is_taken, self._is_training = time.monotonic(), False, False
+            self._idle_since, self._is_taken, self._training = time.monotonic(), False, None
 
     def _settle_memory(self) -> None:
         """What is loaded stays: looking through it for garbage would take a fifth of a second each time. Once only, for
@@ -145,23 +172,8 @@ class Trainer:
                 most = MAX_IDLE_ON_GPU_S if self._has_used_gpu else MAX_IDLE_S
                 if self._is_taken:  # by somebody who has died since, if nothing comes of it
                     most = MAX_TAKEN_S
-                if not self._is_training and time.monotonic() - self._idle_since > most:
+                if self._training is None and time.monotonic() - self._idle_since > most:
                     os._exit(0)
-
-
-def _end_with(conductor: str, over: threading.Event) -> None:
-    """End this process when the conductor dies while it trains: nobody would take what it finds, and its place on the
-    node is free for others at once.
-    """
-    actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
-    while not over.wait(_LOOK_INTERVAL_S):
-        try:
-            ray.get(actor.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
-        except RayActorError:
-            logger.warning("The conductor %s is gone; its pack ends.", conductor)
-            os._exit(1)
-        except RayError:  # it is busy, or the cluster's head does not answer; it may again
-            logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
 
 
 def _indices(gpus: Sequence[str], link: ConductorLink) -> Sequence[int]:
@@ -202,6 +214,24 @@ def take_trainer(node: str) -> Any:
                 break
             time.sleep(0.2)
     raise AssertionError("numbers do not end")
+
+
+def end_trainers(trainers: Mapping[str, Any], *, conductor: str) -> None:
+    """End each of these that still trains the pack by whose name it stands here. One that does not answer hangs, in
+    code that lets no other thread run, and is killed.
+    """
+    pack_of = {trainer.end.remote(conductor, pack): pack for pack, trainer in trainers.items()}
+    answered, silent = ray.wait(list(pack_of), num_returns=len(pack_of), timeout=_END_TIMEOUT_S)
+    for answer in answered:
+        try:
+            ray.get(answer)
+        except ActorDiedError:
+            pass  # as it was asked to
+        except RayError:
+            silent.append(answer)
+    for answer in silent:
+        logger.warning("The trainer of pack %s does not answer; it is killed.", pack_of[answer])
+        ray.kill(trainers[pack_of[answer]], no_restart=True)
 
 
 def prepare_trainers(node: str, num_trainers: int) -> None:

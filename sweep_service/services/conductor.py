@@ -92,10 +92,14 @@ class Conductor:
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         """A pack's worker is up; the answer is what it trains."""
         self._workers[pack] = worker
-        order = self._patiently(lambda generation: generation.begin(pack, node=node))
-        if not order.lanes:
-            self._workers.pop(pack, None)
-        return order
+        has_lanes = False
+        try:
+            order = self._patiently(lambda generation: generation.begin(pack, node=node))
+            has_lanes = bool(order.lanes)
+            return order
+        finally:
+            if not has_lanes:  # it is free for others
+                self._workers.pop(pack, None)
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         """What the lanes of a pack say; the answer names those that are to stop."""
@@ -172,11 +176,11 @@ class Conductor:
             self._fail(error)
         finally:
             self._over.set()
-            self._kill_workers()
+            self._end_workers()
 
     def _conduct(self, sweep: Sweep) -> None:
         generation = self._open_generation(sweep)
-        supply = PackSupply(generation, on_over=self._forget_worker, on_fault=self._kill_workers)
+        supply = PackSupply(generation, on_over=self._let_go, on_fault=self._end_workers)
         self._generation, self._supply = generation, supply
         generation.take_up()
         self._obey(sweep.state)
@@ -252,7 +256,7 @@ class Conductor:
             except Exception as error:
                 self._raise_if_lost()
                 logger.exception("%s: the controller of the packs ended.", self._name)
-                self._kill_workers()
+                self._end_workers()
                 if not supply.lose_open_packs(f"Ray ended its pack: {error}"):
                     raise
             else:
@@ -377,9 +381,9 @@ class Conductor:
             generation.stop()
         elif asked is SweepState.CANCELLING:
             generation.expect_cancel()
-            self._kill_workers()  # before anything that needs the store
+            self._end_workers()  # before anything that needs the store
             generation.cancel()
-            self._kill_workers()  # those that came up in between
+            self._end_workers()  # those that came up in between
         self._obeyed = asked
 
     def _lose(self, error: Exception) -> None:
@@ -388,19 +392,25 @@ class Conductor:
         self._over.set()
         if self._supply is not None:
             self._supply.fail(error)
-        self._kill_workers()
+        self._end_workers()
 
     def _raise_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost
 
-    def _forget_worker(self, pack: str) -> None:
-        self._workers.pop(pack, None)
-
-    def _kill_workers(self) -> None:
-        for pack, worker in list(self._workers.items()):
+    def _let_go(self, pack: str, lost: bool) -> None:
+        """A pack is over. Of a lost one only its place may be gone: its worker would train on, beside its successor."""
+        if lost:
+            self._end_workers(pack)
+        else:
             self._workers.pop(pack, None)
+
+    def _end_workers(self, *packs: str) -> None:
+        """Those of these packs, or all."""
+        found = {pack: self._workers.pop(pack, None) for pack in packs or list(self._workers)}
+        workers = {pack: worker for pack, worker in found.items() if worker is not None}
+        if workers:
             try:
-                self._runner.kill(worker)
-            except Exception:  # the others must go all the same
-                logger.exception("%s: the worker of pack %s could not be killed.", self._name, pack)
+                self._runner.end(workers)
+            except Exception:
+                logger.exception("%s: the workers of %s could not be ended.", self._name, ", ".join(workers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -84,9 +84,9 @@ class FakePacks:
         else:
             supply.pack_over(key, lost=False)
 
-    def kill(self, worker: Any) -> None:
+    def end(self, workers: Mapping[str, Any]) -> None:
         self.on_kill()
-        self.killed.append(worker)
+        self.killed += workers.values()
 
     def cluster(self) -> Cluster:
         self.num_looks += 1
@@ -297,6 +297,38 @@ def test_the_end_of_the_controller_costs_the_packs_that_ran_and_not_the_sweep(ho
     first, _ = house.store.list_attempts(house.trials[0].id)
     assert (first.state, first.message) == (AttemptState.LOST, "Ray ended its pack: a worker took too much memory")
     assert house.packs.killed[0] == "worker of pack-1"
+
+
+def test_a_worker_whose_pack_is_lost_is_ended_before_its_trial_goes_on_elsewhere(house: House) -> None:
+    """What Ray Tune lost may be the pack's place alone, and not the process that trains it."""
+    order_of_events: list[str] = []
+    house.packs.on_kill = lambda: order_of_events.append(f"end, {house.trials[0].state}")
+
+    def lose_once(key: str, order: PackOrder) -> None:
+        order_of_events.append(key)
+        if key == "pack-1":
+            raise WorkerDiedError
+
+    house.packs.during = lose_once
+    assert house.run().state is SweepState.COMPLETED
+    assert order_of_events[:3] == ["pack-1", "end, running", "pack-2"]
+    assert house.packs.killed == ["worker of pack-1"], "nobody ends a worker whose pack is over"
+
+
+def test_a_worker_that_could_not_be_told_what_to_train_is_let_go(house: House) -> None:
+    refused: list[Exception] = []
+
+    def begin_too_late(key: str, order: PackOrder) -> None:
+        if not refused:
+            assert house.packs.conductor is not None
+            with pytest.raises(PackOverError) as caught:
+                house.packs.conductor.begin("a pack that has been given up", "node", "worker of another sweep")
+            refused.append(caught.value)
+
+    house.packs.during = begin_too_late
+    assert house.run().state is SweepState.COMPLETED
+    assert refused
+    assert house.packs.killed == []
 
 
 def test_a_controller_that_ends_again_and_again_costs_its_trials_and_ends_the_sweep(house: House) -> None:
