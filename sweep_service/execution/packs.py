@@ -24,7 +24,7 @@ from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
 from sweep_service.execution.log_sender import LogSender
-from sweep_service.execution.trainers import NAMESPACE, take_trainer
+from sweep_service.execution.trainers import NAMESPACE, NoTrainerError, take_trainer
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def run_pack(config: Mapping[str, Any]) -> None:
     in another one.
     """
     pack = ray.tune.get_context().get_trial_id() or ""
-    trainer = take_trainer(ray.get_runtime_context().get_node_id())
+    try:
+        trainer = take_trainer(ray.get_runtime_context().get_node_id())
+    except NoTrainerError as error:
+        ConductorLink(config["conductor"], pack).explain(error)
+        raise
     gpus = [str(gpu) for gpu in ray.get_gpu_ids()]  # a number as a rule, or what CUDA_VISIBLE_DEVICES calls it
     num_lanes = ray.get(trainer.train.remote(config["conductor"], pack, gpus))
     ray.tune.report({"lanes": num_lanes})

@@ -24,7 +24,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweep_service.execution.gpus import VISIBLE, device_indices, why_no_cuda
+from sweep_service.execution.gpus import VISIBLE, device_indices, is_well, why_no_cuda
 
 if TYPE_CHECKING:
     from sweep_service.execution.packs import ConductorLink
@@ -36,7 +36,12 @@ MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
 MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
 MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
+_FAREWELL_S = 0.3  # for an answer to leave a process that ends
 _ANSWER_TIMEOUT_S = 5.0  # for the conductor to say that it is there
+_TAKE_TIMEOUT_S = 30.0  # for a trainer to answer, which it does at once unless it is being made or prepares
+_MOST_FAILURES = 5  # trainers one after the other that cannot be had
+_NUM_TRIES = 3  # to have the trainer of one number
+_PAUSE_S = 0.2  # between them
 _END_TIMEOUT_S = 3.0  # for a trainer to end by itself, or to say that it trains something else by now
 # The one that trains, and those beside it that must be answered meanwhile: whether it can be had, and its end.
 _MAX_CONCURRENT_CALLS = 4
@@ -62,27 +67,22 @@ class Trainer:
         self._idle_since = time.monotonic()
         self._has_used_gpu = False
         self._seen: dict[str, float] = {}  # when files of loaded code were last changed
+        self._looked_at: set[str] = set()  # modules whose files have been looked for
         threading.Thread(target=self._end_when_idle, name="idle", daemon=True).start()
 
     def prepare(self) -> None:
         """Load what every pack needs, while there is none. Torch loads much of itself only when it is used: so by
         training something, unless a pack has come first.
         """
-        import trainables.prediction
-        from trainables.protocol import Lane
-        from trainables.testing import tiny_problem
-        from trainables.training import train_together
-
         with self._lock:
             if self._is_taken or not self._is_prepared.is_set():
                 return
             self._is_prepared.clear()
-        lanes = [Lane(key=key, balancer="gradnorm", params={"steps": 2, "batch_size": 8}) for key in ("a", "b")]
         try:
-            trainables.prediction.encoding_hash(problem := tiny_problem())
-            train_together(problem, lanes, lambda reports: ())
+            _train_something()
         finally:
-            self._settle_memory()
+            self._remember_modules()
+            _freeze_what_is_loaded()
             self._is_prepared.set()
 
     def take(self) -> str:
@@ -92,7 +92,7 @@ class Trainer:
             if self._is_taken:
                 return Taken.BUSY
             if self._is_stale():
-                threading.Timer(0.1, os._exit, [0]).start()  # once the answer is on its way
+                _leave()
                 self._is_taken = True
                 return Taken.STALE
             self._is_taken, self._idle_since = True, time.monotonic()
@@ -117,7 +117,7 @@ class Trainer:
             return train_order(link, _indices(gpus, link))
         finally:
             over.set()
-            self._release()
+            self._release(has_gpu=bool(gpus))
 
     def end(self, conductor: str, pack: str) -> bool:
         """End this process, in whatever it does, if it still trains that pack: it may have been lent to another sweep
@@ -129,11 +129,12 @@ class Trainer:
         return False
 
     def _watch(self, conductor: str, pack: str, over: threading.Event) -> None:
-        """End this process when the conductor dies while it trains: nobody would take what it finds, and its place on
-        the node is free for others at once.
+        """Beside what trains. End this process when the conductor dies: nobody would take what it finds, and its place
+        on the node is free for others at once.
         """
         actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
         while not over.wait(_LOOK_INTERVAL_S):
+            self._remember_modules()  # soon after they are loaded: a file may be edited while its code trains
             try:
                 ray.get(actor.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
             except ActorDiedError:
@@ -142,20 +143,25 @@ class Trainer:
             except RayError:  # it is busy, or it or the cluster's head cannot be reached; they may again
                 logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
 
-    def _release(self) -> None:
-        """It is free for the next pack."""
-        self._settle_memory()
+    def _release(self, *, has_gpu: bool) -> None:
+        """It is free for the next pack; or it ends, where the next one would find a GPU that fails whatever it does."""
+        is_usable = not has_gpu or is_well()
+        self._remember_modules()
+        _freeze_what_is_loaded()
         with self._lock:
-            self._idle_since, self._is_taken, self._training = time.monotonic(), False, None
+            self._idle_since, self._training = time.monotonic(), None
+            self._is_taken = not is_usable
+            if not is_usable:
+                _leave()
 
-    def _settle_memory(self) -> None:
-        """What is loaded stays: looking through it for garbage would take a fifth of a second each time. Once only, for
-        what a pack leaves behind is garbage sooner or later.
+    def _remember_modules(self) -> None:
+        """When the files of what has been loaded since the last look were changed: an edit from here on makes it stale.
+        Looks at no module twice, for it is done again and again while something else trains.
         """
-        self._is_stale()  # remembers new modules
-        if not gc.get_freeze_count():
-            gc.collect()
-            gc.freeze()
+        new = {name: module for name, module in dict(sys.modules).items() if name not in self._looked_at}
+        self._looked_at.update(new)
+        for name, at in _changed_at(new):
+            self._seen.setdefault(name, at)
 
     def _is_stale(self) -> bool:
         """Whether a file of what is loaded has changed since it was first seen here."""
@@ -174,6 +180,31 @@ class Trainer:
                     most = MAX_TAKEN_S
                 if self._training is None and time.monotonic() - self._idle_since > most:
                     os._exit(0)
+
+
+def _train_something() -> None:
+    import trainables.prediction
+    from trainables.protocol import Lane
+    from trainables.testing import tiny_problem
+    from trainables.training import train_together
+
+    lanes = [Lane(key=key, balancer="gradnorm", params={"steps": 2, "batch_size": 8}) for key in ("a", "b")]
+    trainables.prediction.encoding_hash(problem := tiny_problem())
+    train_together(problem, lanes, lambda reports: ())
+
+
+def _leave() -> None:
+    """End this process once the answer that it gives is on its way."""
+    threading.Timer(_FAREWELL_S, os._exit, [0]).start()
+
+
+def _freeze_what_is_loaded() -> None:
+    """It stays: looking through it for garbage would take a fifth of a second each time. Once only, for what a pack
+    leaves behind is garbage sooner or later.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _indices(gpus: Sequence[str], link: ConductorLink) -> Sequence[int]:
@@ -203,17 +234,48 @@ def _changed_at(modules: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 yield name, Path(file).stat().st_mtime
 
 
+class NoTrainerError(Exception):
+    """No trainer can be had on a node, where one can always be made."""
+
+
 def take_trainer(node: str) -> Any:
-    """A trainer of that node (its id in Ray), made if all there are have something to do."""
+    """A trainer of that node (its id in Ray), made if all there are have something to do. One that does not answer, for
+    it hangs in code that lets no other thread run, is passed over: the node has others.
+
+    Raises:
+        NoTrainerError: several one after the other did not answer or ended at once.
+    """
+    num_failures = 0
     for number in itertools.count():
-        for _ in range(3):  # one that has just ended may still have its name
-            handle = _trainer(node, number)
-            with contextlib.suppress(RayActorError):
-                if ray.get(handle.take.remote()) == Taken.YES:
-                    return handle
-                break
-            time.sleep(0.2)
+        try:
+            trainer, answer = _ask_for(node, number)
+        except RayError as error:
+            logger.warning("The trainer of number %d on node %s cannot be had.", number, node, exc_info=True)
+            num_failures += 1
+            if num_failures == _MOST_FAILURES:
+                why = " ".join(str(error).split()) or type(error).__name__
+                raise NoTrainerError(
+                    f"No process to train in can be had on node {node}: {num_failures} in a row did not answer or "
+                    f"ended at once. Of the last: {type(error).__name__}: {why}"
+                ) from error
+        else:
+            num_failures = 0
+            if answer == Taken.YES:
+                return trainer
     raise AssertionError("numbers do not end")
+
+
+def _ask_for(node: str, number: int) -> tuple[Any, str]:
+    for _ in range(_NUM_TRIES - 1):  # one that has just ended may still have its name
+        with contextlib.suppress(RayActorError):
+            return _ask_once_for(node, number)
+        time.sleep(_PAUSE_S)
+    return _ask_once_for(node, number)
+
+
+def _ask_once_for(node: str, number: int) -> tuple[Any, str]:
+    trainer = _trainer(node, number)
+    return trainer, ray.get(trainer.take.remote(), timeout=_TAKE_TIMEOUT_S)
 
 
 def end_trainers(trainers: Mapping[str, Any], *, conductor: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError
 
 from sweep_service.execution import packs, trainers
-from sweep_service.execution.trainers import Taken, Trainer, end_trainers
+from sweep_service.execution.trainers import NoTrainerError, Taken, Trainer, end_trainers, take_trainer
 
 
 class EndedError(BaseException):
@@ -27,6 +31,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         raise EndedError
 
     monkeypatch.setattr(trainers.os, "_exit", end)
+    monkeypatch.setattr(trainers, "_leave", lambda: statuses.append(0))
     monkeypatch.setattr(Trainer, "_end_when_idle", lambda self: None)  # or it would end the process of the tests
     return statuses
 
@@ -72,9 +77,9 @@ class Training:
         self.result: list[Any] = []
         monkeypatch.setattr(packs, "train_order", self._train)
 
-    def start(self, pack: str = "pack-1") -> None:
+    def start(self, pack: str = "pack-1", gpus: Sequence[str] = ()) -> None:
         assert self.trainer.take() == Taken.YES
-        self._thread = threading.Thread(target=self._run, args=(pack,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(pack, gpus), daemon=True)
         self._thread.start()
         assert self.has_begun.wait(10)
 
@@ -88,8 +93,8 @@ class Training:
         assert self.is_done.wait(10)
         return 3
 
-    def _run(self, pack: str) -> None:
-        self.result.append(self.trainer.train("conductor", pack, []))
+    def _run(self, pack: str, gpus: Sequence[str]) -> None:
+        self.result.append(self.trainer.train("conductor", pack, gpus))
 
 
 @pytest.fixture
@@ -199,3 +204,77 @@ def test_only_trainers_that_do_not_answer_are_killed(killed: list[Any]) -> None:
     end_trainers(workers, conductor="c")
     assert asked == [("c", pack) for pack in workers]
     assert killed == [hanging, cut_off]
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the trainers of a node answer to who would have them, by their number; the last one's is all others' too."""
+    answers: list[Any] = []
+
+    def trainer(node: str, number: int) -> Actor:
+        answer = answers[min(number, len(answers) - 1)]
+        return Actor(take=lambda: answer, number=lambda: number)
+
+    monkeypatch.setattr(trainers, "_trainer", trainer)
+    monkeypatch.setattr(trainers, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(trainers.ray, "get", get)
+    return answers
+
+
+FAULTS = (GetTimeoutError("hangs"), ActorDiedError(), ActorUnavailableError("", None))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_trainer_that_cannot_be_had_is_passed_over(node: list[Any], fault: Exception) -> None:
+    node += [Taken.BUSY, *[fault] * 4, Taken.STALE, *[fault] * 4, Taken.YES]
+    assert take_trainer("n").number.remote() == 10
+
+
+@pytest.mark.timeout(30)
+def test_a_node_whose_trainers_all_die_at_their_start_is_given_up(node: list[Any]) -> None:
+    node += [Taken.BUSY, ActorDiedError()]
+    with pytest.raises(NoTrainerError, match=r"on node n: 5 in a row .* ActorDiedError: The actor died"):
+        take_trainer("n")
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file of a module that somebody may load."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "problem_of_a_test", raising=False)
+    path = tmp_path / "problem_of_a_test.py"
+    path.write_text("")
+    return path
+
+
+def edit(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def test_code_that_is_edited_while_it_trains_makes_the_trainer_stale(training: Training, module: Path) -> None:
+    training.start()
+    importlib.import_module(module.stem)
+    until(lambda: module.stem in training.trainer._seen)
+    edit(module)
+    training.finish()
+    assert training.trainer.take() == Taken.STALE
+
+
+def test_a_trainer_whose_code_is_as_it_was_loaded_is_taken_again(training: Training, module: Path) -> None:
+    edit(module)
+    training.start()
+    importlib.import_module(module.stem)
+    training.finish()
+    assert training.trainer.take() == Taken.YES
+
+
+@pytest.mark.parametrize(("is_well", "answer"), [(True, Taken.YES), (False, Taken.BUSY)])
+def test_a_trainer_whose_gpu_has_failed_is_not_taken_again_and_ends(
+    monkeypatch: pytest.MonkeyPatch, training: Training, ends: list[int], is_well: bool, answer: Taken
+) -> None:
+    monkeypatch.setattr(trainers, "is_well", lambda: is_well)
+    monkeypatch.setattr(trainers, "why_no_cuda", lambda: "")
+    training.start(gpus=["0"])
+    training.finish()
+    assert training.trainer.take() == answer
+    assert ends == ([] if is_well else [0])
