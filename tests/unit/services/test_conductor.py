@@ -486,6 +486,22 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
 
 
+def test_a_lease_is_kept_while_what_a_user_asks_waits_for_its_turn(house: House) -> None:
+    """The search may take many seconds to come up with its next parameters, and lets nobody else at the plan."""
+
+    def hold_up(key: str, order: PackOrder) -> None:
+        assert house.packs.conductor is not None
+        generation = house.packs.conductor._generation
+        assert generation is not None
+        with generation._lock:
+            house.ask(Verb.STOP)
+            threading.Event().wait(2.5)
+
+    house.packs.during = hold_up
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
+    assert house.run().state is SweepState.STOPPED
+
+
 def test_the_importance_of_the_parameters_is_among_the_results(house: House) -> None:
     asked: list[tuple[SweepState, int]] = []
 
