@@ -121,6 +121,21 @@ def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> N
     assert stack.client.wait(sweep_id, timeout=90)["state"] == "cancelled"
 
 
+def test_a_trainer_whose_pack_loses_its_place_ends_and_does_not_train_beside_its_successor(
+    stack: RunningStack,
+) -> None:
+    params = {"delay_ms": 1000, "steps": 1000, "report_every": 500}
+    sweep_id = stack.client.submit({**alone("loses its place"), "params": params})["id"]
+    await_that(lambda: [t for t in stack.client.trials(sweep_id) if t["state"] == "running"], what="a trial that runs")
+    (trainer,) = stack.pids("ray::Trainer.train")
+    (place,) = stack.pids("ray::ImplicitFunc.train")
+    os.kill(place, signal.SIGKILL)
+    await_that(lambda: trainer not in stack.pids("ray::Trainer"), within_s=20, what="the end of the trainer")
+    await_that(lambda: stack.pids("ray::Trainer.train"), within_s=30, what="another one")
+    stack.client.cancel(sweep_id)
+    assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
+
+
 def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their_checkpoints(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:
