@@ -167,7 +167,7 @@ def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, s
         "RAY_LOG_TO_STDERR": "0",
         # Told to end, Ray would wait 30 s for the sweeps that run to move to another machine. There is none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each.
+        # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each. Trainers are excepted.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         # How long a worker that is to train the next pack waits for the thread of the last one. After the default of
         # 2 s, which a busy machine needs at times, Tune drops the next pack and tells its searcher nothing.

@@ -49,35 +49,45 @@ class ConductorActor:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lease: Lease | None = None
+        self._is_leaving = False
         self._taking = threading.Lock()
+        self._loading = threading.Lock()  # two threads that load the same libraries may see them half loaded
         self._conductor: Any = None
 
     def prepare(self) -> None:
         """Load what a sweep needs from its start to its end, while there is none."""
-        _quieten_tune()
-        for library in _LIBRARIES:
-            importlib.import_module(library)
-        from sweep_service.tracking.libraries import load_libraries
-
-        load_libraries(Settings().tracking_uri)
+        with self._loading:
+            if self._lease is None:
+                _load_libraries()
 
     def is_idle(self) -> bool:
-        """Whether no sweep has been given to it."""
-        return self._lease is None
+        """Whether a sweep can be given to it."""
+        return self._lease is None and not self._is_leaving
+
+    def leave_if_idle(self) -> bool:
+        """End this process, unless a sweep has been given to it: False. From here on it takes none."""
+        with self._taking:
+            if self._lease is not None:
+                return False
+            self._is_leaving = True
+        exit_actor()
+        return True
 
     def run(self, lease: Lease) -> bool:
-        """Run the sweep to its end, then leave: a process per sweep, and none after it. False: it has another sweep.
+        """Run the sweep to its end, then leave: a process per sweep, and none after it. False: it has another sweep, or
+        leaves.
 
         Raises:
             Exception: the conductor cannot even be put together; what is wrong here will be wrong again.
         """
         with self._taking:
-            if self._lease is not None:
+            if self._lease is not None or self._is_leaving:
                 return False
             self._lease = lease
         name = f"conductor-{lease.sweep_id}-{lease.generation}"
         try:
-            self._conductor = _new_conductor(name, self._name, lease)
+            with self._loading:
+                self._conductor = _new_conductor(name, self._name, lease)
         except BaseException:
             logger.exception("%s cannot be put together.", name)
             # Not exit_actor, whose own exception would take this one's place: whoever started it is to hear of it.
@@ -110,8 +120,20 @@ class ConductorActor:
     def note(self, trial_id: str, message: str) -> None:
         self._conductor.note(trial_id, message)
 
+    def warn(self, message: str) -> None:
+        self._conductor.warn(message)
+
     def explain(self, pack: str, message: str) -> None:
         self._conductor.explain(pack, message)
+
+
+def _load_libraries() -> None:
+    _quieten_tune()
+    for library in _LIBRARIES:
+        importlib.import_module(library)
+    from sweep_service.tracking.libraries import load_libraries
+
+    load_libraries(Settings().tracking_uri)
 
 
 def _new_conductor(name: str, actor: str, lease: Lease) -> Any:

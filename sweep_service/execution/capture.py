@@ -41,6 +41,12 @@ class Capture:
         with self._lock:
             self._buffers |= {lane: _LineBuffer(self._max_unsent_bytes) for lane in lanes}
 
+    def drop(self, lanes: Collection[str]) -> None:
+        """These have ended, and all that they said has been sent: what others say from here on is not theirs."""
+        with self._lock:
+            for lane in lanes:
+                self._buffers.pop(lane, None)
+
     def __enter__(self) -> Self:
         root = logging.getLogger()
         self._streams, self._level = (sys.stdout, sys.stderr), root.level
@@ -71,7 +77,7 @@ class Capture:
             self.say(LogStream.LOG, "".join(traceback.format_exception(error)), level="ERROR")
 
     def say(self, stream: LogStream, text: str, *, level: str = "", lane: str | None = None) -> None:
-        """Add the lines of a text, to all lanes unless one is given."""
+        """Add the lines of a text, to all lanes unless one is given. Of a lane that was dropped nothing is kept."""
         if os.getpid() != self._pid:  # a forked child: its lines would be seen by nobody, and the lock may be held
             return
         now = self._clock.now()
@@ -79,7 +85,7 @@ class Capture:
             LogLine(at=now, stream=stream, level=level, text=clipped(line)) for line in text.rstrip("\n").split("\n")
         ]
         with self._lock:
-            for buffer in self._buffers.values() if lane is None else (self._buffers[lane],):
+            for buffer in [b for key, b in self._buffers.items() if lane in {None, key}]:
                 buffer.extend(lines)
 
     def unsent(self) -> list[LaneLines]:
@@ -95,7 +101,8 @@ class Capture:
         """These have arrived."""
         with self._lock:
             for lane_lines in said:
-                self._buffers[lane_lines.trial_id].drop_to(lane_lines.first + len(lane_lines.lines))
+                if buffer := self._buffers.get(lane_lines.trial_id):  # else it was dropped while they were on the way
+                    buffer.drop_to(lane_lines.first + len(lane_lines.lines))
 
 
 class _LineBuffer:

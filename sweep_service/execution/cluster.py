@@ -31,6 +31,7 @@ _NAME_PREFIX = "conductor-"
 STANDBY_DELAY_S = 120.0
 MOST_PREPARED = 4  # trainers on a node that has just come; more are made when they are needed
 _ANSWER_TIMEOUT_S = 2.0  # for a conductor to say whether it is idle
+_STANDBY_TIMEOUT_S = 0.2  # for one that is known to wait, unless another dispatcher has found it
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,15 @@ class RayConductors:
     def num_running(self) -> int:
         """Conductors in the cluster that have a sweep, whoever started them."""
         own = {conductor.name for _, conductor in self._runs.values()}
-        standby = {self._standby.name} if self._standby is not None else set()
         with _telling_of_loss():
-            others = [one for one in self._alive() if one.name not in own | standby]
-            return len(own) + sum(not _is_idle(one) for one in others)
+            others = [one for one in self._alive() if one.name not in own]
+            return len(own) + sum(not self._waits(one) for one in others)
+
+    def _waits(self, conductor: _Conductor) -> bool:
+        if self._standby is None or conductor.name != self._standby.name:
+            return _is_idle(conductor)
+        # Another dispatcher may have given it a sweep; but while it loads its libraries it may answer nobody.
+        return _is_idle(conductor, if_silent=True, timeout_s=_STANDBY_TIMEOUT_S)
 
     def cluster(self) -> Cluster:
         """The live nodes."""
@@ -135,10 +141,12 @@ class RayConductors:
             return look_at_cluster(self._clock)
 
     def close(self) -> None:
-        """Disconnect. Conductors go on; the one that waits for a sweep ends."""
+        """Disconnect. Conductors go on; the one that waits for a sweep ends, unless another dispatcher has given it one
+        by now. One that is still being made may stay, to be found by the next dispatcher.
+        """
         if self._standby is not None:
-            with contextlib.suppress(RayError):
-                ray.kill(self._standby.handle)
+            with contextlib.suppress(RayError):  # it has ended, as it was asked to
+                ray.get(self._standby.handle.leave_if_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
         ray.shutdown()
 
     def _alive(self) -> Iterator[_Conductor]:
@@ -158,12 +166,12 @@ def _new_conductor() -> _Conductor:
     return _Conductor(name, handle)
 
 
-def _is_idle(conductor: _Conductor) -> bool:
-    """Whether it waits for a sweep. One that does not answer counts as running."""
+def _is_idle(conductor: _Conductor, *, if_silent: bool = False, timeout_s: float = _ANSWER_TIMEOUT_S) -> bool:
+    """Whether it waits for a sweep. One that does not answer counts as running, unless told otherwise."""
     try:
-        return ray.get(conductor.handle.is_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
+        return ray.get(conductor.handle.is_idle.remote(), timeout=timeout_s)
     except RayError:
-        return False
+        return if_silent
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
 from sweep_service.execution.log_sender import LogSender
-from sweep_service.execution.trainers import NAMESPACE, take_trainer
+from sweep_service.execution.trainers import NAMESPACE, NoTrainerError, take_trainer
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
@@ -54,8 +54,13 @@ def run_pack(config: Mapping[str, Any]) -> None:
     in another one.
     """
     pack = ray.tune.get_context().get_trial_id() or ""
-    trainer = take_trainer(ray.get_runtime_context().get_node_id())
-    num_lanes = ray.get(trainer.train.remote(config["conductor"], pack, [int(gpu) for gpu in ray.get_gpu_ids()]))
+    try:
+        trainer = take_trainer(ray.get_runtime_context().get_node_id())
+    except NoTrainerError as error:
+        ConductorLink(config["conductor"], pack).explain(error)
+        raise
+    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]  # a number as a rule, or what CUDA_VISIBLE_DEVICES calls it
+    num_lanes = ray.get(trainer.train.remote(config["conductor"], pack, gpus))
     ray.tune.report({"lanes": num_lanes})
 
 
@@ -190,9 +195,12 @@ def _device(order: PackOrder, gpus: Sequence[int]) -> torch.device:
     """Where to train. The process may see GPUs that others have reserved: a pack that asked for none takes none."""
     import torch
 
-    if order.gpus == 0 or not torch.cuda.is_available():
+    if order.gpus == 0:
         return torch.device("cpu")
-    # Where Ray shows a process its own GPUs alone, they are counted from 0.
+    if not torch.cuda.is_available():
+        logger.warning("This pack has been given %g GPUs, and torch finds no CUDA: it trains on the CPU.", order.gpus)
+        return torch.device("cpu")
+    # Ray may have been told of more GPUs than there are.
     device = torch.device("cuda", gpus[0] if gpus and gpus[0] < torch.cuda.device_count() else 0)
     torch.cuda.set_device(device)  # for a problem's code that takes the current one
     return device

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayError
 
@@ -17,6 +17,7 @@ from sweep_service.domain.trial import Cluster
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import run_pack
 from sweep_service.execution.searcher import PackSearcher, PackStopper, forget, register
+from sweep_service.execution.trainers import end_trainers
 from sweep_service.ports import Clock
 from sweep_service.services.supply import PackSupply
 
@@ -52,8 +53,8 @@ class TunePacks:
             forget(self._conductor)
             shutil.rmtree(self._folder / self._conductor, ignore_errors=True)
 
-    def kill(self, worker: Any) -> None:
-        ray.kill(worker, no_restart=True)
+    def end(self, workers: Mapping[str, Any]) -> None:
+        end_trainers(workers, conductor=self._conductor)
 
     def cluster(self) -> Cluster:
         try:

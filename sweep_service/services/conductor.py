@@ -1,8 +1,8 @@
 """The conductor: runs one generation of one sweep. Knows nothing of Ray: its packs run behind
 :class:`~sweep_service.services.supply.PackRunner`.
 
-Beside the calls of the packs it has three threads: the guard and the watch, which keep the lease and look for what a
-user has asked; and the delivery, which carries reports to the tracking server.
+Beside the calls of the packs it has the threads that keep its lease; the watch, which looks for what a user has asked;
+and the delivery, which carries reports to the tracking server.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import Delivery
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
+from sweep_service.services.lease_keeper import LeaseKeeper
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
@@ -43,9 +44,7 @@ logger = logging.getLogger(__name__)
 DELIVERY_INTERVAL_S = 2.0  # each costs a transaction a run; whoever looks at curves waits no longer than that
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
-GUARD_INTERVAL_S = 0.1
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
-LEASE_MARGIN = 0.8  # share of the lease's time after which an unrenewed one counts as lost, before the store says so
 
 _T = TypeVar("_T")
 
@@ -79,9 +78,11 @@ class Conductor:
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
         self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
-        self._renewed_at = time.monotonic()
+        self._warning = threading.Lock()
+        self._warnings: set[str] = set()  # what has been said of the sweep
         self._packs_over = threading.Event()
         self._over = threading.Event()
+        self._keeper = LeaseKeeper(store=store, lease=lease, settings=settings, over=self._over, on_loss=self._lose)
         self._lost: Exception | None = None  # why this conductor may not write any more
         self._obeyed = SweepState.RUNNING  # what a user has asked for and got
 
@@ -90,10 +91,14 @@ class Conductor:
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         """A pack's worker is up; the answer is what it trains."""
         self._workers[pack] = worker
-        order = self._patiently(lambda generation: generation.begin(pack, node=node))
-        if not order.lanes:
-            self._workers.pop(pack, None)
-        return order
+        has_lanes = False
+        try:
+            order = self._patiently(lambda generation: generation.begin(pack, node=node))
+            has_lanes = bool(order.lanes)
+            return order
+        finally:
+            if not has_lanes:  # it is free for others
+                self._workers.pop(pack, None)
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
         """What the lanes of a pack say; the answer names those that are to stop."""
@@ -124,6 +129,13 @@ class Conductor:
         """What a worker has to say of a trial beside its results."""
         self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id))
 
+    def warn(self, message: str) -> None:
+        """What a worker has to say of the sweep. Once, however many say it."""
+        with self._warning:
+            if message not in self._warnings:
+                self._patiently(lambda _: self._store.add_notice(self._lease, message))
+                self._warnings.add(message)
+
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""
         logger.warning("%s: the worker of pack %s ends: %s", self._name, pack, message)
@@ -148,11 +160,10 @@ class Conductor:
         """Run the sweep to its end, or until the lease is lost."""
         try:
             # From here on the lease is short, and this process keeps it alive.
-            self._renew()
+            self._keeper.start()
             sweep = self._store.get_sweep(self._lease.sweep_id)
             logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
-            for work in (self._guard, self._watch):
-                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            threading.Thread(target=self._watch, name="watch", daemon=True).start()
             self._conduct(sweep)
         except LeaseLostError:
             logger.warning("%s: somebody else runs this sweep now; this conductor ends.", self._name)
@@ -163,11 +174,11 @@ class Conductor:
             self._fail(error)
         finally:
             self._over.set()
-            self._kill_workers()
+            self._end_workers()
 
     def _conduct(self, sweep: Sweep) -> None:
         generation = self._open_generation(sweep)
-        supply = PackSupply(generation, on_over=self._forget_worker, on_fault=self._kill_workers)
+        supply = PackSupply(generation, on_over=self._let_go, on_fault=self._end_workers)
         self._generation, self._supply = generation, supply
         generation.take_up()
         self._obey(sweep.state)
@@ -243,7 +254,7 @@ class Conductor:
             except Exception as error:
                 self._raise_if_lost()
                 logger.exception("%s: the controller of the packs ended.", self._name)
-                self._kill_workers()
+                self._end_workers()
                 if not supply.lose_open_packs(f"Ray ended its pack: {error}"):
                     raise
             else:
@@ -323,25 +334,11 @@ class Conductor:
                 # The outbox keeps everything; the next round, or the end of the sweep, tries again.
                 logger.exception("%s: delivery failed.", self._name)
 
-    def _guard(self) -> None:
-        """Give up a lease that could not be renewed before the store gives it to somebody else.
-
-        A thread of its own: a call to a database that has vanished may hang for longer than the lease lasts.
-        """
-        margin = self._settings.lease_ttl.total_seconds() * LEASE_MARGIN
-        while not self._over.wait(GUARD_INTERVAL_S):
-            if time.monotonic() - self._renewed_at > margin:
-                self._lose(LeaseLostError("The lease could not be renewed in time."))
-                return
-
     def _watch(self) -> None:
-        """Renew the lease and do what users ask, until the sweep is over."""
-        third = self._settings.lease_ttl.total_seconds() / 3
+        """Do what users ask, until the sweep is over."""
         is_store_away = False
         while not self._over.wait(self._settings.poll_interval.total_seconds()):
             try:
-                if time.monotonic() - self._renewed_at > third:
-                    self._renew()
                 self._obey(self._store.get_state(self._lease.sweep_id))
                 is_store_away = False
             except LeaseLostError as error:
@@ -354,11 +351,6 @@ class Conductor:
             except Exception:
                 logger.exception("%s: the watch stumbled.", self._name)
 
-    def _renew(self) -> None:
-        asked_at = time.monotonic()
-        self._store.renew_lease(self._lease, ttl=self._settings.lease_ttl)
-        self._renewed_at = asked_at
-
     def _obey(self, asked: SweepState) -> None:
         """Do what a user has asked for, again and again until it is done: the store may fail in the middle of it."""
         generation = self._generation
@@ -368,9 +360,9 @@ class Conductor:
             generation.stop()
         elif asked is SweepState.CANCELLING:
             generation.expect_cancel()
-            self._kill_workers()  # before anything that needs the store
+            self._end_workers()  # before anything that needs the store
             generation.cancel()
-            self._kill_workers()  # those that came up in between
+            self._end_workers()  # those that came up in between
         self._obeyed = asked
 
     def _lose(self, error: Exception) -> None:
@@ -379,19 +371,25 @@ class Conductor:
         self._over.set()
         if self._supply is not None:
             self._supply.fail(error)
-        self._kill_workers()
+        self._end_workers()
 
     def _raise_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost
 
-    def _forget_worker(self, pack: str) -> None:
-        self._workers.pop(pack, None)
-
-    def _kill_workers(self) -> None:
-        for pack, worker in list(self._workers.items()):
+    def _let_go(self, pack: str, lost: bool) -> None:
+        """A pack is over. Of a lost one only its place may be gone: its worker would train on, beside its successor."""
+        if lost:
+            self._end_workers(pack)
+        else:
             self._workers.pop(pack, None)
+
+    def _end_workers(self, *packs: str) -> None:
+        """Those of these packs, or all."""
+        found = {pack: self._workers.pop(pack, None) for pack in packs or list(self._workers)}
+        workers = {pack: worker for pack, worker in found.items() if worker is not None}
+        if workers:
             try:
-                self._runner.kill(worker)
-            except Exception:  # the others must go all the same
-                logger.exception("%s: the worker of pack %s could not be killed.", self._name, pack)
+                self._runner.end(workers)
+            except Exception:
+                logger.exception("%s: the workers of %s could not be ended.", self._name, ", ".join(workers))

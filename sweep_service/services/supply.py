@@ -7,7 +7,7 @@ what cannot be waited for is kept as the ``fault`` with which the conductor ends
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,10 +25,13 @@ class PackSupply:
     """The packs of one generation.
 
     The controller calls from one thread; :meth:`explain` and :meth:`fail` may be called from any. ``on_over`` hears of
-    each pack that is over, ``on_fault`` of the first fault.
+    each pack that is over, and whether it was lost, before its trials may go on elsewhere; ``on_fault`` of the first
+    fault.
     """
 
-    def __init__(self, generation: Generation, *, on_over: Callable[[str], None], on_fault: Callable[[], None]) -> None:
+    def __init__(
+        self, generation: Generation, *, on_over: Callable[[str, bool], None], on_fault: Callable[[], None]
+    ) -> None:
         self._generation = generation
         self._on_over = on_over
         self._on_fault = on_fault
@@ -53,9 +56,9 @@ class PackSupply:
 
     def pack_over(self, key: str, *, lost: bool) -> None:
         """The pack's worker has ended, or died. Settled with the store now, or as soon as it answers."""
+        self._on_over(key, lost)
         self._over[key] = lost
         self._settle()
-        self._on_over(key)
 
     def explain(self, key: str, message: str) -> None:
         """What a worker says of its end, before it comes."""
@@ -105,8 +108,10 @@ class PackRunner(Protocol):
         """Run the packs of the supply until it is done, or over. May raise anything; its workers may then live on."""
         ...
 
-    def kill(self, worker: Any) -> None:
-        """End the process of a worker, in whatever it is doing."""
+    def end(self, workers: Mapping[str, Any]) -> None:
+        """End the processes of these workers, in whatever they are doing: of each as long as it trains the pack by
+        whose key it stands here, for it may have gone on to another one, of another sweep.
+        """
         ...
 
     def cluster(self) -> Cluster:

@@ -40,8 +40,8 @@ class InlinePacks:
             supply.pack_over(pack, lost=False)
             number += 1
 
-    def kill(self, worker: Any) -> None:
-        raise AssertionError("nobody kills anything here")
+    def end(self, workers: Mapping[str, Any]) -> None:
+        raise AssertionError("nobody ends anything here")
 
     def cluster(self) -> Cluster:
         return Cluster(nodes=(NodeResources(node="here", cpus=1.0, gpus=0.0),), seen_at=SystemClock().now())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from mlflow import MlflowClient
 from stack_control import (
     PROBLEMS,
@@ -73,6 +78,37 @@ def test_a_trainer_outlives_its_sweep_and_ends_when_code_that_it_has_loaded_chan
     await_that(lambda: trainers - set(stack.pids("ray::Trainer")), within_s=10, what="the end of who had the old code")
 
 
+WHAT_A_TRAINER_SEES = """
+import json, os, ray
+from sweep_service.execution.trainers import actor_options
+
+class Probe:
+    def seen(self):
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+ray.init(address=os.environ["SWEEP_RAY_ADDRESS"], log_to_driver=False)
+node = ray.nodes()[0]["NodeID"]
+options = {**actor_options(node, 0), "name": "probe", "lifetime": None}
+print(json.dumps(ray.get(ray.remote(Probe).options(**options).remote().seen.remote())))
+"""
+
+
+def test_a_trainer_sees_the_gpus_of_its_node_although_it_asks_for_none(stack: RunningStack) -> None:
+    environment = psutil.Process(stack.pid("-m sweep_service.worker")).environ()  # with the token
+    argv = [sys.executable, "-c", WHAT_A_TRAINER_SEES]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == os.environ.get("CUDA_VISIBLE_DEVICES"), "what Ray was started with"
+
+
+def test_packs_that_have_gpus_and_find_no_cuda_tell_of_it_once(stack: RunningStack) -> None:
+    sweep = run_sweep(stack, {**alone("no cuda"), "budget": {"trials": 2}, "resources": {"gpus": 1, "parallel": 2}})
+    assert sweep["state"] == "completed"
+    notices = [event["message"] for event in events_of(stack, sweep["id"], "sweep.notice") if not event["trial_id"]]
+    told = [message for message in notices if "torch finds no CUDA" in message]
+    assert len(told) == (0 if torch.cuda.is_available() else 1)
+
+
 def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> None:
     spec = faulty_spec("orphans", budget={"trials": 1}, params={"delay_ms": 1000, "steps": 1000, "report_every": 500})
     sweep_id = stack.client.submit(spec)["id"]
@@ -83,6 +119,21 @@ def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> N
     await_that(lambda: not trainers & set(stack.pids("ray::Trainer")), within_s=15, what="the end of its trainer")
     stack.client.cancel(sweep_id)
     assert stack.client.wait(sweep_id, timeout=90)["state"] == "cancelled"
+
+
+def test_a_trainer_whose_pack_loses_its_place_ends_and_does_not_train_beside_its_successor(
+    stack: RunningStack,
+) -> None:
+    params = {"delay_ms": 1000, "steps": 1000, "report_every": 500}
+    sweep_id = stack.client.submit({**alone("loses its place"), "params": params})["id"]
+    await_that(lambda: [t for t in stack.client.trials(sweep_id) if t["state"] == "running"], what="a trial that runs")
+    (trainer,) = stack.pids("ray::Trainer.train")
+    (place,) = stack.pids("ray::ImplicitFunc.train")
+    os.kill(place, signal.SIGKILL)
+    await_that(lambda: trainer not in stack.pids("ray::Trainer"), within_s=20, what="the end of the trainer")
+    await_that(lambda: stack.pids("ray::Trainer.train"), within_s=30, what="another one")
+    stack.client.cancel(sweep_id)
+    assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
 
 
 def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their_checkpoints(

@@ -53,6 +53,18 @@ def texts(capture: Capture) -> list[str]:
     return [text for _, _, text in said(capture)]
 
 
+def test_what_is_said_when_a_lane_has_ended_is_not_of_that_lane() -> None:
+    caught = capture("a", "b")
+    caught.say(OUT, "of both")
+    on_the_way = caught.unsent()
+    caught.drop(["a"])
+    caught.forget(on_the_way)
+    caught.say(OUT, "of those that are left")
+    caught.say(LOG, "of nobody any more", lane="a")
+    assert said(caught, "a") == []
+    assert said(caught, "b") == [(OUT, "", "of those that are left")]
+
+
 def test_prints_are_lines_and_are_still_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with capture() as caught:
         print("one", 2)

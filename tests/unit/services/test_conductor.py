@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -84,9 +84,9 @@ class FakePacks:
         else:
             supply.pack_over(key, lost=False)
 
-    def kill(self, worker: Any) -> None:
+    def end(self, workers: Mapping[str, Any]) -> None:
         self.on_kill()
-        self.killed.append(worker)
+        self.killed += workers.values()
 
     def cluster(self) -> Cluster:
         self.num_looks += 1
@@ -299,6 +299,38 @@ def test_the_end_of_the_controller_costs_the_packs_that_ran_and_not_the_sweep(ho
     assert house.packs.killed[0] == "worker of pack-1"
 
 
+def test_a_worker_whose_pack_is_lost_is_ended_before_its_trial_goes_on_elsewhere(house: House) -> None:
+    """What Ray Tune lost may be the pack's place alone, and not the process that trains it."""
+    order_of_events: list[str] = []
+    house.packs.on_kill = lambda: order_of_events.append(f"end, {house.trials[0].state}")
+
+    def lose_once(key: str, order: PackOrder) -> None:
+        order_of_events.append(key)
+        if key == "pack-1":
+            raise WorkerDiedError
+
+    house.packs.during = lose_once
+    assert house.run().state is SweepState.COMPLETED
+    assert order_of_events[:3] == ["pack-1", "end, running", "pack-2"]
+    assert house.packs.killed == ["worker of pack-1"], "nobody ends a worker whose pack is over"
+
+
+def test_a_worker_that_could_not_be_told_what_to_train_is_let_go(house: House) -> None:
+    refused: list[Exception] = []
+
+    def begin_too_late(key: str, order: PackOrder) -> None:
+        if not refused:
+            assert house.packs.conductor is not None
+            with pytest.raises(PackOverError) as caught:
+                house.packs.conductor.begin("a pack that has been given up", "node", "worker of another sweep")
+            refused.append(caught.value)
+
+    house.packs.during = begin_too_late
+    assert house.run().state is SweepState.COMPLETED
+    assert refused
+    assert house.packs.killed == []
+
+
 def test_a_controller_that_ends_again_and_again_costs_its_trials_and_ends_the_sweep(house: House) -> None:
     def end(key: str, order: PackOrder) -> None:
         raise RuntimeError("too much memory")
@@ -349,6 +381,17 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
     house.run()
     told = [e for e in house.store.list_events(house.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
     assert [(e.trial_id, e.message) for e in told] == [(house.trials[0].id, "its checkpoint cannot be read")]
+
+
+def test_what_workers_warn_of_is_an_event_of_the_sweep_and_once(house: House) -> None:
+    def warn(key: str, order: PackOrder) -> None:
+        assert house.packs.conductor is not None
+        house.packs.conductor.warn("no CUDA")
+
+    house.packs.during = warn
+    house.run()
+    told = [e for e in house.store.list_events(house.sweep.id, limit=500) if e.kind is EventKind.SWEEP_NOTICE]
+    assert [(e.trial_id, e.message) for e in told] == [(None, "no CUDA")]
 
 
 def test_what_a_pack_says_is_kept_with_its_attempt_and_once(house: House) -> None:
@@ -441,6 +484,22 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
     house.run()
     assert house.packs.killed == ["worker of pack-1"]
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
+
+
+def test_a_lease_is_kept_while_what_a_user_asks_waits_for_its_turn(house: House) -> None:
+    """The search may take many seconds to come up with its next parameters, and lets nobody else at the plan."""
+
+    def hold_up(key: str, order: PackOrder) -> None:
+        assert house.packs.conductor is not None
+        generation = house.packs.conductor._generation
+        assert generation is not None
+        with generation._lock:
+            house.ask(Verb.STOP)
+            threading.Event().wait(2.5)
+
+    house.packs.during = hold_up
+    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
+    assert house.run().state is SweepState.STOPPED
 
 
 def test_the_importance_of_the_parameters_is_among_the_results(house: House) -> None:

@@ -1,0 +1,75 @@
+"""Which conductors of a cluster run a sweep, and which may go. Ray's are made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.exceptions import GetTimeoutError
+
+from sweep_service.clock import SystemClock
+from sweep_service.execution import cluster
+from sweep_service.execution.cluster import RayConductors
+
+
+class Method:
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def remote(self) -> Any:
+        return self._answer
+
+
+class Handle:
+    """An actor's. ``is_idle`` is what it answers, or the error instead of an answer."""
+
+    def __init__(self, is_idle: Any) -> None:
+        self.is_idle = Method(is_idle)
+        self.prepare = Method(None)
+
+
+@pytest.fixture
+def actors(monkeypatch: pytest.MonkeyPatch) -> dict[str, Handle]:
+    """The named actors of the cluster."""
+    actors: dict[str, Handle] = {}
+
+    def get(answer: Any, timeout: float) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
+    monkeypatch.setattr(cluster.ray, "nodes", list)
+    monkeypatch.setattr(cluster.ray, "get", get)
+    monkeypatch.setattr(cluster.ray, "get_actor", lambda name, namespace: actors[name])
+    monkeypatch.setattr(cluster.ray.util, "list_named_actors", lambda: list(actors))
+    return actors
+
+
+@pytest.fixture
+def conductors(actors: dict[str, Handle]) -> RayConductors:
+    """With a conductor that waits."""
+    actors["conductor-waits"] = Handle(is_idle=True)
+    conductors = RayConductors(address="nowhere", clock=SystemClock())
+    conductors.prepare()
+    return conductors
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_running"),
+    [(True, 0), (False, 1), (GetTimeoutError("it loads its libraries"), 0)],
+    ids=["waits", "runs", "silent"],
+)
+def test_a_conductor_made_to_wait_runs_if_another_dispatcher_has_given_it_a_sweep(
+    actors: dict[str, Handle], conductors: RayConductors, answer: Any, num_running: int
+) -> None:
+    actors["conductor-waits"].is_idle = Method(answer)
+    assert conductors.num_running() == num_running
+
+
+def test_of_others_conductors_those_count_that_run_or_do_not_answer(
+    actors: dict[str, Handle], conductors: RayConductors
+) -> None:
+    actors |= {"conductor-2": Handle(False), "conductor-3": Handle(GetTimeoutError("")), "conductor-4": Handle(True)}
+    actors["trainer-n-0"] = Handle(False)
+    assert conductors.num_running() == 2
