@@ -211,5 +211,8 @@ class LaneReport:
     traceback: str = ""
 
 
+# Answers with the problem whose ``build_model`` builds a lane's network, by the lane's own parameters.
+BuiltBy = Callable[[Lane], Problem]
+
 # Receives the reports of a pack at a step, answers with the keys of the lanes that are to stop now.
 Reporter = Callable[[Sequence[LaneReport]], Collection[str]]

@@ -9,7 +9,7 @@ import torch
 from trainables.engine.eager import train_eagerly
 from trainables.engine.fused import FusedPack, PackMemoryError, Refill
 from trainables.engine.lanes_at_once import find_lanes_at_once
-from trainables.protocol import Lane, Problem, Reporter
+from trainables.protocol import BuiltBy, Lane, Problem, Reporter
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import default_device
 from trainables.stacked.errors import NotStackableError
@@ -24,6 +24,7 @@ def train(
     *,
     device: torch.device | None = None,
     ranks: Ranks = ONE_PROCESS,
+    built_by: BuiltBy | None = None,
 ) -> None:
     """Train every lane of a pack to its end, one after another.
 
@@ -39,13 +40,17 @@ def train(
         ranks: the processes that train each lane together. All of them call this with the same problem and lanes, and
             each takes its part of every batch: the lane learns what it would learn in one process, but for what a model
             draws at random or normalises over a batch in training. Rank 0 alone reports.
+        built_by: the problem that builds a lane's network, by the lane's own parameters; asked once a lane, before
+            anything is seeded, and not kept, since it may hold data of its own. None: ``problem``. Tasks and data are
+            ``problem``'s; what it raises is the lane's ending.
 
     Raises:
         ValueError: two lanes have the same key.
         Exception: with several ranks, whatever went wrong on this one alone: the others wait for it in vain.
     """
     _refuse_equal_keys(lanes)
-    train_eagerly(problem, lanes, report, device=device if device is not None else default_device(), ranks=ranks)
+    where = device if device is not None else default_device()
+    train_eagerly(problem, lanes, report, device=where, ranks=ranks, built_by=built_by)
 
 
 def train_together(
@@ -56,15 +61,16 @@ def train_together(
     device: torch.device | None = None,
     places: int = 0,
     refill: Refill = lambda free: (),
+    built_by: BuiltBy | None = None,
 ) -> None:
     """Train lanes at once, as one batched network, each to its end; what each learns is what it would learn alone.
 
     The lanes may differ in numbers: seed, learning rates, decay, balancer with all that belongs to it, share of
-    dropout. They report as for :func:`train`, those of a step together, and end for themselves: the others close ranks
-    at that report, and go on as if nobody had been there.
+    dropout (by ``built_by``). They report as for :func:`train`, those of a step together, and end for themselves: the
+    others close ranks at that report, and go on as if nobody had been there.
 
     Args:
-        problem, report, device: as for :func:`train`.
+        problem, report, device, built_by: as for :func:`train`.
         lanes: with distinct keys, at least one.
         places: lanes that may be trained at once; 0 is as many as ``lanes``.
         refill: asked for lanes where places are free, before the first step and at reports; they start, or go on from
@@ -81,7 +87,8 @@ def train_together(
     if not lanes:
         raise ValueError("there is no lane to train")
     where = device if device is not None else default_device()
-    FusedPack(problem, report, device=where, places=places or len(lanes), refill=refill).run(lanes)
+    pack = FusedPack(problem, report, device=where, places=places or len(lanes), refill=refill, built_by=built_by)
+    pack.run(lanes)
 
 
 def lanes_at_once(

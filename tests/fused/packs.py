@@ -42,9 +42,11 @@ class Told:
         return lanes
 
 
-def alone(problem: Problem, lanes: Sequence[Lane], stop_at: Collection[tuple[str, int]] = ()) -> dict[str, Reports]:
+def alone(
+    problem: Problem, lanes: Sequence[Lane], stop_at: Collection[tuple[str, int]] = (), **options: Any
+) -> dict[str, Reports]:
     told = Told(stop_at)
-    train(problem, lanes, told)
+    train(problem, lanes, told, **options)
     return told.by_lane
 
 

@@ -11,28 +11,36 @@ from trainables.balancers.initial_loss import LossRatioError
 from trainables.engine.endings import failure, first_step, release_memory
 from trainables.engine.lane import LaneTraining
 from trainables.engine.watch import NonFiniteError
-from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, Problem, Reporter
 from trainables.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
 
 def train_eagerly(
-    problem: Problem, lanes: Sequence[Lane], report: Reporter, *, device: torch.device, ranks: Ranks
+    problem: Problem,
+    lanes: Sequence[Lane],
+    report: Reporter,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    built_by: BuiltBy | None = None,
 ) -> None:
     """Train each lane in turn. What goes wrong in one ends that one; what ``report`` raises ends them all."""
     for lane in lanes:
-        _train_lane(problem, lane, report if ranks.rank == 0 else _say_nothing, device, ranks)
+        _train_lane(problem, lane, report if ranks.rank == 0 else _say_nothing, device, ranks, built_by)
         release_memory()
 
 
-def _train_lane(problem: Problem, lane: Lane, report: Reporter, device: torch.device, ranks: Ranks) -> None:
+def _train_lane(
+    problem: Problem, lane: Lane, report: Reporter, device: torch.device, ranks: Ranks, built_by: BuiltBy | None
+) -> None:
     run: LaneTraining | None = None
     while True:
         # Only the lane's own work is guarded. A report that raises is not its fault.
         try:
             if run is None:
-                run = LaneTraining(problem, lane, device, ranks)
+                run = LaneTraining(problem, lane, device, ranks, built_by=built_by)
                 logger.info("%s", run)
             lane_report = run.advance()
         except Exception as error:

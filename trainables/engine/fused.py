@@ -11,7 +11,7 @@ from trainables.engine.endings import failure, first_step, is_out_of_memory, rel
 from trainables.engine.fusable import check_alike, prove
 from trainables.engine.lane import LaneTraining
 from trainables.engine.lane_stack import LaneStack, LastStep
-from trainables.protocol import Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, Problem, Reporter
 from trainables.settings import TrainingSettings
 from trainables.stacked.errors import NotStackableError
 
@@ -36,12 +36,16 @@ class FusedPack:
         device: torch.device,
         places: int,
         refill: Refill,
+        built_by: BuiltBy | None = None,
     ) -> None:
-        """``places``: lanes that may be trained at once; ``refill`` is asked for those that are missing."""
+        """``places``: lanes that may be trained at once; ``refill`` is asked for those that are missing, ``built_by``
+        for the problem that builds a lane's network.
+        """
         self._problem = problem
         self._report = report
         self._device = device
         self._refill = refill
+        self._built_by = built_by
         self._places = places
         self._lanes: list[LaneTraining] = []
         self._unused: Collection[str] = ()  # parameters that no task reaches
@@ -82,14 +86,15 @@ class FusedPack:
 
     def _open(self, lanes: Sequence[Lane]) -> None:
         """Build lanes; one that cannot be built ends."""
+        num_lanes = len(self._lanes) + len(lanes)
         for lane in lanes:
             try:
-                training = LaneTraining(self._problem, lane, self._device)
+                training = LaneTraining(self._problem, lane, self._device, built_by=self._built_by)
                 training.draw_apart()
                 logger.info("%s: %s", lane.key, training)
             except Exception as error:
-                if is_out_of_memory(error) and len(lanes) + len(self._lanes) > 1:
-                    raise _too_many(len(lanes) + len(self._lanes), error) from error
+                if is_out_of_memory(error) and num_lanes > 1:
+                    raise _too_many(num_lanes, error) from error
                 self._report([failure(lane, first_step(lane), error)])
             else:
                 self._lanes.append(training)

@@ -22,7 +22,7 @@ from trainables.engine.step import Stepper
 from trainables.engine.watch import FiniteWatch, NonFiniteError
 from trainables.evaluation import constant_losses, evaluate, to_floats
 from trainables.gradients import differentiator, trained_parameters
-from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Problem, SeparateModels
+from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, MultiTaskModel, Problem, SeparateModels
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
 from trainables.settings import TrainingSettings
@@ -36,20 +36,34 @@ class LaneTraining:
     ``advance`` trains to the next report and returns it. Between two reports nothing waits for the device.
     """
 
-    def __init__(self, problem: Problem, lane: Lane, device: torch.device, ranks: Ranks = ONE_PROCESS) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        lane: Lane,
+        device: torch.device,
+        ranks: Ranks = ONE_PROCESS,
+        *,
+        built_by: BuiltBy | None = None,
+    ) -> None:
         """Seed this process for the lane and build it, or take it from its checkpoint.
+
+        ``problem``: data and tasks, and the network too where no ``built_by`` names another problem for that.
 
         Raises:
             CheckpointError: ``lane.resume_from`` is of another balancer, other tasks or another network.
+            Exception: what ``built_by`` and the problem's own code raise.
         """
         self.lane = lane
         self.settings = settings = TrainingSettings.from_params(lane.params)
+        # Before the seed: a factory that draws must not move the draws of the weights. And not kept: it may hold data.
+        blueprint = None if built_by is None else built_by(lane)
         seed_globally(settings.seed)
         self._problem = problem = problem.to(device=device, dtype=settings.torch_dtype)
         self._tasks = list(problem.tasks)
         self._names = [task.name for task in self._tasks]
         self.balancer = create_balancer(lane.balancer, settings, self._tasks)
-        self._model = self.balancer.build_model(problem).to(device=device, dtype=settings.torch_dtype)
+        model = self.balancer.build_model(problem if blueprint is None else blueprint)
+        self._model = model.to(device=device, dtype=settings.torch_dtype)
         self._model.train()
         parameters = trained_parameters(self._model)
         # AdamW without decay is Adam. Fused: one call for all parameters, on the CPU too.
