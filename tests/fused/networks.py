@@ -181,6 +181,18 @@ def drawn_dropout() -> MultiTaskModel:
     return model_of(trunk, heads={name: nn.Sequential(nn.Dropout(share), smooth_head()) for name in HEADS})
 
 
+class WithNan(nn.Module):
+    """Keeps a number that is none, such as the best of what it has not seen yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best = float("nan")
+        self.others = {"worst": float("nan")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class Backbone(nn.Module):
     """What was trained before: it stays in evaluation mode, and so drops nothing."""
 
@@ -240,6 +252,7 @@ NETWORKS: Mapping[str, Build] = {
     "a backbone in evaluation mode": lambda: model_of(nn.Sequential(Backbone(dropping_trunk()), nn.Dropout(0.1))),
     "a vmapped backbone in evaluation mode": lambda: model_of(VmappedBackbone(dropping_trunk())),
     "hooks on modules": hooked_modules,
+    "an attribute that is NaN": lambda: model_of(nn.Sequential(smooth_trunk(), WithNan())),
     "no bias": lambda: model_of(shared_layer=nn.Linear(WIDTH, WIDTH, bias=False)),
     "parameters that are tied": lambda: model_of(Tied()),
     "a trunk that nothing learns in": lambda: model_of(nn.Identity(), nn.Linear(NUM_FEATURES, WIDTH)),

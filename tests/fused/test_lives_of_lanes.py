@@ -75,18 +75,28 @@ def test_networks_of_tasks_that_become_nan_end_as_they_would_alone():
     assert check_equal(tiny_problem(), lanes)["ill"][-1].ending is LaneEnding.NON_FINITE
 
 
+class NanOfOneSeed(nn.Module):
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float("nan") if torch.initial_seed() == 2 else 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value
+
+
 def test_a_loss_that_is_nan_for_the_network_of_one_seed_ends_that_lane_alone():
-    class Buffered(nn.Module):
-        value: Tensor
+    reports = check_equal(problem_of(after_trunk(NanOfOneSeed)), poisoned_pack("equal"))
+    assert reports["ill"][-1].ending is LaneEnding.NON_FINITE
+    assert reports["a"][-1].ending is reports["c"][-1].ending is LaneEnding.COMPLETED
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("value", torch.tensor(float("nan") if torch.initial_seed() == 2 else 1.0))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.value
+def test_one_tasks_loss_that_is_nan_is_no_reason_to_refuse_the_others_gradients():
+    def build() -> MultiTaskModel:
+        return model_of(heads={"one": nn.Sequential(NanOfOneSeed(), smooth_head()), "two": smooth_head()})
 
-    reports = check_equal(problem_of(after_trunk(Buffered)), poisoned_pack("equal"))
+    reports = check_equal(problem_of(build), poisoned_pack("equal"))
     assert reports["ill"][-1].ending is LaneEnding.NON_FINITE
     assert reports["a"][-1].ending is reports["c"][-1].ending is LaneEnding.COMPLETED
 

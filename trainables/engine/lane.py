@@ -81,7 +81,7 @@ class LaneTraining:
         self._loss_sums_T = torch.zeros(num_tasks, device=device, dtype=torch.float64)
         self._steps_summed = 0
         self._watch = FiniteWatch([num_tasks], device)
-        self._constant_losses_T = constant_losses(problem, problem.validation)
+        self.constant_losses_T = constant_losses(problem, problem.validation)  # the scale of each task's losses
         self._device, self._ranks = device, ranks
         self._rng: RngState | None = None
         self._draws: torch.Generator | None = None
@@ -133,7 +133,7 @@ class LaneTraining:
         self._next_report = settings.next_report(self.step)
         is_end = self.step >= settings.steps
         with self._own_draws():
-            metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
+            metrics |= evaluate(self._model, self._tasks, self._problem.validation, self.constant_losses_T, "val")
             if is_end and self.lane.evaluate_test:
                 unit_T = constant_losses(self._problem, self._problem.test)
                 metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
