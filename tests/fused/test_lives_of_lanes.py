@@ -224,31 +224,36 @@ def going_on(lanes: Sequence[Lane], reports: dict[str, list[LaneReport]], *steps
     ]
 
 
-def assert_rests_agree(rests: dict[str, list[LaneReport]], whole: dict[str, list[LaneReport]]) -> None:
-    assert rests.keys() == whole.keys()
-    expected = {key: [one for one in whole[key] if one.step > min(r.step for r in rests[key]) - 1] for key in rests}
-    assert_reports_agree(rests, expected)
+def assert_rests_agree(
+    rests: dict[str, list[LaneReport]], whole: dict[str, list[LaneReport]], lanes: Sequence[Lane]
+) -> None:
+    """Of lanes that went on: all that they said as a whole after the step that they went on from."""
+    starts = {one.key: one.resume_from.step for one in lanes if one.resume_from is not None}
+    assert rests.keys() == starts.keys()
+    assert_reports_agree(rests, {key: [one for one in whole[key] if one.step > starts[key]] for key in starts})
 
 
 @pytest.mark.parametrize("problem", [tiny_problem(num_tasks=3, dropout=0.3), PROBLEMS["own forward"]])
 def test_a_lane_goes_on_in_whatever_company_as_if_it_had_never_stopped(problem):
     whole, fused = alone(problem, RESUMED), together(problem, RESUMED)
     steps = (10, 20, 30, 20)
-    assert_rests_agree(together(problem, going_on(RESUMED, whole, *steps)), whole)
-    assert_rests_agree(alone(problem, going_on(RESUMED, fused, *steps)), whole)
+    of_whole, of_fused = going_on(RESUMED, whole, *steps), going_on(RESUMED, fused, *steps)
+    assert_rests_agree(together(problem, of_whole), whole, of_whole)
+    assert_rests_agree(alone(problem, of_fused), whole, of_fused)
     others = [lane("e", "cagrad", seed=9), lane("f", "equal", seed=8, steps=20)]
-    found = together(problem, [*others, *reversed(going_on(RESUMED, fused, *steps))])
-    assert_rests_agree({key: found[key] for key in whole}, whole)
-    waiting = Waiting(*going_on(RESUMED, fused, *steps))
-    found = together(problem, others, refill=waiting)
-    assert_rests_agree({key: found[key] for key in whole if key in found}, {k: whole[k] for k in whole if k in found})
+    found = together(problem, [*others, *reversed(of_fused)])
+    assert_rests_agree({key: found[key] for key in whole}, whole, of_fused)
+    # Two come in before the first step, the others when somebody has left.
+    found = together(problem, others, refill=Waiting(*of_fused), places=4)
+    assert_rests_agree({key: found[key] for key in whole}, whole, of_fused)
 
 
 def test_networks_of_tasks_go_on_as_if_they_had_never_stopped():
     problem = tiny_problem(num_tasks=3, dropout=0.3)
     lanes = [lane(f"{seed}", "single_task", seed=seed, clip_norm=0.5, **EVERY_TEN) for seed in (1, 2)]
     whole = alone(problem, lanes)
-    assert_rests_agree(together(problem, going_on(lanes, whole, 10, 30)), whole)
+    rests = going_on(lanes, whole, 10, 30)
+    assert_rests_agree(together(problem, rests), whole, rests)
 
 
 def test_a_lane_that_goes_on_at_its_last_step_says_so_again_and_the_others_train():
