@@ -34,6 +34,15 @@ def _of_container() -> int | None:
     """By control groups, version 2: what is left below the limit, if there is one."""
     try:
         most = (_CGROUP / "memory.max").read_text().strip()
-        return None if most == "max" else max(0, int(most) - int((_CGROUP / "memory.current").read_text()))
+        if most == "max":
+            return None
+        used = int((_CGROUP / "memory.current").read_text()) - _forgettable()
+        return min(int(most), max(0, int(most) - used))
     except (OSError, ValueError):
         return None
+
+
+def _forgettable() -> int:
+    """What of the memory in use are files that were read a while ago: the kernel drops them before it runs short."""
+    lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))

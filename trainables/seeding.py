@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,17 @@ class RngState:
     cuda: Sequence[Tensor]  # one a device; empty where there is none
     python: Mapping[str, Any]
     numpy: Mapping[str, Any]
+
+    def of_device(self, device: torch.device) -> Tensor:
+        """The state of torch's generator there."""
+        return self.cpu if device.type == "cpu" else self.cuda[_number(device)]
+
+    def with_device(self, device: torch.device, state: Tensor) -> RngState:
+        """The same, but for torch's generator there."""
+        if device.type == "cpu":
+            return replace(self, cpu=state)
+        own = _number(device)
+        return replace(self, cuda=[state if index == own else other for index, other in enumerate(self.cuda)])
 
 
 def default_device() -> torch.device:
@@ -63,6 +74,22 @@ def restore_rng(state: RngState) -> None:
     words = torch.as_tensor(python["words"]).tolist()  # earlier checkpoints have a list
     random.setstate((python["version"], tuple(words), python["gauss"]))
     np.random.set_state(_with_arrays(state.numpy))
+
+
+def saved_for(states: Sequence[Tensor], device: torch.device) -> Tensor | None:
+    """The generator's state for a lane that goes on on that GPU, out of its checkpoint; None: it was on a CPU.
+
+    A checkpoint has one, of the GPU that the lane was on, whichever that was. Earlier ones have one for every GPU of
+    their machine, and do not say which was the lane's: that of the same number, as far as there is one.
+    """
+    if device.type == "cpu" or not states:
+        return None
+    return states[min(_number(device), len(states) - 1)]
+
+
+def _number(device: torch.device) -> int:
+    """Of a GPU; without one of its own it is the process's present one."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _without_arrays(value: Any) -> Any:

@@ -13,6 +13,7 @@ from trainables.catalog import TaskKind
 from trainables.losses import poisson_deviance
 from trainables.problems.tabular import InMemoryProblem, Trunk, in_memory_problem
 from trainables.protocol import MultiTaskModel, Task
+from trainables.stacked.forward import Forward, Stack
 
 NUM_ROWS, NUM_FEATURES, WIDTH = 100, 5, 6
 HEADS = ("one", "two")
@@ -180,6 +181,60 @@ def drawn_dropout() -> MultiTaskModel:
     return model_of(trunk, heads={name: nn.Sequential(nn.Dropout(share), smooth_head()) for name in HEADS})
 
 
+class WithNan(nn.Module):
+    """Keeps a number that is none, such as the best of what it has not seen yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best = float("nan")
+        self.others = {"worst": float("nan")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Backbone(nn.Module):
+    """What was trained before: it stays in evaluation mode, and so drops nothing."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        self.inner.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def stacked_forward(self, stack: Stack) -> Forward:
+        return stack.forward(self.inner)
+
+
+class VmappedBackbone(Backbone):
+    """The same, as code that nobody has a rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.0 * super().forward(x)
+
+
+def dropping_trunk() -> nn.Module:
+    return nn.Sequential(nn.Linear(NUM_FEATURES, WIDTH), nn.Tanh(), nn.Dropout(0.4))
+
+
+def frozen_layer_of_heads() -> MultiTaskModel:
+    layer = frozen(nn.Linear(WIDTH, WIDTH))
+    return model_of(heads={name: nn.Sequential(layer, smooth_head()) for name in HEADS})
+
+
+def hooked_modules() -> MultiTaskModel:
+    model = model_of()
+    model.trunk.register_forward_hook(lambda module, inputs, output: 1.1 * output)
+    model.heads["one"].register_forward_pre_hook(lambda module, inputs: 0.9 * inputs[0])
+    return model
+
+
 NETWORKS: Mapping[str, Build] = {
     "layer norms": lambda: model_of(
         nn.Sequential(smooth_trunk(), nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH, elementwise_affine=False)),
@@ -193,6 +248,11 @@ NETWORKS: Mapping[str, Build] = {
     "a frozen trunk": lambda: model_of(frozen(smooth_trunk())),
     "a frozen bias in the shared layer": lambda: model_of(shared_layer=with_frozen_bias()),
     "a frozen head": lambda: model_of(heads={"one": frozen(smooth_head()), "two": smooth_head()}),
+    "a frozen layer that heads have in common": frozen_layer_of_heads,
+    "a backbone in evaluation mode": lambda: model_of(nn.Sequential(Backbone(dropping_trunk()), nn.Dropout(0.1))),
+    "a vmapped backbone in evaluation mode": lambda: model_of(VmappedBackbone(dropping_trunk())),
+    "hooks on modules": hooked_modules,
+    "an attribute that is NaN": lambda: model_of(nn.Sequential(smooth_trunk(), WithNan())),
     "no bias": lambda: model_of(shared_layer=nn.Linear(WIDTH, WIDTH, bias=False)),
     "parameters that are tied": lambda: model_of(Tied()),
     "a trunk that nothing learns in": lambda: model_of(nn.Identity(), nn.Linear(NUM_FEATURES, WIDTH)),

@@ -119,7 +119,7 @@ def _assert_tensors_agree(mine: Tensor, theirs: Tensor, where: str, tolerance: f
 
 
 def assert_bits_agree(found: Sequence[LaneReport], expected: Sequence[LaneReport]) -> None:
-    """To the last bit, of as many reports as the shorter of the two has."""
-    for mine, theirs in zip(found, expected, strict=False):
+    """To the last bit, report by report."""
+    for mine, theirs in zip(found, expected, strict=True):
         assert mine.step == theirs.step
         assert_report_agrees(mine, theirs, tolerance=0)

@@ -99,6 +99,22 @@ def common_layer_of_trunk_and_head(*, is_listed: bool) -> MultiTaskModel:
     return model_of(nn.Sequential(smooth_trunk(), layer), heads={"one": smooth_head(), "two": using})
 
 
+def with_hook_on_a_parameter() -> MultiTaskModel:
+    model = model_of()
+    next(model.trunk.parameters()).register_hook(lambda gradient: 0.5 * gradient)
+    return model
+
+
+def with_hook_after_a_gradient() -> MultiTaskModel:
+    def shorten(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad.clamp_(-0.1, 0.1)
+
+    model = model_of()
+    next(model.trunk.parameters()).register_post_accumulate_grad_hook(shorten)
+    return model
+
+
 def by_chance_wider() -> MultiTaskModel:
     width = int(torch.randint(2, 2000, ()))
     return model_of(nn.Sequential(nn.Linear(NUM_FEATURES, width), nn.Tanh(), nn.Linear(width, WIDTH)))
@@ -143,5 +159,7 @@ REFUSED: Mapping[str, tuple[Build, str]] = {
         after_trunk(lambda: Constant(torch.rand(WIDTH, dtype=torch.float64))),
         "comes out otherwise",
     ),
+    "a hook on a parameter": (with_hook_on_a_parameter, "a hook is on the gradient of trunk.0.weight"),
+    "a hook after a gradient": (with_hook_after_a_gradient, "a hook is on the gradient of trunk.0.weight"),
     "another width for each lane": (by_chance_wider, "differ in layers, or in the shapes"),
 }

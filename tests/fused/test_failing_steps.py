@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
 from grudging import Calls, grudging_problem
+from networks import model_of, problem_of, smooth_trunk
 from packs import Told, alone, assert_reports_agree, lane, together
+from torch import Tensor, nn
 
-from trainables.protocol import Lane, LaneEnding, LaneReport
+from trainables.engine import fused
+from trainables.engine.lane import LaneTraining
+from trainables.engine.lane_stack import LaneStack
+from trainables.problems.tabular import InMemoryProblem
+from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Problem
 from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, PackMemoryError, train_together
 
@@ -105,3 +114,153 @@ def test_the_last_lane_of_a_pack_that_fails_ends_by_itself():
     told = together(tiny_problem(fault="crash", fault_at=2 + 1 + 10 + 7), lanes)
     assert told["a"][-1].ending is LaneEnding.COMPLETED
     assert [(one.step, one.ending) for one in told["b"]] == [(10, None), (16, LaneEnding.ERROR)]
+
+
+class Evaluated(nn.Module):
+    """Raises from some evaluation of any lane on, and is well in training."""
+
+    def __init__(self, error: Callable[[], Exception], at: int) -> None:
+        super().__init__()
+        self.calls = Calls(error, most=0, at=at)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.calls(1)
+        return x
+
+
+def evaluated_problem(error: Callable[[], Exception], *, at: int) -> InMemoryProblem:
+    layer = Evaluated(error, at)  # one for all lanes
+    return problem_of(lambda: model_of(nn.Sequential(smooth_trunk(), layer)))
+
+
+@pytest.mark.parametrize("at", [1, 2, 6])
+def test_memory_that_runs_out_in_an_evaluation_of_several_lanes_ends_the_pack_and_nobody_in_it(at):
+    told = Told()
+    with pytest.raises(PackMemoryError, match="4 lanes do not fit into the memory"):
+        train_together(evaluated_problem(no_memory, at=at), LANES, told)
+    assert [len(call) for call in told.calls] == [4] * ((at - 1) // 4)
+    assert all(one.ending is None for call in told.calls for one in call)
+
+
+def test_memory_that_runs_out_in_an_evaluation_of_a_single_lane_is_its_ending():
+    reports = together(evaluated_problem(no_memory, at=2), LANES[:1])["0"]
+    assert [(one.step, one.ending) for one in reports] == [(10, None), (20, LaneEnding.OUT_OF_MEMORY)]
+
+
+def test_an_evaluation_that_fails_is_the_ending_of_its_lane_alone():
+    reports = together(evaluated_problem(lambda: ZeroDivisionError("no"), at=12), LANES)
+    endings = [one[-1].ending for one in reports.values()]
+    assert endings == [LaneEnding.COMPLETED] * 3 + [LaneEnding.ERROR]
+
+
+def test_memory_that_runs_out_when_a_lane_is_built_ends_the_pack_by_the_number_of_its_lanes():
+    calls = Calls(no_memory, most=0, at=3)
+
+    def build() -> MultiTaskModel:
+        calls(1)
+        return model_of()
+
+    with pytest.raises(PackMemoryError, match=r"^4 lanes"):
+        train_together(problem_of(build), LANES, Told())
+
+
+class Immovable(InMemoryProblem):
+    """Cannot be moved to any device."""
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> InMemoryProblem:
+        raise self.error
+
+    error: Exception = ZeroDivisionError("a share of no rows")
+
+
+class TooLarge(Immovable):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 TiB")
+
+
+def made(kind: type[InMemoryProblem]) -> InMemoryProblem:
+    return kind(**vars(tiny_problem()))
+
+
+def test_data_that_cannot_be_moved_are_the_ending_of_every_lane_as_they_are_in_training_alone():
+    found, expected = together(made(Immovable), LANES), alone(made(Immovable), LANES)
+    assert_reports_agree(found, expected)
+    assert {one[-1].message for one in found.values()} == {"ZeroDivisionError: a share of no rows"}
+
+
+def test_data_that_do_not_fit_end_a_pack_of_several_lanes_and_are_the_ending_of_a_single_one():
+    told = Told()
+    with pytest.raises(PackMemoryError, match="4 lanes do not fit"):
+        train_together(made(TooLarge), LANES, told)
+    assert told.calls == []
+    (only,) = together(made(TooLarge), LANES[:1])["0"]
+    assert (only.step, only.ending) == (0, LaneEnding.OUT_OF_MEMORY)
+
+
+@dataclass
+class Alive:
+    """What of a pack is still held, by what was told when it was made."""
+
+    models: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    stacks: list[weakref.ref[LaneStack]] = field(default_factory=list)
+
+    def counted(self) -> tuple[int, int]:
+        return sum(ref() is not None for ref in self.models), sum(ref() is not None for ref in self.stacks)
+
+
+def test_who_has_left_and_the_stack_that_they_were_in_are_gone_before_others_are_built(monkeypatch):
+    alive, seen = Alive(), []
+
+    class Watched(LaneStack):
+        def __init__(self, problem: Problem, lanes: Sequence[LaneTraining], **options: Any) -> None:
+            seen.append(("stack", *alive.counted()))
+            super().__init__(problem, lanes, **options)
+            alive.stacks.append(weakref.ref(self))
+
+    def build() -> MultiTaskModel:
+        seen.append(("lane", *alive.counted()))
+        model = model_of()
+        alive.models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(fused, "LaneStack", Watched)
+    params = {"report_every": 10, "checkpoint_every": 40}
+    coming = [[], [], [lane("d", "equal", steps=10, **params)]]  # before the first step, where b leaves, where c leaves
+    together(
+        problem_of(build),
+        [
+            lane("a", "equal", steps=40, **params),
+            lane("b", "equal", steps=10, **params),
+            lane("c", "equal", steps=20, **params),
+        ],
+        refill=lambda free: coming.pop(0) if coming else [],
+        places=4,
+    )
+    # Three are built, and stepped; without b; d is built beside a alone, and stepped with it; a alone.
+    assert seen == [
+        *[("lane", 0, 0), ("lane", 1, 0), ("lane", 2, 0), ("stack", 3, 0)],
+        ("stack", 2, 0),
+        *[("lane", 1, 0), ("stack", 2, 0)],
+        ("stack", 1, 0),
+    ]
+
+
+def test_the_stack_is_gone_before_lanes_come_in_for_whom_nobody_had_to_leave(monkeypatch):
+    alive, seen = Alive(), []
+
+    class Watched(LaneStack):
+        def __init__(self, problem: Problem, lanes: Sequence[LaneTraining], **options: Any) -> None:
+            super().__init__(problem, lanes, **options)
+            alive.stacks.append(weakref.ref(self))
+
+    def build() -> MultiTaskModel:
+        seen.append(alive.counted()[1])
+        return model_of()
+
+    monkeypatch.setattr(fused, "LaneStack", Watched)
+    coming = [[], [lane("b", "equal", steps=10)]]
+    together(
+        problem_of(build), [lane("a", "equal", steps=20)], refill=lambda free: coming.pop(0) if coming else [], places=2
+    )
+    assert seen == [0, 0]
+    assert len(alive.stacks) == 2

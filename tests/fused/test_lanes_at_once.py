@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,11 @@ from grudging import Calls, Grudging, grudging_problem, seconds_of
 from networks import NUM_FEATURES, WIDTH, model_of, problem_of, smooth_trunk
 from packs import Told, alone, assert_reports_agree, lane
 from torch import nn
+from torch.nn import functional
 
+from trainables.catalog import TaskKind
 from trainables.engine.lanes_at_once import find_lanes_at_once
-from trainables.protocol import Lane, MultiTaskModel
+from trainables.protocol import Lane, MultiTaskModel, Problem, Task
 from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, lanes_at_once, train_together
 
@@ -90,6 +93,49 @@ def test_when_more_lanes_were_no_better_twice_no_more_are_tried():
 @pytest.mark.parametrize(("lanes_of_memory", "most"), [(0.0, 1), (2.9, 2), (None, 4), (1e6, 4)])
 def test_a_pack_takes_less_than_half_of_the_memory_that_is_available(lanes_of_memory, most):
     assert paying(lambda num_lanes: 1.0, 4, lanes_of_memory) == most
+
+
+def most_by_memory(problem: Problem, one: Lane, available: float) -> int:
+    """Of 8 lanes, a step of which takes as long as of one."""
+    ticks = itertools.count()
+    return find_lanes_at_once(
+        problem,
+        one,
+        most=8,
+        is_measured=True,
+        device=torch.device("cpu"),
+        available=lambda device: int(available),
+        clock=lambda: next(ticks),
+    )
+
+
+def with_constants(num_frozen: int, num_buffered: int) -> MultiTaskModel:
+    """Numbers that no task reaches, and that a stack keeps beside each lane's own."""
+    trunk = smooth_trunk()
+    trunk.register_parameter("frozen", nn.Parameter(torch.zeros(num_frozen), requires_grad=False))
+    trunk.register_buffer("buffered", torch.zeros(num_buffered))
+    return model_of(trunk)
+
+
+@pytest.mark.parametrize(("frozen", "buffered"), [(100_000, 0), (0, 100_000), (50_000, 50_000)])
+def test_what_is_not_trained_takes_memory_in_each_lane_and_in_the_stack(frozen, buffered):
+    problem = problem_of(lambda: with_constants(frozen, buffered))
+    assert most_by_memory(problem, LANE, 2.5 * 2 * 8 * 100_000 / 0.4) == 2
+
+
+@pytest.mark.parametrize(("balancer", "copies"), [("equal", 1), ("gradnorm", 1), ("pcgrad", 2)])
+def test_every_tasks_gradient_at_the_shared_layer_takes_memory_and_twice_where_they_are_joined(balancer, copies):
+    tasks = [Task(name=f"{i}", kind=TaskKind.REGRESSION, loss=functional.mse_loss) for i in range(50)]
+    width = 80
+
+    def build() -> MultiTaskModel:
+        heads = {task.name: nn.Linear(width, 2) for task in tasks}
+        return model_of(nn.Linear(NUM_FEATURES, width), nn.Linear(width, width), heads)
+
+    one = lane("a", balancer, steps=4, report_every=2)
+    rows = copies * len(tasks) * (width * width + width) * 8
+    assert most_by_memory(problem_of(build, tasks), one, 2 * rows / 0.4) == 1
+    assert most_by_memory(problem_of(build, tasks), one, 4 * rows / 0.4) in (2, 3)
 
 
 def test_what_is_not_measured_is_taken_as_it_is_wished():

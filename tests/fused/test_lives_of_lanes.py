@@ -75,18 +75,28 @@ def test_networks_of_tasks_that_become_nan_end_as_they_would_alone():
     assert check_equal(tiny_problem(), lanes)["ill"][-1].ending is LaneEnding.NON_FINITE
 
 
+class NanOfOneSeed(nn.Module):
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float("nan") if torch.initial_seed() == 2 else 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value
+
+
 def test_a_loss_that_is_nan_for_the_network_of_one_seed_ends_that_lane_alone():
-    class Buffered(nn.Module):
-        value: Tensor
+    reports = check_equal(problem_of(after_trunk(NanOfOneSeed)), poisoned_pack("equal"))
+    assert reports["ill"][-1].ending is LaneEnding.NON_FINITE
+    assert reports["a"][-1].ending is reports["c"][-1].ending is LaneEnding.COMPLETED
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("value", torch.tensor(float("nan") if torch.initial_seed() == 2 else 1.0))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.value
+def test_one_tasks_loss_that_is_nan_is_no_reason_to_refuse_the_others_gradients():
+    def build() -> MultiTaskModel:
+        return model_of(heads={"one": nn.Sequential(NanOfOneSeed(), smooth_head()), "two": smooth_head()})
 
-    reports = check_equal(problem_of(after_trunk(Buffered)), poisoned_pack("equal"))
+    reports = check_equal(problem_of(build), poisoned_pack("equal"))
     assert reports["ill"][-1].ending is LaneEnding.NON_FINITE
     assert reports["a"][-1].ending is reports["c"][-1].ending is LaneEnding.COMPLETED
 
@@ -214,31 +224,36 @@ def going_on(lanes: Sequence[Lane], reports: dict[str, list[LaneReport]], *steps
     ]
 
 
-def assert_rests_agree(rests: dict[str, list[LaneReport]], whole: dict[str, list[LaneReport]]) -> None:
-    assert rests.keys() == whole.keys()
-    expected = {key: [one for one in whole[key] if one.step > min(r.step for r in rests[key]) - 1] for key in rests}
-    assert_reports_agree(rests, expected)
+def assert_rests_agree(
+    rests: dict[str, list[LaneReport]], whole: dict[str, list[LaneReport]], lanes: Sequence[Lane]
+) -> None:
+    """Of lanes that went on: all that they said as a whole after the step that they went on from."""
+    starts = {one.key: one.resume_from.step for one in lanes if one.resume_from is not None}
+    assert rests.keys() == starts.keys()
+    assert_reports_agree(rests, {key: [one for one in whole[key] if one.step > starts[key]] for key in starts})
 
 
 @pytest.mark.parametrize("problem", [tiny_problem(num_tasks=3, dropout=0.3), PROBLEMS["own forward"]])
 def test_a_lane_goes_on_in_whatever_company_as_if_it_had_never_stopped(problem):
     whole, fused = alone(problem, RESUMED), together(problem, RESUMED)
     steps = (10, 20, 30, 20)
-    assert_rests_agree(together(problem, going_on(RESUMED, whole, *steps)), whole)
-    assert_rests_agree(alone(problem, going_on(RESUMED, fused, *steps)), whole)
+    of_whole, of_fused = going_on(RESUMED, whole, *steps), going_on(RESUMED, fused, *steps)
+    assert_rests_agree(together(problem, of_whole), whole, of_whole)
+    assert_rests_agree(alone(problem, of_fused), whole, of_fused)
     others = [lane("e", "cagrad", seed=9), lane("f", "equal", seed=8, steps=20)]
-    found = together(problem, [*others, *reversed(going_on(RESUMED, fused, *steps))])
-    assert_rests_agree({key: found[key] for key in whole}, whole)
-    waiting = Waiting(*going_on(RESUMED, fused, *steps))
-    found = together(problem, others, refill=waiting)
-    assert_rests_agree({key: found[key] for key in whole if key in found}, {k: whole[k] for k in whole if k in found})
+    found = together(problem, [*others, *reversed(of_fused)])
+    assert_rests_agree({key: found[key] for key in whole}, whole, of_fused)
+    # Two come in before the first step, the others when somebody has left.
+    found = together(problem, others, refill=Waiting(*of_fused), places=4)
+    assert_rests_agree({key: found[key] for key in whole}, whole, of_fused)
 
 
 def test_networks_of_tasks_go_on_as_if_they_had_never_stopped():
     problem = tiny_problem(num_tasks=3, dropout=0.3)
     lanes = [lane(f"{seed}", "single_task", seed=seed, clip_norm=0.5, **EVERY_TEN) for seed in (1, 2)]
     whole = alone(problem, lanes)
-    assert_rests_agree(together(problem, going_on(lanes, whole, 10, 30)), whole)
+    rests = going_on(lanes, whole, 10, 30)
+    assert_rests_agree(together(problem, rests), whole, rests)
 
 
 def test_a_lane_that_goes_on_at_its_last_step_says_so_again_and_the_others_train():

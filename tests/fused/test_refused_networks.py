@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from networks import problem_of
-from packs import Told, alone, assert_bits_agree, lane
+from networks import frozen, model_of, problem_of, smooth_trunk
+from packs import Told, alone, assert_bits_agree, check_equal, lane
 from refused import REFUSED
 
-from trainables.protocol import Lane, Problem
+from trainables.protocol import Lane, MultiTaskModel, Problem
 from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, train_together
 
@@ -30,7 +30,9 @@ def test_a_network_that_cannot_be_stacked_is_refused_and_trains_alone_as_if_nobo
     found = alone(problem, LANES)
     assert found.keys() == expected.keys()
     for key, reports in expected.items():
-        assert found[key][-1].ending == reports[-1].ending
+        assert [(one.step, one.ending, one.message) for one in found[key]] == [
+            (one.step, one.ending, one.message) for one in reports
+        ]
         assert_bits_agree(found[key], reports)
 
 
@@ -67,3 +69,18 @@ def test_two_lanes_of_one_key_and_no_lane_at_all_are_no_pack():
         train_together(tiny_problem(), [lane("a"), lane("a")], Told())
     with pytest.raises(ValueError, match="no lane"):
         train_together(tiny_problem(), [], Told())
+
+
+@pytest.mark.parametrize("has_all_in_common", [True, False])
+def test_lanes_whose_networks_have_a_trained_parameter_in_common_are_refused(has_all_in_common):
+    whole, trunk = model_of(), smooth_trunk()
+
+    def build() -> MultiTaskModel:
+        return whole if has_all_in_common else model_of(trunk)
+
+    assert_refused(problem_of(build), LANES, "two lanes have the parameter trunk.0.weight in common")
+
+
+def test_lanes_whose_networks_have_a_frozen_part_in_common_learn_what_each_learns_alone():
+    trunk = frozen(smooth_trunk())
+    check_equal(problem_of(lambda: model_of(trunk)), LANES)

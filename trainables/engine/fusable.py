@@ -9,8 +9,10 @@ Shapes: N lanes, P numbers that a network trains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +31,9 @@ from trainables.stacked.errors import NotStackableError
 # and 1e-15 of it, a ReLU that rounding switches some 1e-4; a layer that is computed wrongly is off by far more.
 _TOLERANCES = {torch.float32: 1e-2, torch.float64: 1e-6}
 _NEGLIGIBLE = 1e-3  # of the whole gradient's length: a parameter with less is compared with this
+_OTHERWISE = "comes out otherwise than in a network by itself"
+_OF_A_LAYER = "a layer keeps or looks up something outside of its parameters and buffers"
+_NAN = object()  # equal to itself, which a NaN is not
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _SHORT = 100  # items that are looked at one by one
 
@@ -51,72 +56,128 @@ def check_alike(lanes: Sequence[LaneTraining]) -> None:
             raise NotStackableError("their networks differ in layers, or in the shapes of parameters")
 
 
-def prove(problem: Problem, lanes: Sequence[LaneTraining]) -> Collection[str]:
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """What a batch of a lane gives in its network by itself, of Σ_i w_i L_i."""
+
+    losses_T: Tensor
+    weights_T: Tensor
+    gradients: Mapping[str, Tensor | None]  # by parameter
+
+
+def prove(problem: Problem, lanes: Sequence[LaneTraining], *, draws_alike: bool | None = None) -> Collection[str]:
     """Differentiate a batch of each lane in the stack, and of each alone, without moving anything.
 
     The answer are the names of the parameters that no task reaches.
 
+    ``draws_alike``: whether dropout in the stack draws the masks that a lane draws alone, see
+    :mod:`trainables.stacked.draws`; where it does not, neither drops anything. None: as it is on the lanes' device.
+
     Raises:
         NotStackableError: it cannot be done, or what comes out differs.
     """
+    if draws_alike is None:
+        draws_alike = lanes[0].draws.device.type == "cpu"
     starts = [lane.draws.get_state() for lane in lanes]
     try:
-        own = [_gradients_alone(problem, lane, state) for lane, state in zip(lanes, starts, strict=True)]
-        unused = [name for name, gradient in own[0].items() if gradient is None]
-        if any([name for name, gradient in one.items() if gradient is None] != unused for one in own[1:]):
-            raise NotStackableError("their tasks reach different parameters")
-        found_NP = _stacked_gradient(problem, lanes, unused)
+        with nullcontext() if draws_alike else _without_dropout([lane.model for lane in lanes]):
+            return _compared(problem, lanes, starts)
     finally:
         for lane, state in zip(lanes, starts, strict=True):
             lane.draws.set_state(state)
-    if found_NP.device.type == "cuda" and any(isinstance(module, nn.Dropout) for module in lanes[0].model.modules()):
-        return unused  # alone, a lane draws other masks there (stacked.draws)
-    for gradients, found_P in zip(own, found_NP.unbind(), strict=True):
-        _compare({name: gradient for name, gradient in gradients.items() if gradient is not None}, found_P)
+
+
+def _compared(problem: Problem, lanes: Sequence[LaneTraining], draws: Sequence[Tensor]) -> Collection[str]:
+    own = [_alone(problem, lane, state) for lane, state in zip(lanes, draws, strict=True)]
+    unused = [name for name, gradient in own[0].gradients.items() if gradient is None]
+    if any([name for name, gradient in one.gradients.items() if gradient is None] != unused for one in own[1:]):
+        raise NotStackableError("their tasks reach different parameters")
+    losses_NT, gradients_NP = _stacked(problem, lanes, unused, torch.stack([one.weights_T for one in own]))
+    for one, losses_T, gradients_P in zip(own, losses_NT.unbind(), gradients_NP.unbind(), strict=True):
+        _compare_gradients(one.gradients, gradients_P)
+        _compare_losses(one, losses_T, [task.name for task in problem.tasks])
     return unused
 
 
-def _gradients_alone(problem: Problem, lane: LaneTraining, draws: Tensor) -> dict[str, Tensor | None]:
-    """The lane's gradient by itself, by parameter, of Σ_i L_i; its network is left without any."""
+def _alone(problem: Problem, lane: LaneTraining, draws: Tensor) -> _Alone:
+    """The lane by itself; its network is left without gradients."""
     model = lane.model
     inputs, targets = rows_of(problem.train, lane.batches.first_rows())
     with _borrowed_generators(draws, inputs[0].device), _unchanged(model):
-        differentiator(model, problem.tasks).plain_losses(inputs, targets).backward(
-            torch.ones(len(problem.tasks), device=inputs[0].device, dtype=lane.settings.torch_dtype)
-        )
+        found = differentiator(model, problem.tasks).plain_losses(inputs, targets)
+        weights_T = _weights(found.losses_T, lane.constant_losses_T)
+        found.backward(weights_T)
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradients = {name: parameter.grad for name, parameter in named.items()}
     model.zero_grad()
-    return gradients
+    return _Alone(losses_T=found.losses_T, weights_T=weights_T, gradients=gradients)
 
 
-def _stacked_gradient(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str]) -> Tensor:
-    """The stack's gradient of Σ_i L_i, (N, P)."""
+def _weights(losses_T: Tensor, constant_losses_T: Tensor) -> Tensor:
+    """One over each loss: beside a large one, a small one would not be seen. Of a task that is learnt, what is left of
+    its loss is rounding, so that there a constant's loss is the scale.
+    """
+    weights_T = 1 / torch.maximum(losses_T.abs(), constant_losses_T.to(losses_T.dtype))
+    return torch.where(weights_T.isfinite() & (weights_T > 0), weights_T, 1.0)
+
+
+def _stacked(
+    problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], weights_NT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same of all lanes in a stack: losses (N, T) and gradients (N, P)."""
     try:
         stack = LaneStack(problem, lanes, unused=unused)
         found = stack.network.task_gradients(*stack.batch([lane.batches.first_rows() for lane in lanes]))
-        found.put_gradients(torch.ones_like(found.losses_NT))
+        found.put_gradients(weights_NT)
     except NotStackableError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise NotStackableError(f"torch.func cannot run them together: {_short(error)}") from error
-    return stack.parameters.gradients_NP
+    return found.losses_NT, stack.parameters.gradients_NP
 
 
-def _compare(own: dict[str, Tensor], found_P: Tensor) -> None:
+def _compare_gradients(own: Mapping[str, Tensor | None], found_P: Tensor) -> None:
+    """A lane whose gradient is not finite shows that alone as well: what is finite of it is compared."""
     tolerance = _TOLERANCES[found_P.dtype]
-    least = _NEGLIGIBLE * torch.cat([gradient.flatten() for gradient in own.values()]).norm()
-    parts = found_P.split([gradient.numel() for gradient in own.values()])
-    for (name, gradient), part in zip(own.items(), parts, strict=True):
-        error = (part - gradient.flatten()).norm()
-        # Not "error > ...": a lane whose gradient is not finite shows that alone as well.
-        if bool(gradient.isfinite().all()) and not bool(error <= tolerance * torch.maximum(gradient.norm(), least)):
-            raise NotStackableError(
-                f"the gradient of {name} comes out otherwise than in a network by itself: its layer keeps or looks up "
-                f"something outside of its parameters and buffers"
-            )
+    reached = {name: gradient.flatten() for name, gradient in own.items() if gradient is not None}
+    parts = found_P.split([gradient.numel() for gradient in reached.values()])
+    finite = {
+        name: (gradient, part)
+        for (name, gradient), part in zip(reached.items(), parts, strict=True)
+        if bool(gradient.isfinite().all())
+    }
+    lengths = {name: _length(gradient) for name, (gradient, _) in finite.items()}
+    least = _NEGLIGIBLE * math.hypot(*lengths.values())
+    for name, (gradient, part) in finite.items():
+        if not _length(part - gradient) <= tolerance * max(lengths[name], least):  # nor NaN
+            raise NotStackableError(f"the gradient of {name} {_OTHERWISE}: {_OF_A_LAYER}")
+
+
+def _compare_losses(own: _Alone, found_T: Tensor, names: Sequence[str]) -> None:
+    errors_T = (found_T - own.losses_T).abs() * own.weights_T
+    is_off_T = own.losses_T.isfinite() & ~(errors_T <= _TOLERANCES[found_T.dtype])
+    for name, is_off in zip(names, is_off_T.tolist(), strict=True):
+        if is_off:
+            raise NotStackableError(f"the loss of task {name!r} {_OTHERWISE}: {_OF_A_LAYER}")
+
+
+def _length(tensor_P: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor_P, dtype=torch.float64))
+
+
+@contextmanager
+def _without_dropout(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Of the layers that the stack has a rule for: any other that draws is refused, and has to show that it does."""
+    layers = {module: module.p for model in models for module in model.modules() if type(module) is nn.Dropout}
+    for layer in layers:
+        layer.p = 0.0
+    try:
+        yield
+    finally:
+        for layer, share in layers.items():
+            layer.p = share
 
 
 @contextmanager
@@ -164,6 +225,8 @@ def _marks(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mark(value: Any, *, depth: int = 2) -> Any:
     """Another one after most changes of a value: of numbers, tensors, and short lists and dicts of such."""
+    if isinstance(value, float) and math.isnan(value):
+        return _NAN
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):

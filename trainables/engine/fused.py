@@ -48,6 +48,7 @@ class FusedPack:
         self._built_by = built_by
         self._places = places
         self._lanes: list[LaneTraining] = []
+        self._stack: LaneStack | None = None  # of the lanes that are there; None: to be made
         self._unused: Collection[str] = ()  # parameters that no task reaches
 
     def run(self, lanes: Sequence[Lane]) -> None:
@@ -56,8 +57,8 @@ class FusedPack:
         Raises:
             NotStackableError, PackMemoryError: see :func:`trainables.training.train_together`.
         """
-        dtype = TrainingSettings.from_params(lanes[0].params).torch_dtype
-        self._problem = self._problem.to(device=self._device, dtype=dtype)  # once for all lanes
+        if not self._move_problem(lanes):
+            return
         self._open(lanes)
         if self._lanes:
             try:
@@ -65,20 +66,41 @@ class FusedPack:
             except Exception as error:  # noqa: BLE001 - it may be of any lane's making
                 self._blame(error)
             self._fill()
-        stack: LaneStack | None = None
         while self._lanes:
-            before = list(self._lanes)
-            try:
-                stack = stack if stack is not None else LaneStack(self._problem, before, unused=self._unused)
-                last = _advance(stack)
-            except Exception as error:  # noqa: BLE001 - it may be of any lane's making
-                self._blame(error, steps_under_way=stack.steps_under_way if stack is not None else 0)
-            else:
-                self._report_due(last)
-                self._fill()
-            if self._lanes != before:
-                stack = None
-                release_memory()
+            num_lanes = len(self._lanes)
+            self._go_on()
+            if len(self._lanes) < num_lanes:
+                self._drop_stack()
+            self._fill()
+
+    def _move_problem(self, lanes: Sequence[Lane]) -> bool:
+        """Once for all lanes, to their device and into their type. False: it cannot be, and each of them has ended."""
+        try:
+            dtype = TrainingSettings.from_params(lanes[0].params).torch_dtype
+            self._problem = self._problem.to(device=self._device, dtype=dtype)
+        except Exception as error:
+            if is_out_of_memory(error) and len(lanes) > 1:
+                raise _too_many(len(lanes), error) from error
+            for lane in lanes:
+                self._report([failure(lane, first_step(lane), error)])
+            return False
+        return True
+
+    def _go_on(self) -> None:
+        """To the next report of any lane, and hear those that are due."""
+        try:
+            if self._stack is None:
+                self._stack = LaneStack(self._problem, self._lanes, unused=self._unused)
+            last = _advance(self._stack)
+        except Exception as error:  # noqa: BLE001 - it may be of any lane's making
+            self._blame(error, steps_under_way=self._stack.steps_under_way if self._stack is not None else 0)
+        else:
+            self._report_due(last)
+
+    def _drop_stack(self) -> None:
+        """Before others come in or close ranks: what it holds, and who has left with it, is in their way."""
+        self._stack = None
+        release_memory()
 
     def _prepare(self) -> None:
         check_alike(self._lanes)
@@ -109,8 +131,12 @@ class FusedPack:
         free = self._places - len(self._lanes)
         if free <= 0 or not self._lanes:
             return
+        coming = self._refill(free)
+        if not coming:
+            return
+        self._drop_stack()
         running = len(self._lanes)
-        self._open(self._refill(free))
+        self._open(coming)
         if new := self._lanes[running:]:
             try:
                 check_alike(self._lanes)
@@ -141,7 +167,7 @@ class FusedPack:
         due = [(lane, seen) for lane, seen in zip(self._lanes, last, strict=True) if lane.steps_to_report == 0]
         if not due:  # a balancer has settled
             return
-        reports = [_report_of(lane, seen) for lane, seen in due]
+        reports = [self._report_of(lane, seen) for lane, seen in due]
         asked = self._report(reports)
         ended = {report.lane for report in reports if report.ending is not None}
         stopped = [report for report in reports if report.lane in asked and report.lane not in ended]
@@ -155,6 +181,19 @@ class FusedPack:
         gone = ended | {report.lane for report in stopped}
         self._lanes = [lane for lane in self._lanes if lane.lane.key not in gone]
 
+    def _report_of(self, lane: LaneTraining, last: LastStep | None) -> LaneReport:
+        """What a lane has to say, or how it ends by what its author's code raises.
+
+        Raises:
+            PackMemoryError: memory ran out, which with fewer lanes it may not.
+        """
+        try:
+            return lane.report(None, None) if last is None else lane.report(last.losses_T, last.norms_T)
+        except Exception as error:
+            if is_out_of_memory(error) and len(self._lanes) > 1:
+                raise _too_many(len(self._lanes), error) from error
+            return failure(lane.lane, lane.step, error)
+
 
 def _advance(stack: LaneStack) -> Sequence[LastStep | None]:
     """To the next report of any lane at most. What the last step has seen of each; None: a report was due already."""
@@ -162,13 +201,6 @@ def _advance(stack: LaneStack) -> Sequence[LastStep | None]:
     # A balancer that changes does so between two calls, as it would if its lane were alone.
     num_steps = min([num_steps, *(lane.steps_to_settle for lane in stack.lanes if lane.steps_to_settle)])
     return stack.advance(num_steps) if num_steps else [None] * len(stack.lanes)
-
-
-def _report_of(lane: LaneTraining, last: LastStep | None) -> LaneReport:
-    try:
-        return lane.report(None, None) if last is None else lane.report(last.losses_T, last.norms_T)
-    except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is the lane's ending
-        return failure(lane.lane, lane.step, error)
 
 
 def _too_many(num_lanes: int, error: Exception) -> PackMemoryError:

@@ -9,7 +9,6 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from trainables.evaluation import constant_losses, evaluate, to_floats
 from trainables.gradients import differentiator, trained_parameters
 from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, MultiTaskModel, Problem, SeparateModels
 from trainables.ranks import ONE_PROCESS, Ranks
-from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, seed_globally
+from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, saved_for, seed_globally
 from trainables.settings import TrainingSettings
 
 DATA_STREAM, BALANCER_STREAM = 0, 1  # a lane's own generators
@@ -81,7 +80,7 @@ class LaneTraining:
         self._loss_sums_T = torch.zeros(num_tasks, device=device, dtype=torch.float64)
         self._steps_summed = 0
         self._watch = FiniteWatch([num_tasks], device)
-        self._constant_losses_T = constant_losses(problem, problem.validation)
+        self.constant_losses_T = constant_losses(problem, problem.validation)  # the scale of each task's losses
         self._device, self._ranks = device, ranks
         self._rng: RngState | None = None
         self._draws: torch.Generator | None = None
@@ -133,7 +132,7 @@ class LaneTraining:
         self._next_report = settings.next_report(self.step)
         is_end = self.step >= settings.steps
         with self._own_draws():
-            metrics |= evaluate(self._model, self._tasks, self._problem.validation, self._constant_losses_T, "val")
+            metrics |= evaluate(self._model, self._tasks, self._problem.validation, self.constant_losses_T, "val")
             if is_end and self.lane.evaluate_test:
                 unit_T = constant_losses(self._problem, self._problem.test)
                 metrics |= evaluate(self._model, self._tasks, self._problem.test, unit_T, "test")
@@ -275,7 +274,7 @@ class LaneTraining:
             "progress": {"first_losses_T": self._first_losses_T},
             "rng": {
                 "torch_cpu": rng.cpu,
-                "torch_cuda": rng.cuda,
+                "torch_cuda": [] if self._device.type == "cpu" else [rng.of_device(self._device)],
                 "python": rng.python,
                 "numpy": rng.numpy,
                 "data_epoch": position.epoch_rng,
@@ -301,15 +300,11 @@ class LaneTraining:
 
     def _draw_on_from(self, rng: RngState) -> None:
         self._rng = rng
-        self.draws.set_state(rng.cuda[self._device.index or 0] if self._device.type == "cuda" else rng.cpu)
+        self.draws.set_state(rng.of_device(self._device))
 
     def _own_rng(self, rng: RngState) -> RngState:
         """What the global generators would be if this lane had been alone."""
-        state = self.draws.get_state()
-        if self._device.type != "cuda":
-            return replace(rng, cpu=state)
-        own = self._device.index or 0
-        return replace(rng, cuda=[state if index == own else other for index, other in enumerate(rng.cuda)])
+        return rng.with_device(self._device, self.draws.get_state())
 
     def _restore(self, checkpoint: Checkpoint) -> BatchPosition:
         if checkpoint.balancer != self.lane.balancer or list(checkpoint.task_names) != self._names:
@@ -331,6 +326,9 @@ class LaneTraining:
         self._first_losses_T = checkpoint.progress["first_losses_T"].to(device, copy=True)
         self.step = checkpoint.step
         rng = checkpoint.rng
-        restore_rng(RngState(cpu=rng["torch_cpu"], cuda=rng["torch_cuda"], python=rng["python"], numpy=rng["numpy"]))
+        others = capture_rng().cuda  # of GPUs that the lane is not on
+        state = RngState(cpu=rng["torch_cpu"], cuda=others, python=rng["python"], numpy=rng["numpy"])
+        own = saved_for(rng["torch_cuda"], device)
+        restore_rng(state if own is None else state.with_device(device, own))
         self.generator.set_state(rng["balancer"])
         return BatchPosition(epoch_rng=rng["data_epoch"], batches_taken=rng["data_batches_taken"])

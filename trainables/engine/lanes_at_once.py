@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from trainables.balancers import Needs
 from trainables.engine.endings import is_out_of_memory, release_memory
 from trainables.engine.fusable import check_alike, prove
 from trainables.engine.lane import LaneTraining
 from trainables.engine.lane_stack import LaneStack
+from trainables.gradients import trained_parameters
 from trainables.memory import available_bytes
-from trainables.protocol import Lane, Problem
+from trainables.protocol import Lane, Problem, SeparateModels
 from trainables.seeding import capture_rng, restore_rng
 from trainables.settings import TrainingSettings
 
@@ -131,7 +133,7 @@ def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection
 
 
 def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection[str], available: int) -> int:
-    """As many as fit, by what one lane keeps for its backward pass."""
+    """As many as fit, by what one lane keeps: for its backward pass, of its own and in the stack."""
     stack = LaneStack(problem, lanes, unused=unused)
     kept: dict[int, int] = {}
 
@@ -142,6 +144,30 @@ def _most_by_memory(problem: Problem, lanes: Sequence[LaneTraining], unused: Col
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         stack.network.task_gradients(*stack.batch([lane.batches.first_rows() for lane in lanes]))
     values_NP = stack.parameters.values_NP
-    # The gradients of what is kept are as large again.
-    bytes_per_lane = 2 * sum(kept.values()) + _MATRICES * values_NP.numel() * values_NP.element_size()
+    # The gradients of what is kept are as large again. What is not trained is in the lane's network and in the stack.
+    bytes_per_lane = (
+        2 * sum(kept.values())
+        + _MATRICES * _bytes([values_NP])
+        + 2 * _bytes(_constants(lanes[0], stack))
+        + _bytes_of_rows(lanes[0], len(problem.tasks))
+    )
     return max(1, int(_SHARE_OF_MEMORY * available / max(1, bytes_per_lane)))
+
+
+def _constants(lane: LaneTraining, stack: LaneStack) -> Sequence[Tensor]:
+    """What of the lane's network is not trained."""
+    tensors = [*lane.model.parameters(), *lane.model.buffers()]
+    return [tensor for tensor in tensors if stack.parameters.place(tensor) is None]
+
+
+def _bytes_of_rows(lane: LaneTraining, num_tasks: int) -> int:
+    """Of every task's gradient at the shared layer; where a balancer needs the Gramian, they are joined besides."""
+    model = lane.model
+    is_separate = isinstance(model, SeparateModels)
+    networks = [model.network(name) for name in model.models] if is_separate else [model] * num_tasks
+    once = sum(_bytes(trained_parameters(network.shared_layer)) for network in networks)
+    return 2 * once if lane.balancer.needs >= Needs.GRAMIAN and not is_separate else once
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

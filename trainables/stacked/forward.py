@@ -78,8 +78,11 @@ class Stack:
         return self._peers[id(of_first)]
 
     def dropout(self, of_first: nn.Dropout) -> Callable[[Tensor], Tensor]:
-        """Dropout in training, each lane with its own share and its own generator."""
-        shares = [float(getattr(peer, "p")) for peer in self.peers(of_first)]  # noqa: B009 - of a Module
+        """Dropout in training, each lane with its own share and its own generator. Of a layer that stays in evaluation
+        mode whatever the network is in, as a fixed backbone's does, nothing is dropped.
+        """
+        peers = self.peers(of_first)
+        shares = [float(getattr(peer, "p")) if peer.training else 0.0 for peer in peers]  # noqa: B009 - of a Module
         draws, lanes = self._draws, self._lanes
         return lambda inputs: draws.dropped(inputs, shares, lanes)
 

@@ -252,10 +252,10 @@ class _SeparateTaskGradients(_SeparateLosses):
 
 
 def _refuse_common_parameters(parts: Mapping[str, nn.Module]) -> None:
-    """A parameter of two parts gets gradients of several tasks, which one backward pass cannot tell apart."""
+    """A trained parameter of two parts gets gradients of several tasks, which one backward pass cannot tell apart."""
     owner: dict[int, str] = {}
     for name, module in parts.items():
-        for parameter in module.parameters():
+        for parameter in trained_parameters(module):
             other = owner.setdefault(id(parameter), name)
             if other != name:
                 raise NotStackableError(f"{other} and {name} have a parameter in common")

@@ -9,7 +9,7 @@ been trained: they can be evaluated, saved and resumed like any other, and nothi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,16 +30,22 @@ class StackedParameters:
 
         ``unused``: names of those that no task reaches. They keep their values: an optimiser passes over what has no
         gradient.
+
+        Raises:
+            NotStackableError: a parameter does more than hold numbers, or is in two networks.
         """
-        rows = [
-            [
-                parameter
+        named = [
+            {
+                name: parameter
                 for name, parameter in network.named_parameters()
                 if parameter.requires_grad and name not in unused
-            ]
+            }
             for network in networks
         ]
-        self.rows = rows
+        for parameters in named:
+            _refuse_hooks(parameters)
+        _refuse_common(named)
+        self.rows = rows = [list(parameters.values()) for parameters in named]
         self._spans = _spans([parameter.numel() for parameter in rows[0]])
         with torch.no_grad():
             self.values_NP = torch.stack([torch.cat([parameter.flatten() for parameter in row]) for row in rows])
@@ -168,6 +174,22 @@ def clip(gradients_NP: Tensor, most_N1: Tensor, networks: Sequence[Tensor]) -> N
         part = gradients_NP[:, columns]
         factors_N1 = (most_N1 / (torch.linalg.vector_norm(part, dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
         gradients_NP[:, columns] = part * torch.where(most_N1.isfinite(), factors_N1, 1.0)
+
+
+def _refuse_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
+    """A batched pass differentiates the leaves: nobody would call what hangs on the parameters."""
+    for name, parameter in parameters.items():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise NotStackableError(f"a hook is on the gradient of {name}")
+
+
+def _refuse_common(networks: Sequence[Mapping[str, nn.Parameter]]) -> None:
+    """It can be a view into one row only; and what one network learnt, the other would have learnt too."""
+    owners: dict[int, int] = {}
+    for index, parameters in enumerate(networks):
+        for name, parameter in parameters.items():
+            if owners.setdefault(id(parameter), index) != index:
+                raise NotStackableError(f"the networks of two lanes have the parameter {name} in common")
 
 
 def _spans(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from trainables.catalog import BALANCERS
 from trainables.checkpoint import Checkpoint, CheckpointError
 from trainables.export import export_model
 from trainables.protocol import Lane, LaneEnding
-from trainables.seeding import RngState, capture_rng, new_generator, restore_rng
+from trainables.seeding import RngState, capture_rng, new_generator, restore_rng, saved_for
 from trainables.testing import tiny_problem
 from trainables.training import train
 
@@ -184,6 +184,33 @@ def test_generators_are_restored_from_the_lists_of_earlier_checkpoints():
     first = drawn()
     restore_rng(RngState(cpu=torch.get_rng_state(), cuda=(), python=python, numpy=numpy))
     assert drawn() == first
+
+
+def test_a_generators_state_goes_from_the_gpu_that_a_lane_was_on_to_the_one_that_it_goes_on_on():
+    here = capture_rng()
+    of_gpus = [torch.tensor([number]) for number in range(3)]
+    machine = RngState(cpu=here.cpu, cuda=of_gpus, python=here.python, numpy=here.numpy)
+    first, second, cpu = torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")
+    saved = [machine.of_device(second)]
+    own = saved_for(saved, first)
+    assert own is not None
+    elsewhere = machine.with_device(first, own)
+    assert [int(state) for state in elsewhere.cuda] == [1, 1, 2]
+    assert elsewhere.cpu is machine.cpu is machine.of_device(cpu)
+    assert machine.with_device(cpu, saved[0]).cpu is saved[0]
+    assert saved_for(saved, cpu) is saved_for([], first) is None
+
+
+@pytest.mark.parametrize(("number", "state"), [(0, 0), (1, 1), (5, 1)])
+def test_of_an_earlier_checkpoint_a_lane_gets_the_state_of_the_gpu_of_its_number(number, state):
+    saved = saved_for([torch.tensor(0), torch.tensor(1)], torch.device("cuda", number))
+    assert saved is not None
+    assert int(saved) == state
+
+
+def test_a_checkpoint_has_the_state_of_the_lanes_own_gpu_and_of_no_other():
+    states = run("equal")[0].checkpoint.rng["torch_cuda"]
+    assert len(states) == (1 if torch.cuda.is_available() else 0)
 
 
 def test_a_checkpoint_is_not_touched_by_the_training_that_goes_on_from_it():
