@@ -12,9 +12,9 @@ from trainables.engine.lanes_at_once import find_lanes_at_once
 from trainables.protocol import BuiltBy, Lane, Problem, Reporter
 from trainables.ranks import ONE_PROCESS, Ranks
 from trainables.seeding import default_device
-from trainables.stacked.errors import NotStackableError
+from trainables.stacked.errors import FailedTogetherError, NotStackableError
 
-__all__ = ["NotStackableError", "PackMemoryError", "lanes_at_once", "train", "train_together"]
+__all__ = ["FailedTogetherError", "NotStackableError", "PackMemoryError", "lanes_at_once", "train", "train_together"]
 
 
 def train(
@@ -78,10 +78,11 @@ def train_together(
 
     Raises:
         ValueError: two lanes have the same key, or there is none.
-        NotStackableError: these lanes cannot be trained as one, as far as can be seen before the first step, or a step
-            of theirs failed. Nobody has been told of an end of those that were in training: they can go on alone from
-            their last checkpoints.
+        NotStackableError: these lanes cannot be trained as one, as far as can be seen before the first step. Nobody has
+            been told of an end of those that were in training: they can go on alone from their last checkpoints.
         PackMemoryError: there is not enough memory for so many; as before, fewer can go on.
+        FailedTogetherError: a step of several lanes failed, by the fault of one of them perhaps; as before, fewer can
+            go on, and a lane that is alone ends by its own fault.
     """
     _refuse_equal_keys(lanes)
     if not lanes:

@@ -111,8 +111,8 @@ class ConductorActor:
     def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
         return self._conductor.refill(pack, free)
 
-    def split(self, pack: str, places: int, message: str) -> None:
-        self._conductor.split(pack, places, message)
+    def split(self, pack: str, places: int, message: str, *, is_of_all: bool) -> None:
+        self._conductor.split(pack, places, message, is_of_all=is_of_all)
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         return self._conductor.log(pack, said)

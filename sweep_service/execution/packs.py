@@ -6,43 +6,30 @@ directly.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import platform
-import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
-from ray.exceptions import RayError
 
 from sweep_service.clock import SystemClock
-from sweep_service.domain.logs import LogStream
-from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
+from sweep_service.execution.lane_reporter import LaneReporter, provenance_of
+from sweep_service.execution.links import ConductorLink, PackLink
 from sweep_service.execution.log_sender import LogSender
-from sweep_service.execution.trainers import NAMESPACE, NoTrainerError, take_trainer
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.execution.trainers import NoTrainerError, take_trainer
+from sweep_service.services.packs import LaneOrder, PackOrder
 
 if TYPE_CHECKING:
     import torch
 
     from trainables.catalog import Trainable
     from trainables.checkpoint import Checkpoint
-    from trainables.protocol import BuiltBy, Lane, LaneReport, Problem
+    from trainables.protocol import BuiltBy, Lane, Problem
 
 logger = logging.getLogger(__name__)
-
-_LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
-_ENDINGS: Mapping[str, TrialEnding] = {
-    "completed": TrialEnding.COMPLETED,
-    "non_finite": TrialEnding.NON_FINITE,
-    "out_of_memory": TrialEnding.OUT_OF_MEMORY,
-    "error": TrialEnding.ERROR,
-}  # a lane that was STOPPED has nothing to add: who stopped it knows why
 
 
 def run_pack(config: Mapping[str, Any]) -> None:
@@ -95,80 +82,14 @@ def why_not_fused(trainable: Trainable) -> str | None:
     return ""
 
 
-class PackLink(Protocol):
-    """What a pack has to say while it trains, and the answer."""
-
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
-        """The answer names the trials that are to stop."""
-        ...
-
-    def settle(self, places: int, reason: str) -> None:
-        """So many trials of this kind are trained at once; of 1, why not more."""
-        ...
-
-    def refill(self, free: int) -> Sequence[LaneOrder]:
-        """Trials for free places."""
-        ...
-
-    def split(self, places: int, message: str) -> None:
-        """The pack ends; its trials go on in packs of at most so many."""
-        ...
-
-    def note(self, trial_id: str, message: str) -> None: ...
-
-    def log(self, said: Sequence[LaneLines]) -> bool:
-        """Whether the lines have arrived."""
-        ...
-
-
-class ConductorLink:
-    """Calls from this worker to its conductor."""
-
-    def __init__(self, conductor: str, pack: str) -> None:
-        self._actor: Any = ray.get_actor(conductor, namespace=NAMESPACE)
-        self._pack = pack
-
-    def begin(self) -> PackOrder:
-        # The handle lets the conductor kill this worker when a user cancels: a step that hangs never comes to report.
-        worker = ray.get_runtime_context().current_actor
-        return ray.get(self._actor.begin.remote(self._pack, socket.gethostname(), worker))
-
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
-        return ray.get(self._actor.report.remote(self._pack, list(messages)))
-
-    def settle(self, places: int, reason: str) -> None:
-        ray.get(self._actor.settle.remote(self._pack, places, reason))
-
-    def refill(self, free: int) -> Sequence[LaneOrder]:
-        return ray.get(self._actor.refill.remote(self._pack, free))
-
-    def split(self, places: int, message: str) -> None:
-        ray.get(self._actor.split.remote(self._pack, places, message))
-
-    def log(self, said: Sequence[LaneLines]) -> bool:
-        """Whether they have arrived. What becomes of lines must not touch the training."""
-        try:
-            return ray.get(self._actor.log.remote(self._pack, list(said)), timeout=_LOG_TIMEOUT_S)
-        except RayError:
-            return False
-
-    def note(self, trial_id: str, message: str) -> None:
-        ray.get(self._actor.note.remote(trial_id, message))
-
-    def explain(self, error: Exception) -> None:
-        """Say why this worker ends: Tune keeps the reason for itself."""
-        with contextlib.suppress(RayError):  # the conductor may be the reason
-            ray.get(self._actor.explain.remote(self._pack, f"{type(error).__name__}: {error}"))
-
-
 def train_pack(order: PackOrder, link: PackLink, gpus: Sequence[int] = ()) -> None:
     """Train the trials of that order in this process, to the end of each."""
     capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
     with LogSender(capture, link.log) as sender, capture:
-        _train(order, _LaneReporter(order, link, capture, sender), link, gpus)
+        _train(order, LaneReporter(order, link, capture, sender), link, gpus)
 
 
-def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
+def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
@@ -181,7 +102,7 @@ def _train(order: PackOrder, reporter: _LaneReporter, link: PackLink, gpus: Sequ
     except Exception as error:  # noqa: BLE001 - the author's code: whatever it raises is its trials' ending
         reporter.fail_all(error)
         return
-    reporter.provenance = _provenance(problem.data_hash, encoding_hash(problem))
+    reporter.provenance = provenance_of(problem.data_hash, encoding_hash(problem))
     device = _device(order, gpus)
     lanes = [_lane(lane_order, link) for lane_order in order.lanes]
     places = order.places if order.is_settled else _settled_places(order, problem, lanes[0], link, device)
@@ -227,14 +148,14 @@ def _train_together(
     problem: Problem,
     lanes: Sequence[Lane],
     places: int,
-    reporter: _LaneReporter,
+    reporter: LaneReporter,
     link: PackLink,
     device: torch.device,
     *,
     built_by: BuiltBy,
 ) -> None:
     """Train the lanes, and those that come for free places. What cannot go on together goes on in smaller packs."""
-    from trainables.training import NotStackableError, PackMemoryError, train_together
+    from trainables.training import FailedTogetherError, NotStackableError, PackMemoryError, train_together
 
     def refill(free: int) -> Sequence[Lane]:
         orders = link.refill(free)
@@ -245,6 +166,8 @@ def _train_together(
         train_together(problem, lanes, reporter, device=device, places=places, refill=refill, built_by=built_by)
     except PackMemoryError as error:
         link.split(max(1, reporter.num_open // 2), str(error))
+    except FailedTogetherError as error:
+        link.split(max(1, reporter.num_open // 2), str(error), is_of_all=False)
     except NotStackableError as error:
         link.split(1, f"they cannot be trained together, because {error}.")
 
@@ -303,104 +226,3 @@ def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> C
     except (OSError, CheckpointError) as error:
         note(order.trial_id, f"Its checkpoint cannot be read here, so it trains from its first step. {error}")
         return None
-
-
-class _LaneReporter:
-    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log."""
-
-    def __init__(self, order: PackOrder, link: PackLink, capture: Capture, sender: LogSender) -> None:
-        self._orders = {lane.trial_id: lane for lane in order.lanes}
-        self._link = link
-        self._capture = capture
-        self._sender = sender
-        self._last_checkpoint: dict[str, Path] = {}
-        self._ended: set[str] = set()
-        self.provenance: dict[str, str] = {}
-
-    def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
-        written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
-        messages = [self._message(report, written.get(report.lane)) for report in reports]
-        stopped = self._send(messages)
-        self._ended |= {report.lane for report in reports if report.ending is not None}
-        for report in reports:
-            for notice in report.notices:
-                self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
-                self._link.note(report.lane, f"Step {report.step}: {notice}.")
-        # Only now that the store names the new ones may their predecessors go.
-        for trial_id, path in written.items():
-            predecessor = self._last_checkpoint.get(trial_id)
-            self._last_checkpoint[trial_id] = path
-            if predecessor is not None and predecessor != path:
-                predecessor.unlink(missing_ok=True)
-        return stopped
-
-    def expect(self, orders: Sequence[LaneOrder]) -> None:
-        """These lanes have come to the pack."""
-        self._orders |= {order.trial_id: order for order in orders}
-        self._capture.add([order.trial_id for order in orders])
-
-    @property
-    def num_open(self) -> int:
-        """Lanes of the pack that have not said that they end."""
-        return len(self._orders) - len(self._ended)
-
-    def fail_all(self, error: Exception) -> None:
-        """The problem could not even be loaded."""
-        import traceback
-
-        text = "".join(traceback.format_exception(error))
-        message = f"{type(error).__name__}: {error}"
-        self._send(
-            [
-                LaneMessage(
-                    trial_id=trial_id, step=0, metrics={}, ending=TrialEnding.ERROR, message=message, traceback=text
-                )
-                for trial_id in self._orders
-            ]
-        )
-
-    def _send(self, messages: Sequence[LaneMessage]) -> Collection[str]:
-        for message in messages:
-            if text := message.traceback or message.message:
-                self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
-        if any(message.ending is not None for message in messages):
-            self._sender.flush()  # who sees that a trial has ended finds all that it had to say
-        return self._link.report(messages)
-
-    def _write_checkpoint(self, report: LaneReport) -> Path | None:
-        if report.checkpoint is None:
-            return None
-        path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
-        report.checkpoint.save(path)
-        return path
-
-    def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:
-        ending = _ENDINGS.get(report.ending) if report.ending is not None else None
-        return LaneMessage(
-            trial_id=report.lane,
-            step=report.step,
-            metrics=dict(report.metrics),
-            checkpoint=str(checkpoint) if checkpoint is not None else None,
-            ending=ending,
-            message=report.message,
-            traceback=report.traceback,
-            provenance=self.provenance if ending is not None else {},
-        )
-
-
-def _provenance(data_hash: str, encoding_hash: str | None) -> dict[str, str]:
-    """What a result depends on beside its parameters."""
-    packages = {"code_version": "gradnorm-sweeps", "torch": "torch", "numpy": "numpy", "ray": "ray"}
-    return {
-        "data_hash": data_hash,
-        **({"encoding_hash": encoding_hash} if encoding_hash is not None else {}),
-        "python": platform.python_version(),
-        **{key: _version(package) for key, package in packages.items()},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"

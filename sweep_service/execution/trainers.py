@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweep_service.execution.gpus import VISIBLE, device_indices, is_well, why_no_cuda
 
 if TYPE_CHECKING:
-    from sweep_service.execution.packs import ConductorLink
+    from sweep_service.execution.links import ConductorLink
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class Trainer:
         """Train the pack of that name on GPUs of those ids; how many lanes it began with. What it raises loses the pack
         its worker.
         """
-        from sweep_service.execution.packs import ConductorLink, train_order
+        from sweep_service.execution.links import ConductorLink
+        from sweep_service.execution.packs import train_order
 
         over = threading.Event()
         with self._lock:

@@ -112,9 +112,9 @@ class Conductor:
         """Trials for free places of a pack."""
         return self._patiently(lambda generation: generation.refill(pack, free))
 
-    def split(self, pack: str, places: int, message: str) -> None:
+    def split(self, pack: str, places: int, message: str, *, is_of_all: bool) -> None:
         """A pack ends because it has too many lanes; its trials go on in packs of at most so many."""
-        self._patiently(lambda generation: generation.split(pack, places, message))
+        self._patiently(lambda generation: generation.split(pack, places, message, is_of_all=is_of_all))
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""

@@ -13,7 +13,7 @@ from trainables.engine.lane import LaneTraining
 from trainables.engine.lane_stack import LaneStack, LastStep
 from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, Problem, Reporter
 from trainables.settings import TrainingSettings
-from trainables.stacked.errors import NotStackableError
+from trainables.stacked.errors import FailedTogetherError, NotStackableError
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class FusedPack:
         """Train the lanes, and those that come, until all have ended.
 
         Raises:
-            NotStackableError, PackMemoryError: see :func:`trainables.training.train_together`.
+            NotStackableError, PackMemoryError, FailedTogetherError: see :func:`trainables.training.train_together`.
         """
         if not self._move_problem(lanes):
             return
@@ -117,6 +117,8 @@ class FusedPack:
             except Exception as error:
                 if is_out_of_memory(error) and num_lanes > 1:
                     raise _too_many(num_lanes, error) from error
+                if isinstance(error, NotStackableError):  # said by ``built_by``
+                    raise
                 self._report([failure(lane, first_step(lane), error)])
             else:
                 self._lanes.append(training)
@@ -126,7 +128,7 @@ class FusedPack:
         place nothing must be taken of another's.
 
         Raises:
-            NotStackableError, PackMemoryError: they cannot be trained with those that are there.
+            NotStackableError, PackMemoryError, FailedTogetherError: they cannot be trained with those that are there.
         """
         free = self._places - len(self._lanes)
         if free <= 0 or not self._lanes:
@@ -149,15 +151,17 @@ class FusedPack:
         nobody can tell whose fault it is.
 
         Raises:
-            NotStackableError: it is of many, or no fault of a step.
-            PackMemoryError: it is of many.
+            NotStackableError: it is no fault of a step.
+            PackMemoryError, FailedTogetherError: it is of many.
         """
         if isinstance(error, NotStackableError):
             raise error
         if len(self._lanes) > 1:
             if is_out_of_memory(error):
                 raise _too_many(len(self._lanes), error) from error
-            raise NotStackableError(f"a step of theirs failed: {type(error).__name__}: {error}") from error
+            raise FailedTogetherError(
+                f"a step of {len(self._lanes)} lanes failed: {type(error).__name__}: {error}"
+            ) from error
         (lane,) = self._lanes
         self._lanes = []
         self._report([failure(lane.lane, lane.step + steps_under_way, error)])

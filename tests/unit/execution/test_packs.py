@@ -109,7 +109,7 @@ class Listening:
         given, self.waiting = self.waiting[:free], self.waiting[free:]
         return given
 
-    def split(self, places: int, message: str) -> None:
+    def split(self, places: int, message: str, *, is_of_all: bool = True) -> None:
         self.split_up.append((places, message))
 
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:

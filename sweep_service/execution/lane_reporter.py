@@ -1,0 +1,135 @@
+"""From what the engine reports of its lanes to checkpoints on disk and messages to the conductor."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweep_service.domain.logs import LogStream
+from sweep_service.domain.states import TrialEnding
+from sweep_service.execution.capture import Capture
+from sweep_service.execution.links import PackLink
+from sweep_service.execution.log_sender import LogSender
+from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+
+if TYPE_CHECKING:
+    from trainables.protocol import LaneReport
+
+_ENDINGS: Mapping[str, TrialEnding] = {
+    "completed": TrialEnding.COMPLETED,
+    "non_finite": TrialEnding.NON_FINITE,
+    "out_of_memory": TrialEnding.OUT_OF_MEMORY,
+    "error": TrialEnding.ERROR,
+}  # a lane that was STOPPED has nothing to add: who stopped it knows why
+
+
+class LaneReporter:
+    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log."""
+
+    def __init__(self, order: PackOrder, link: PackLink, capture: Capture, sender: LogSender) -> None:
+        self._orders = {lane.trial_id: lane for lane in order.lanes}
+        self._link = link
+        self._capture = capture
+        self._sender = sender
+        self._last_checkpoint: dict[str, Path] = {}
+        self._ended: set[str] = set()
+        self.provenance: dict[str, str] = {}
+
+    def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
+        written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
+        messages = [self._message(report, written.get(report.lane)) for report in reports]
+        stopped = self._send(messages)
+        self._ended |= {report.lane for report in reports if report.ending is not None}
+        for report in reports:
+            for notice in report.notices:
+                self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
+                self._link.note(report.lane, f"Step {report.step}: {notice}.")
+        # Only now that the store names the new ones may their predecessors go.
+        for trial_id, path in written.items():
+            predecessor = self._last_checkpoint.get(trial_id)
+            self._last_checkpoint[trial_id] = path
+            if predecessor is not None and predecessor != path:
+                predecessor.unlink(missing_ok=True)
+        self._drop_ended(reports)
+        return stopped
+
+    def expect(self, orders: Sequence[LaneOrder]) -> None:
+        """These lanes have come to the pack."""
+        self._orders |= {order.trial_id: order for order in orders}
+        self._capture.add([order.trial_id for order in orders])
+
+    @property
+    def num_open(self) -> int:
+        """Lanes of the pack that have not said that they end."""
+        return len(self._orders) - len(self._ended)
+
+    def _drop_ended(self, reports: Sequence[LaneReport]) -> None:
+        """What the pack's code says from here on is of those that go on."""
+        ended = [report.lane for report in reports if report.ending is not None]
+        if ended:
+            self._sender.flush()
+            self._capture.drop(ended)
+
+    def fail_all(self, error: Exception) -> None:
+        """The problem could not even be loaded."""
+        import traceback
+
+        text = "".join(traceback.format_exception(error))
+        message = f"{type(error).__name__}: {error}"
+        self._send(
+            [
+                LaneMessage(
+                    trial_id=trial_id, step=0, metrics={}, ending=TrialEnding.ERROR, message=message, traceback=text
+                )
+                for trial_id in self._orders
+            ]
+        )
+
+    def _send(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+        for message in messages:
+            if text := message.traceback or message.message:
+                self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
+        if any(message.ending is not None for message in messages):
+            self._sender.flush()  # who sees that a trial has ended finds all that it had to say
+        return self._link.report(messages)
+
+    def _write_checkpoint(self, report: LaneReport) -> Path | None:
+        if report.checkpoint is None:
+            return None
+        path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
+        report.checkpoint.save(path)
+        return path
+
+    def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:
+        ending = _ENDINGS.get(report.ending) if report.ending is not None else None
+        return LaneMessage(
+            trial_id=report.lane,
+            step=report.step,
+            metrics=dict(report.metrics),
+            checkpoint=str(checkpoint) if checkpoint is not None else None,
+            ending=ending,
+            message=report.message,
+            traceback=report.traceback,
+            provenance=self.provenance if ending is not None else {},
+        )
+
+
+def provenance_of(data_hash: str, encoding_hash: str | None) -> dict[str, str]:
+    """What a result depends on beside its parameters."""
+    packages = {"code_version": "gradnorm-sweeps", "torch": "torch", "numpy": "numpy", "ray": "ray"}
+    return {
+        "data_hash": data_hash,
+        **({"encoding_hash": encoding_hash} if encoding_hash is not None else {}),
+        "python": platform.python_version(),
+        **{key: _version(package) for key, package in packages.items()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
