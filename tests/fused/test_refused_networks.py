@@ -84,3 +84,9 @@ def test_lanes_whose_networks_have_a_trained_parameter_in_common_are_refused(has
 def test_lanes_whose_networks_have_a_frozen_part_in_common_learn_what_each_learns_alone():
     trunk = frozen(smooth_trunk())
     check_equal(problem_of(lambda: model_of(trunk)), LANES)
+
+
+def test_networks_of_tasks_that_have_a_trained_parameter_in_common_are_refused():
+    trunk = smooth_trunk()
+    lanes = [lane("a", "single_task", steps=6, clip_norm=0.5)]
+    assert_refused(problem_of(lambda: model_of(trunk)), lanes, "the networks of two tasks have a parameter in common")

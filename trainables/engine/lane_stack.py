@@ -147,6 +147,6 @@ class LaneStack:
         values_NP = self.parameters.values_NP
         return torch.tensor(norms, device=values_NP.device, dtype=values_NP.dtype).unsqueeze(1)
 
-    def _columns_of_networks(self, model: nn.Module) -> list[Tensor]:
+    def _columns_of_networks(self, model: nn.Module) -> list[slice]:
         networks = model.models.values() if isinstance(model, SeparateModels) else [model]
-        return [self.parameters.columns(network.parameters()) for network in networks]
+        return [self.parameters.columns(network) for network in networks]

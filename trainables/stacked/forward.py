@@ -122,8 +122,7 @@ class Stack:
         weight, bias = self.tensor(layer.weight), None if layer.bias is None else self.tensor(layer.bias)
 
         def forward(inputs: Tensor) -> Tensor:
-            # (N, B, I), with whatever stands between the rows and the numbers put to the rows.
-            rows_NBI = inputs if inputs.dim() == 3 else inputs.flatten(1, -2)
+            rows_NBI = as_rows(inputs)
             weight_NIO = weight().mT
             if bias is None:
                 outputs = torch.bmm(rows_NBI, weight_NIO)
@@ -203,6 +202,11 @@ class _PaddedEmbedding(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         rows = functional.embedding(codes, self.weight)
         return torch.where((codes == self._padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    """(N, rows, numbers), with whatever stands between the rows and the numbers put to the rows."""
+    return tensor if tensor.dim() == 3 else tensor.flatten(1, -2)
 
 
 def over_rows(per_lane: Tensor, num_dims: int) -> Tensor:

@@ -26,7 +26,7 @@ from trainables.gradients import trained_parameters
 from trainables.protocol import MultiTaskModel, SeparateModels, Task, writes_in_place
 from trainables.shared_rows import Gradients
 from trainables.stacked.errors import NotStackableError
-from trainables.stacked.forward import Stack
+from trainables.stacked.forward import Stack, as_rows
 from trainables.stacked.losses import stacked_loss
 from trainables.stacked.parameters import StackedParameters
 from trainables.tapped_linear import has_hooks, is_linear
@@ -142,7 +142,7 @@ class _SharedNetwork:
     def _rows(self, h: Tensor, z: Tensor, gradient: Tensor) -> list[Tensor]:
         """∇_W L_i by parameter of W, each (N, ...), from the gradient at z."""
         if self.is_linear:
-            of_output, of_input = _as_rows(gradient), _as_rows(h.detach())
+            of_output, of_input = as_rows(gradient), as_rows(h.detach())
             of_weight = torch.bmm(of_output.mT, of_input)
             return [of_weight, *(of_output.sum(1) for _ in self.shared_places[1:])]
         leaves = [self.parameters.leaves[place] for place in self.shared_places]
@@ -284,7 +284,3 @@ def _weighted_sum(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
 def _like(weight_N: Tensor, tensor: Tensor) -> Tensor:
     """(N,) as (N, 1, ...), which meets the tensor."""
     return weight_N.view(-1, *[1] * (tensor.dim() - 1))
-
-
-def _as_rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() == 3 else tensor.flatten(1, -2)

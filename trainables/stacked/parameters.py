@@ -9,7 +9,7 @@ been trained: they can be evaluated, saved and resumed like any other, and nothi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +65,13 @@ class StackedParameters:
         """Where that leaf's gradient belongs, (N, *shape)."""
         return self._gradients[place]
 
-    def columns(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """The columns of the matrix that hold those parameters of the first network."""
-        spans = [self._spans[place] for p in parameters if (place := self.place(p)) is not None]
-        return torch.cat([torch.arange(*span, device=self.values_NP.device) for span in spans])
+    def columns(self, network: nn.Module) -> slice:
+        """The columns of the matrix that hold a part of the first network, which has its parameters to itself."""
+        places = [place for parameter in network.parameters() if (place := self.place(parameter)) is not None]
+        spans = [self._spans[place] for place in sorted(places)]
+        if any(one[1] != other[0] for one, other in itertools.pairwise(spans)):
+            raise NotStackableError("the networks of two tasks have a parameter in common")
+        return slice(spans[0][0], spans[-1][1])
 
     def rows_of(self, stacked_NP: Tensor, lane: int) -> list[Tensor]:
         """A lane's row of such a matrix, parameter by parameter, as views."""
@@ -164,7 +167,7 @@ class StackedAdamW:
         return (*[[matrix[lane] for lane in lanes] for matrix in matrices], [self._steps[lane] for lane in lanes])
 
 
-def clip(gradients_NP: Tensor, most_N1: Tensor, networks: Sequence[Tensor]) -> None:
+def clip(gradients_NP: Tensor, most_N1: Tensor, networks: Sequence[slice]) -> None:
     """Shorten each lane's gradient to its longest allowed length, as ``nn.utils.clip_grad_norm_`` does.
 
     ``most_N1``: infinity for a lane whose gradient stays as it is. ``networks``: the columns of each network of a lane;
@@ -173,7 +176,7 @@ def clip(gradients_NP: Tensor, most_N1: Tensor, networks: Sequence[Tensor]) -> N
     for columns in networks:
         part = gradients_NP[:, columns]
         factors_N1 = (most_N1 / (torch.linalg.vector_norm(part, dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
-        gradients_NP[:, columns] = part * torch.where(most_N1.isfinite(), factors_N1, 1.0)
+        part.mul_(torch.where(most_N1.isfinite(), factors_N1, 1.0))
 
 
 def _refuse_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
