@@ -94,3 +94,13 @@ def test_lanes_of_other_layers_are_refused_as_ever():
     with pytest.raises(NotStackableError, match="their networks differ in layers"):
         train_together(PROBLEM, lanes, told, built_by=by_dropout)
     assert told.calls == []
+
+
+def test_who_builds_may_say_that_a_lane_goes_with_no_other():
+    def refuse(one: Lane) -> Problem:
+        raise NotStackableError("its number changes the data")
+
+    told = Told()
+    with pytest.raises(NotStackableError, match="its number changes the data"):
+        train_together(PROBLEM, dropping("equal"), told, built_by=refuse)
+    assert told.calls == []

@@ -20,7 +20,7 @@ from trainables.engine.lane_stack import LaneStack
 from trainables.problems.tabular import InMemoryProblem
 from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Problem
 from trainables.testing import tiny_problem
-from trainables.training import NotStackableError, PackMemoryError, train_together
+from trainables.training import FailedTogetherError, NotStackableError, PackMemoryError, train_together
 
 BALANCERS = ("gradnorm", "equal", "rlw", "famo")
 LANES = [lane(f"{i}", name, seed=i, steps=30, checkpoint_every=10) for i, name in enumerate(BALANCERS)]
@@ -81,11 +81,11 @@ def test_lanes_that_do_not_fit_beside_those_that_are_there_end_the_pack():
     assert {key: one[-1].ending for key, one in told.by_lane.items() if key != "2"} == {"0": None, "1": None}
 
 
-@pytest.mark.parametrize("at", [1, 15])
-def test_a_step_of_several_lanes_that_fails_is_nobodys_ending(at):
+@pytest.mark.parametrize(("at", "raised"), [(1, NotStackableError), (15, FailedTogetherError)])
+def test_a_step_of_several_lanes_that_fails_is_nobodys_ending(at, raised):
     problem = grudging_problem(Calls(lambda: ZeroDivisionError("a third is divided"), most=1, at=at))
     told = Told()
-    with pytest.raises(NotStackableError, match="ZeroDivisionError: a third is divided"):
+    with pytest.raises(raised, match="ZeroDivisionError: a third is divided"):
         train_together(problem, LANES, told)
     assert all(one.ending is None for call in told.calls for one in call)
     assert_reports_agree(joined(told.by_lane, alone(problem, going_on(LANES, told))), alone(problem, LANES))

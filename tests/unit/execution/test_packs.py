@@ -16,6 +16,7 @@ from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.packs import readable_checkpoint, train_pack
 from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
 from trainables.checkpoint import Checkpoint
+from trainables.engine.lane_stack import LaneStack
 from trainables.protocol import Lane
 from trainables.testing import tiny_problem
 from trainables.training import train
@@ -100,7 +101,7 @@ class Listening:
         self.reported: list[LaneMessage] = []
         self.noted: list[tuple[str, str]] = []
         self.settled: list[tuple[int, str]] = []
-        self.split_up: list[tuple[int, str]] = []
+        self.split_up: list[tuple[int, str, bool]] = []
 
     def settle(self, places: int, reason: str) -> None:
         self.settled.append((places, reason))
@@ -110,7 +111,7 @@ class Listening:
         return given
 
     def split(self, places: int, message: str, *, is_of_all: bool = True) -> None:
-        self.split_up.append((places, message))
+        self.split_up.append((places, message, is_of_all))
 
     def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
         self.reported += messages
@@ -188,6 +189,19 @@ def test_trials_that_differ_in_their_share_of_dropout_each_have_their_own(tmp_pa
     assert losses(lanes[:1], waiting=lanes[1:]) == pytest.approx(apart, rel=1e-3)
 
 
+def test_a_step_that_fails_in_company_halves_the_pack_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(stack: LaneStack, num_steps: int) -> None:
+        raise ZeroDivisionError("of one of them")
+
+    monkeypatch.setattr(LaneStack, "advance", fail)
+    link = Listening()
+    train_pack(pack_of([toy_lane(tmp_path, number) for number in range(4)], "toy_regression", is_settled=True), link)
+    assert link.split_up == [(2, "a step of 4 lanes failed: ZeroDivisionError: of one of them", False)]
+    assert link.reported == []
+
+
 @pytest.mark.slow
 def test_a_pack_that_memory_does_not_hold_is_split_up() -> None:
     """In a process of its own, which may take some more memory than torch has taken and no more."""
@@ -195,7 +209,7 @@ def test_a_pack_that_memory_does_not_hold_is_split_up() -> None:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     split_up, ended = json.loads(done.stdout.splitlines()[-1])
-    ((places, message),) = split_up
-    assert places == 32
+    ((places, message, is_of_all),) = split_up
+    assert (places, is_of_all) == (32, True)
     assert message.startswith("64 lanes do not fit into the memory")
     assert ended == [], "nobody has ended by it"
