@@ -28,7 +28,7 @@ from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Sweep
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
-from sweep_service.services.delivery import Delivery
+from sweep_service.services.delivery import SHORTEST_PAUSE_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
@@ -41,7 +41,6 @@ from sweep_service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-DELIVERY_INTERVAL_S = 2.0  # each costs a transaction a run; whoever looks at curves waits no longer than that
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
@@ -270,7 +269,7 @@ class Conductor:
 
     def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
         """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
-        pause = DELIVERY_INTERVAL_S
+        pause = SHORTEST_PAUSE_S
         while True:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
@@ -322,7 +321,9 @@ class Conductor:
     # --- threads ------------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        while not self._packs_over.wait(DELIVERY_INTERVAL_S):
+        pause = SHORTEST_PAUSE_S
+        while not self._packs_over.wait(pause):
+            started = time.monotonic()
             try:
                 self._delivery.try_deliver()
             except LeaseLostError as error:
@@ -333,6 +334,7 @@ class Conductor:
             except Exception:
                 # The outbox keeps everything; the next round, or the end of the sweep, tries again.
                 logger.exception("%s: delivery failed.", self._name)
+            pause = pause_after(time.monotonic() - started)
 
     def _watch(self) -> None:
         """Do what users ask, until the sweep is over."""

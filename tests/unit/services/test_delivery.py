@@ -13,7 +13,7 @@ from sweep_service.domain.errors import LeaseLostError
 from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Trial
-from sweep_service.services.delivery import Delivery
+from sweep_service.services.delivery import Delivery, pause_after
 from sweep_service.services.generation import Pause
 from sweep_service.services.packs import LaneMessage
 
@@ -227,3 +227,8 @@ def test_a_fault_in_writing_the_results_is_said_and_does_not_decide_how_the_swee
     assert delivery_of(rig, tracker).try_finish(rig.sweep, rig.trials)
     (notice,) = notices(rig)
     assert "ZeroDivisionError: a plot of nothing" in notice.message
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 2.0), (0.2, 2.0), (0.5, 5.0), (60.0, 10.0)])
+def test_a_delivery_that_takes_long_is_made_less_often(took_s: float, pause_s: float) -> None:
+    assert pause_after(took_s) == pause_s
