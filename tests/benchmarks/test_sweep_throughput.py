@@ -99,9 +99,7 @@ def test_the_json_is_one_object_with_a_row_for_each_variant_of_each_problem(fake
     document = json.loads(out)
     assert set(document) == {"rows"}
     assert [(row["problem"], row["variant"], row["batch_size"]) for row in document["rows"]] == [
-        (problem, variant, size)
-        for problem, size in (("digits", 64), ("census_income", 128))
-        for variant in ("tune_script", "lanes_1")
+        (problem, variant, 64) for problem in ("digits", "census_income") for variant in ("tune_script", "lanes_1")
     ]
     assert all(set(row) >= KEYS and row["trials"] == 32 and row["steps"] == 1500 for row in document["rows"])
     assert document["rows"][1]["ratio_to_script"] == 2
