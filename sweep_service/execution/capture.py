@@ -31,6 +31,7 @@ class Capture:
         self._clock = clock
         self._max_unsent_bytes = max_unsent_bytes
         self._buffers: dict[str, _LineBuffer] = {}
+        self._closed: set[str] = set()  # of those, the lanes that have ended
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._handlers: list[logging.Handler] = []
@@ -41,11 +42,11 @@ class Capture:
         with self._lock:
             self._buffers |= {lane: _LineBuffer(self._max_unsent_bytes) for lane in lanes}
 
-    def drop(self, lanes: Collection[str]) -> None:
-        """These have ended, and all that they said has been sent: what others say from here on is not theirs."""
+    def close(self, lanes: Collection[str]) -> None:
+        """These have ended: what is said from here on is not theirs. What they have said waits until it has arrived."""
         with self._lock:
-            for lane in lanes:
-                self._buffers.pop(lane, None)
+            self._closed |= self._buffers.keys() & set(lanes)
+            self._drop_closed()
 
     def __enter__(self) -> Self:
         root = logging.getLogger()
@@ -77,7 +78,7 @@ class Capture:
             self.say(LogStream.LOG, "".join(traceback.format_exception(error)), level="ERROR")
 
     def say(self, stream: LogStream, text: str, *, level: str = "", lane: str | None = None) -> None:
-        """Add the lines of a text, to all lanes unless one is given. Of a lane that was dropped nothing is kept."""
+        """Add the lines of a text, to all open lanes unless one is given."""
         if os.getpid() != self._pid:  # a forked child: its lines would be seen by nobody, and the lock may be held
             return
         now = self._clock.now()
@@ -85,8 +86,9 @@ class Capture:
             LogLine(at=now, stream=stream, level=level, text=clipped(line)) for line in text.rstrip("\n").split("\n")
         ]
         with self._lock:
-            for buffer in [b for key, b in self._buffers.items() if lane in {None, key}]:
-                buffer.extend(lines)
+            for key, buffer in self._buffers.items():
+                if key not in self._closed and lane in {None, key}:
+                    buffer.extend(lines)
 
     def unsent(self) -> list[LaneLines]:
         """What each lane has said and :meth:`forget` has not been called for."""
@@ -101,8 +103,14 @@ class Capture:
         """These have arrived."""
         with self._lock:
             for lane_lines in said:
-                if buffer := self._buffers.get(lane_lines.trial_id):  # else it was dropped while they were on the way
+                if buffer := self._buffers.get(lane_lines.trial_id):
                     buffer.drop_to(lane_lines.first + len(lane_lines.lines))
+            self._drop_closed()
+
+    def _drop_closed(self) -> None:
+        for lane in [lane for lane in self._closed if not self._buffers[lane].lines]:
+            self._closed.remove(lane)
+            del self._buffers[lane]
 
 
 class _LineBuffer:

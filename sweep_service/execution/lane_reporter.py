@@ -41,19 +41,21 @@ class LaneReporter:
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
+        notices = [(report, notice) for report in reports for notice in report.notices]
+        for report, notice in notices:
+            self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
         stopped = self._send(messages)
-        self._ended |= {report.lane for report in reports if report.ending is not None}
-        for report in reports:
-            for notice in report.notices:
-                self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
-                self._link.note(report.lane, f"Step {report.step}: {notice}.")
+        ended = {report.lane for report in reports if report.ending is not None}
+        self._ended |= ended
+        self._capture.close(ended)  # what the pack's code says from here on is of those that go on
+        for report, notice in notices:
+            self._link.note(report.lane, f"Step {report.step}: {notice}.")
         # Only now that the store names the new ones may their predecessors go.
         for trial_id, path in written.items():
             predecessor = self._last_checkpoint.get(trial_id)
             self._last_checkpoint[trial_id] = path
             if predecessor is not None and predecessor != path:
                 predecessor.unlink(missing_ok=True)
-        self._drop_ended(reports)
         return stopped
 
     def expect(self, orders: Sequence[LaneOrder]) -> None:
@@ -65,13 +67,6 @@ class LaneReporter:
     def num_open(self) -> int:
         """Lanes of the pack that have not said that they end."""
         return len(self._orders) - len(self._ended)
-
-    def _drop_ended(self, reports: Sequence[LaneReport]) -> None:
-        """What the pack's code says from here on is of those that go on."""
-        ended = [report.lane for report in reports if report.ending is not None]
-        if ended:
-            self._sender.flush()
-            self._capture.drop(ended)
 
     def fail_all(self, error: Exception) -> None:
         """The problem could not even be loaded."""

@@ -28,7 +28,7 @@ from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Sweep
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
-from sweep_service.services.delivery import SHORTEST_PAUSE_S, Delivery, pause_after
+from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
@@ -77,8 +77,6 @@ class Conductor:
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
         self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
-        self._warning = threading.Lock()
-        self._warnings: set[str] = set()  # what has been said of the sweep
         self._packs_over = threading.Event()
         self._over = threading.Event()
         self._keeper = LeaseKeeper(store=store, lease=lease, settings=settings, over=self._over, on_loss=self._lose)
@@ -130,10 +128,7 @@ class Conductor:
 
     def warn(self, message: str) -> None:
         """What a worker has to say of the sweep. Once, however many say it."""
-        with self._warning:
-            if message not in self._warnings:
-                self._patiently(lambda _: self._store.add_notice(self._lease, message))
-                self._warnings.add(message)
+        self._patiently(lambda generation: generation.tell(message))
 
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""
@@ -269,7 +264,7 @@ class Conductor:
 
     def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
         """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
-        pause = SHORTEST_PAUSE_S
+        pause = DELIVERY_INTERVAL_S
         while True:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
@@ -321,7 +316,7 @@ class Conductor:
     # --- threads ------------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        pause = SHORTEST_PAUSE_S
+        pause = DELIVERY_INTERVAL_S
         while not self._packs_over.wait(pause):
             started = time.monotonic()
             try:

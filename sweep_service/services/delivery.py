@@ -28,7 +28,7 @@ from sweep_service.services.reports import contenders_curves
 logger = logging.getLogger(__name__)
 
 BATCH_REPORTS = 200  # of some ten to twenty metrics each: a few calls of a thousand metrics, a fraction of a second
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 10.0  # between deliveries; whoever looks at curves waits so long
+DELIVERY_INTERVAL_S, MOST_LATE_S = 2.0, 10.0  # between deliveries; whoever looks at curves waits so long
 MOST_OF_A_PROCESSOR = 0.1  # for delivering, which takes it from the trials where they have the same machine
 
 
@@ -36,7 +36,7 @@ def pause_after(took_s: float) -> float:
     """Seconds until the next delivery, the last one having taken so many. Each costs a transaction a run, however many
     reports the run has in it: of many runs it is cheaper to wait for more.
     """
-    return min(max(SHORTEST_PAUSE_S, took_s / MOST_OF_A_PROCESSOR), LONGEST_PAUSE_S)
+    return min(max(DELIVERY_INTERVAL_S, took_s / MOST_OF_A_PROCESSOR), MOST_LATE_S)
 
 
 class Delivery:

@@ -147,7 +147,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             self._packing.settle(pack.structure, places)
-            self._tell(f"Trials are trained one by one, because {reason}." if reason else together(places))
+            self.tell(f"Trials are trained one by one, because {reason}." if reason else together(places))
 
     def refill(self, key: str, free: int) -> Sequence[LaneOrder]:
         """Trials for free places of a pack that runs; none: for now there are none that may be trained in it.
@@ -179,7 +179,7 @@ class Generation:
             pack = self._known(key)
             if is_of_all:
                 self._packing.settle(pack.structure, places)
-            self._tell(f"A pack is split up: {message}")
+            self.tell(f"A pack is split up: {message}")
             for trial in reversed(self._live(pack)):
                 if not is_of_all:
                     self._packing.limit_company(trial.id, places)
@@ -215,6 +215,13 @@ class Generation:
         if batches := log_lines_of(said, attempts):
             self._store.append_logs(self._lease, batches)
 
+    def tell(self, message: str) -> None:
+        """An event of the sweep. Once, however many packs say it; a call that fails is made again."""
+        with self._acting():
+            if message not in self._told:
+                self._store.add_notice(self._lease, message)
+                self._told.add(message)
+
     def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
         """The pack's worker has ended, or died. Trials of it that have not ended get another attempt, or end for
         good.
@@ -228,7 +235,7 @@ class Generation:
                 pack.num_lost, pack.is_lost_trying = len(self._live(pack)), lost and self._is_trying(pack)
             if pack.is_lost_trying:  # it may have been the trying that took too much: nobody tries again
                 self._packing.settle(pack.structure, ALONE)
-                self._tell("Trials are trained one by one, because a worker died while it tried to train several.")
+                self.tell("Trials are trained one by one, because a worker died while it tried to train several.")
             while pack.trial_ids:
                 trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
@@ -323,12 +330,6 @@ class Generation:
 
     def _places(self, pack: Pack) -> int:
         return self._packing.places(pack.structure, self._live(pack))
-
-    def _tell(self, message: str) -> None:
-        """Once, however many packs say it; a call that fails is made again."""
-        if message not in self._told:
-            self._store.add_notice(self._lease, message)
-            self._told.add(message)
 
     def _known(self, key: str) -> Pack:
         pack = self._packs.get(key)

@@ -118,27 +118,25 @@ def test_the_limit_of_a_body_is_exact(service: Service, size: int) -> None:
     assert response.status_code == (201 if size <= 1_000_000 else 413)
 
 
-def test_a_client_that_waits_for_permission_to_send_too_much_is_refused_before_it_sends(service: Service) -> None:
+def first_answer_to(service: Service, more_head: str, body: bytes) -> bytes:
+    """The status line of the answer to a request that says that ten megabytes follow."""
     address = httpx.URL(service.url)
     head = (
         f"POST /api/v1/sweeps HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"
-        "Content-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
+        f"Content-Length: 10000000\r\n{more_head}\r\n"
     )
-    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
-        connection.sendall(head.encode())
-        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection((address.host, address.port or 80), timeout=20) as connection:
+        connection.sendall(head.encode() + body)
+        return connection.recv(100).partition(b"\r\n")[0]
+
+
+def test_a_client_that_waits_for_permission_to_send_too_much_is_refused_before_it_sends(service: Service) -> None:
+    assert first_answer_to(service, "Expect: 100-continue\r\n", b"").startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_client_that_sends_all_of_too_much_before_it_reads_still_gets_the_answer(service: Service) -> None:
     """A server that closed the connection early would break it under the sender instead."""
-    address = httpx.URL(service.url)
-    head = (
-        f"POST /api/v1/sweeps HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"
-        "Content-Length: 10000000\r\n\r\n"
-    )
-    with socket.create_connection((address.host, address.port or 80), timeout=20) as connection:
-        connection.sendall(head.encode() + b" " * 10_000_000)
-        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    assert first_answer_to(service, "", b" " * 10_000_000).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,9 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(service: Service, content
 
 
 def test_a_body_without_any_content_type_is_refused(service: Service) -> None:
+    before = service.num_sweeps()
     problem(service.http.post("/api/v1/sweeps", content=json.dumps(SPEC).encode()), 415)
+    assert service.num_sweeps() == before
 
 
 @pytest.mark.parametrize(

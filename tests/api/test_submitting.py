@@ -194,7 +194,7 @@ def test_the_schema_takes_what_the_service_takes(service: Service, schema: Draft
     full = {**SPEC, "params": {"width": 4, "lr": 0.5, "dtype": "float64"}, "objective": {"metric": "val/loss/left"}}
     two = {**SPEC, "objectives": [{"metric": "val/loss/left"}, {"metric": "val/loss/right"}]}
     for spec in (SPEC, full, two, service.submit(**full)["spec"], service.submit(**two)["spec"]):
-        schema.validate(dict(spec))
+        assert [error.message for error in schema.iter_errors(dict(spec))] == []
 
 
 @pytest.mark.parametrize(

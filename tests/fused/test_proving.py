@@ -92,7 +92,7 @@ def test_a_task_that_is_learnt_but_for_rounding_is_no_reason_to_refuse_lanes(dty
     problem = problem_of(build, targets={"one": torch.tanh(features[:, :2]), "two": features @ answer})
     moved = problem.to(device=torch.device("cpu"), dtype=getattr(torch, dtype))
     lanes = lanes_of(moved, 1, 2, dtype=dtype)
-    prove(moved, lanes)
+    assert prove(moved, lanes) == []
 
 
 def dropping(make: Callable[[], nn.Module] = nn.Identity) -> Build:

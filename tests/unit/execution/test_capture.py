@@ -56,13 +56,15 @@ def texts(capture: Capture) -> list[str]:
 def test_what_is_said_when_a_lane_has_ended_is_not_of_that_lane() -> None:
     caught = capture("a", "b")
     caught.say(OUT, "of both")
-    on_the_way = caught.unsent()
-    caught.drop(["a"])
-    caught.forget(on_the_way)
+    caught.close(["a"])
     caught.say(OUT, "of those that are left")
     caught.say(LOG, "of nobody any more", lane="a")
+    assert said(caught, "a") == [(OUT, "", "of both")], "it has not arrived yet"
+    caught.forget(caught.unsent())
+    caught.say(OUT, "at last")
+    caught.close(["a"])
     assert said(caught, "a") == []
-    assert said(caught, "b") == [(OUT, "", "of those that are left")]
+    assert said(caught, "b") == [(OUT, "", "at last")]
 
 
 def test_prints_are_lines_and_are_still_printed(capsys: pytest.CaptureFixture[str]) -> None:
