@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.sql import ColumnElement
@@ -70,7 +70,9 @@ def open_engine(url: str) -> Engine:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "postgresql":
         args = {key: value for key, value in _POSTGRES_ARGS.items() if key not in parsed.query}
-        return create_engine(parsed, connect_args=args, pool_pre_ping=True)
+        engine = create_engine(parsed, connect_args=args, pool_pre_ping=True)
+        event.listen(engine, "handle_error", _replace_what_does_not_answer)
+        return engine
     folder = Path(parsed.database or "").expanduser().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,14 @@ def open_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _replace_what_does_not_answer(context: ExceptionContext) -> None:
+    """A connection that fails its ping is given up, whatever it says. Of one that was cut off a moment ago psycopg may
+    not know yet, and then complains of the state that it finds itself in.
+    """
+    if context.is_pre_ping:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

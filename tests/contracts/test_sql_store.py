@@ -132,6 +132,19 @@ def test_a_postgresql_store_survives_the_loss_of_its_connections(postgres_url: s
     store.close()
 
 
+def test_a_connection_that_complains_when_pinged_is_replaced(emptied_postgres: Engine) -> None:
+    """As psycopg does of one that was cut off a moment ago, before it knows."""
+    store = SqlSweepStore(emptied_postgres)
+    store.add_sweep(new_sweep())
+    engine = open_engine(emptied_postgres.url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+    driver.execute("SELECT 1")  # psycopg lets nobody change autocommit within a transaction, as the ping will
+    assert SqlSweepStore(engine).get_sweep(new_sweep().id) == new_sweep()
+    engine.dispose()
+
+
 def test_a_postgresql_transaction_that_is_cut_off_has_not_happened(emptied_postgres: Engine) -> None:
     database = Database(emptied_postgres, FakeClock())
     store = SqlSweepStore(emptied_postgres)
