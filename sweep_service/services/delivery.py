@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_REPORTS = 200  # of some ten to twenty metrics each: a few calls of a thousand metrics, a fraction of a second
 DELIVERY_INTERVAL_S, MOST_LATE_S = 2.0, 10.0  # between deliveries; whoever looks at curves waits so long
-MOST_OF_A_PROCESSOR = 0.1  # for delivering, which takes it from the trials where they have the same machine
+MOST_OF_A_PROCESSOR = 0.05  # for delivering, which takes it from the trials where they have the same machine
 
 
 def pause_after(took_s: float) -> float:

@@ -229,6 +229,6 @@ def test_a_fault_in_writing_the_results_is_said_and_does_not_decide_how_the_swee
     assert "ZeroDivisionError: a plot of nothing" in notice.message
 
 
-@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 2.0), (0.2, 2.0), (0.5, 5.0), (60.0, 10.0)])
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 2.0), (0.1, 2.0), (0.25, 5.0), (60.0, 10.0)])
 def test_a_delivery_that_takes_long_is_made_less_often(took_s: float, pause_s: float) -> None:
     assert pause_after(took_s) == pause_s
