@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Two processes: one has the end-to-end tests, which share a stack, the other the rest (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-.PHONY: help install demo up test test-fast check format docs openapi lock clean
+.PHONY: help install demo up test test-long test-fast check format docs openapi lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,11 @@ demo: $(INSTALLED) ## Start the service, sweep the census data over REST, print 
 up: $(INSTALLED) ## Run the service on this machine until Ctrl-C
 	$(BIN)/sweep up
 
-test: $(INSTALLED) ## Run all tests, on real Ray, SQLite, PostgreSQL and MLflow
+test: $(INSTALLED) ## Run the tests, on real Ray, SQLite, PostgreSQL and MLflow
+	@sh tests/ensure_tools.sh
+	$(PYTEST) -m "not long"
+
+test-long: $(INSTALLED) ## Run all tests, also those that show the same in more ways
 	@sh tests/ensure_tools.sh
 	$(PYTEST)
 
