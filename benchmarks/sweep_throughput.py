@@ -24,8 +24,9 @@ besides, the script does not. ``cold s`` has the start of the script's process, 
 MLflow's page. ``best`` is val/normalized_loss at the last step, the lowest of the completed trials. ``s to 1 %``: when
 a trial first reported a value within 1 % of the lowest that any variant reported for the problem, in any round.
 
-``--asha`` adds ``tune_script_asha`` and ``lanes_auto_asha``, with trials stopped early by ASHA (factor 3, from the
-second report on); for the script it is Tune's, for the service its own.
+``--asha`` adds ``tune_script_asha`` and ``lanes_auto_asha`` where ``tune_script`` and ``lanes_auto`` are measured, with
+trials stopped early by ASHA (factor 3, from the second report on); for the script it is Tune's, for the service its
+own.
 
 Looking at the memory takes 3 to 8 % of a processor from what is measured, more from the stack, which has more
 processes. The points that are tried differ between service and script: the service seeds each draw by itself, and lets
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     variants = {name: VARIANTS[name] for name in options.variants}
     if options.asha:
-        variants |= STOPPING_VARIANTS
+        variants |= {name: one for name, one in STOPPING_VARIANTS.items() if name.removesuffix("_asha") in variants}
     workloads = [
         Workload(
             problem=problem,
