@@ -5,7 +5,7 @@ Implementations live in ``storage``, ``search`` and ``tracking``; the fakes of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -132,9 +132,7 @@ class SweepStore(LogStore, Protocol):
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         """Move the sweep where the verb takes it, reason USER; unchanged (no event) where the verb is in effect
-        already.
-
-        Ending a sweep here (it was queued) cancels its trials that have not ended.
+        already. One that no conductor has had ends at once, any other is for a conductor to end.
 
         Raises:
             SweepNotFoundError, IllegalMoveError.
@@ -145,7 +143,7 @@ class SweepStore(LogStore, Protocol):
         """Forget an ended sweep, with its trials, attempts, reports, lines, events and key.
 
         Raises:
-            SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that make sense instead.
+            SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that end it.
         """
         ...
 
@@ -273,15 +271,23 @@ class SweepStore(LogStore, Protocol):
         ...
 
     def record(
-        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+        self,
+        lease: Lease,
+        *,
+        reports: Sequence[Report] = (),
+        ends: Sequence[TrialEnd] = (),
+        rests: Collection[str] = (),
+        best: str | None = None,
     ) -> None:
-        """Record reports, then ends of trials, then which trial is the best one now, in one transaction.
+        """Record reports, then ends of trials, then which of them rest from now on, then which trial is the best one
+        now, in one transaction.
 
         A report updates its trial's metrics, last_step and, if it has one, checkpoint. A step that the trial has
         reported
         before (an attempt that resumed behind it) is not recorded again; its checkpoint still is. An end moves the
         trial
-        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED). ``best`` is a completed trial (event:
+        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED). A trial that rests is RESTING, its running
+        attempt, if any, PREEMPTED (the same events). ``best`` is a completed trial (event:
         TRIAL_BEST, unless it was the best already); None leaves the best one what it was.
 
         Raises:

@@ -175,7 +175,7 @@ class LaneEnding(StrEnum):
     """Why a lane trains no further; the reason is recorded, the trial's state follows from it."""
 
     COMPLETED = "completed"  # trained to its last step
-    STOPPED = "stopped"  # the receiver of its report asked for it
+    STOPPED = "stopped"  # the receiver of its report asked for it; it leaves a checkpoint, and may go on at any time
     NON_FINITE = "non_finite"  # a loss or a metric became NaN or infinite
     OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"  # the user's code raised; traceback kept

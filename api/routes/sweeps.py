@@ -231,6 +231,34 @@ def get_report(sweep_id: SweepId, service: Reports) -> HTMLResponse:
 
 
 @router.post(
+    "/{sweep_id}/pause",
+    operation_id="pause_sweep",
+    response_model=SweepView,
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
+)
+def pause_sweep(sweep_id: SweepId, service: Service) -> SweepView:
+    """No new trials start; running ones leave a checkpoint at their next report and rest. The sweep is `pausing` until
+    they all do, then `paused`. Asked again, it changes nothing.
+    """
+    return SweepView.of(service.pause(sweep_id))
+
+
+@router.post(
+    "/{sweep_id}/resume",
+    operation_id="resume_sweep",
+    response_model=SweepView,
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
+)
+def resume_sweep(sweep_id: SweepId, service: Service) -> SweepView:
+    """A paused sweep goes on: it is queued, and its trials train on from their checkpoints. Asked again, it changes
+    nothing.
+    """
+    return SweepView.of(service.resume(sweep_id))
+
+
+@router.post(
     "/{sweep_id}/stop",
     operation_id="stop_sweep",
     response_model=SweepView,
@@ -238,7 +266,7 @@ def get_report(sweep_id: SweepId, service: Reports) -> HTMLResponse:
     dependencies=[Depends(no_query), Depends(no_body)],
 )
 def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """Running trials finish, no new ones start. Asked again, it changes nothing."""
+    """Running trials finish, no new ones start; those that rest are cancelled. Asked again, it changes nothing."""
     return SweepView.of(service.stop(sweep_id))
 
 

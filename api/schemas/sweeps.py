@@ -38,13 +38,15 @@ class Links(BaseModel):
     events: str
     logs: str
     report: str
+    pause: str
+    resume: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        names = ("trials", "best", "events", "logs", "report", "stop", "cancel")
+        names = ("trials", "best", "events", "logs", "report", "pause", "resume", "stop", "cancel")
         parts = {part: f"{here}/{part}" for part in names}
         return cls(self=here, **parts)
 

@@ -1,4 +1,4 @@
-"""Change what runs, or forget it: ``stop``, ``cancel`` and ``delete``."""
+"""Change what runs, or forget it: ``pause``, ``resume``, ``stop``, ``cancel`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ import typer
 from sweep_service.cli.service import DEFAULT_URL, SURE_LENGTH, AsJson, SweepId, Url, connected, print_json, resolve
 
 commands = typer.Typer()
+
+
+@commands.command()
+def pause(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Start no new trials; the running ones rest at their next report."""
+    with connected(url) as client:
+        sweep = client.pause(resolve(client, sweep_id, least=SURE_LENGTH))
+    _tell(sweep, as_json=as_json)
+
+
+@commands.command()
+def resume(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Go on with a paused sweep."""
+    with connected(url) as client:
+        sweep = client.resume(resolve(client, sweep_id, least=SURE_LENGTH))
+    _tell(sweep, as_json=as_json)
 
 
 @commands.command()

@@ -142,6 +142,14 @@ class SweepClient(Connection):
                 return
             self._sleep(_FOLLOW_SECONDS)
 
+    def pause(self, sweep_id: str) -> Document:
+        """No new trials start, running ones rest at their next report. Raises ConflictError."""
+        return self._call("POST", f"{_sweep_path(sweep_id)}/pause", _SWEEP)
+
+    def resume(self, sweep_id: str) -> Document:
+        """A paused sweep goes on. Raises ConflictError."""
+        return self._call("POST", f"{_sweep_path(sweep_id)}/resume", _SWEEP)
+
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/stop", _SWEEP)

@@ -126,11 +126,11 @@ _ENDING_STATES: Mapping[TrialEnding, tuple[TrialState, AttemptState]] = {
 _S, _T, _A = SweepState, TrialState, AttemptState
 
 SWEEP_MOVES: Mapping[SweepState, frozenset[SweepState]] = {
-    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.STOPPED, _S.CANCELLED, _S.FAILED}),
+    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.STOPPING, _S.STOPPED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
     _S.STARTING: frozenset({_S.RUNNING, _S.PAUSING, _S.STOPPING, _S.CANCELLING, _S.FAILED}),
     _S.RUNNING: frozenset({_S.PAUSING, _S.STOPPING, _S.CANCELLING, _S.COMPLETED, _S.FAILED}),
     _S.PAUSING: frozenset({_S.PAUSED, _S.STOPPING, _S.CANCELLING, _S.COMPLETED, _S.FAILED}),
-    _S.PAUSED: frozenset({_S.QUEUED, _S.STOPPED, _S.CANCELLED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.STOPPING, _S.STOPPED, _S.CANCELLING, _S.CANCELLED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.CANCELLING, _S.FAILED}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     # Ended sweeps move only when somebody re-opens them (a larger budget, a retry).
@@ -175,14 +175,29 @@ def check_move(moves: Mapping[_StateT, frozenset[_StateT]], current: _StateT, ta
 class Verb(StrEnum):
     """What a user may ask of a sweep."""
 
+    PAUSE = "pause"  # no new trials start, running ones checkpoint at their next report and rest
+    RESUME = "resume"  # go on where a pause has left off
     STOP = "stop"  # running trials finish, no new ones start
     CANCEL = "cancel"  # kill now
 
 
 _VERB_TARGETS: Mapping[Verb, Mapping[SweepState, SweepState]] = {
+    Verb.PAUSE: {
+        _S.QUEUED: _S.PAUSED,
+        _S.STARTING: _S.PAUSING,
+        _S.RUNNING: _S.PAUSING,
+        _S.PAUSING: _S.PAUSING,
+        _S.PAUSED: _S.PAUSED,
+    },
+    Verb.RESUME: {
+        _S.PAUSED: _S.QUEUED,
+        _S.QUEUED: _S.QUEUED,
+        _S.STARTING: _S.STARTING,
+        _S.RUNNING: _S.RUNNING,
+    },
     Verb.STOP: {
-        _S.QUEUED: _S.STOPPED,
-        _S.PAUSED: _S.STOPPED,
+        _S.QUEUED: _S.STOPPING,
+        _S.PAUSED: _S.STOPPING,
         _S.STARTING: _S.STOPPING,
         _S.RUNNING: _S.STOPPING,
         _S.PAUSING: _S.STOPPING,
@@ -190,8 +205,8 @@ _VERB_TARGETS: Mapping[Verb, Mapping[SweepState, SweepState]] = {
         _S.STOPPED: _S.STOPPED,
     },
     Verb.CANCEL: {
-        _S.QUEUED: _S.CANCELLED,
-        _S.PAUSED: _S.CANCELLED,
+        _S.QUEUED: _S.CANCELLING,
+        _S.PAUSED: _S.CANCELLING,
         _S.STARTING: _S.CANCELLING,
         _S.RUNNING: _S.CANCELLING,
         _S.PAUSING: _S.CANCELLING,
@@ -202,8 +217,12 @@ _VERB_TARGETS: Mapping[Verb, Mapping[SweepState, SweepState]] = {
 }
 
 
-def verb_target(current: SweepState, verb: Verb) -> SweepState:
-    """Where the verb takes a sweep; ``current`` itself if the verb is already in effect.
+_ENDS_OF_WHAT_NEVER_RAN = {_S.STOPPING: _S.STOPPED, _S.CANCELLING: _S.CANCELLED}
+
+
+def verb_target(current: SweepState, verb: Verb, *, has_run: bool) -> SweepState:
+    """Where the verb takes a sweep; ``current`` itself if the verb is already in effect. One that ``has_run`` and does
+    not now is ended by a conductor all the same: it has results to sum up and runs to close.
 
     Raises:
         IllegalMoveError: the verb makes no sense there; lists the verbs that do.
@@ -211,13 +230,16 @@ def verb_target(current: SweepState, verb: Verb) -> SweepState:
     target = _VERB_TARGETS[verb].get(current)
     if target is None:
         raise IllegalMoveError(current=current, target=verb, allowed=_allowed_verbs(current))
+    if current in (SweepState.QUEUED, SweepState.PAUSED) and not has_run:
+        return _ENDS_OF_WHAT_NEVER_RAN.get(target, target)
     return target
 
 
 def check_deletable(current: SweepState) -> None:
-    """Raise IllegalMoveError, which lists the verbs that make sense, unless a sweep in that state may be deleted."""
+    """Raise IllegalMoveError, which lists the verbs that lead there, unless a sweep in that state may be deleted."""
     if not current.is_ended:
-        raise IllegalMoveError(current=current, target="delete", allowed=_allowed_verbs(current))
+        ending = [verb for verb in _allowed_verbs(current) if verb in (Verb.STOP, Verb.CANCEL)]
+        raise IllegalMoveError(current=current, target="delete", allowed=ending)
 
 
 def _allowed_verbs(current: SweepState) -> list[Verb]:

@@ -56,6 +56,13 @@ class Sweep:
     updated_at: datetime
     started_at: datetime | None = None  # first moment in RUNNING
     ended_at: datetime | None = None
+    active_since: datetime | None = None  # since when its conductor runs; None: it waits, rests or has ended
+    active_before_s: float = 0.0  # for how long conductors have run before that
+
+    def active_time(self, now: datetime) -> timedelta:
+        """How long it has run until now, without what it waited in the queue and rested in pauses."""
+        before = timedelta(seconds=self.active_before_s)
+        return before if self.active_since is None else before + (now - self.active_since)
 
 
 @dataclass(frozen=True, kw_only=True)

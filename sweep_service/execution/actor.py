@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.actor import exit_actor
@@ -20,7 +20,7 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.space import Space
 from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import Search
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch
 from sweep_service.settings import Settings
 
@@ -102,7 +102,7 @@ class ConductorActor:
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         return self._conductor.begin(pack, node, worker)
 
-    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
+    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         return self._conductor.report(pack, messages)
 
     def settle(self, pack: str, places: int, reason: str) -> None:

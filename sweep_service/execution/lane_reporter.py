@@ -13,7 +13,7 @@ from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
 from sweep_service.execution.links import PackLink
 from sweep_service.execution.log_sender import LogSender
-from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
     from trainables.protocol import LaneReport
@@ -23,7 +23,7 @@ _ENDINGS: Mapping[str, TrialEnding] = {
     "non_finite": TrialEnding.NON_FINITE,
     "out_of_memory": TrialEnding.OUT_OF_MEMORY,
     "error": TrialEnding.ERROR,
-}  # a lane that was STOPPED has nothing to add: who stopped it knows why
+}  # a lane that was STOPPED has no ending of its own: who stopped it knows why
 
 
 class LaneReporter:
@@ -36,15 +36,18 @@ class LaneReporter:
         self._sender = sender
         self._last_checkpoint: dict[str, Path] = {}
         self._ended: set[str] = set()
+        self._resting: set[str] = set()  # lanes that have been asked to
         self.provenance: dict[str, str] = {}
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
+        """Pass the reports on; which lanes are to leave."""
         written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
         messages = [self._message(report, written.get(report.lane)) for report in reports]
         notices = [(report, notice) for report in reports for notice in report.notices]
         for report, notice in notices:
             self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
-        stopped = self._send(messages)
+        leaving = self._send(messages)
+        self._resting |= {trial_id for trial_id, why in leaving.items() if why is Departure.RESTS}
         ended = {report.lane for report in reports if report.ending is not None}
         self._ended |= ended
         self._capture.close(ended)  # what the pack's code says from here on is of those that go on
@@ -56,7 +59,7 @@ class LaneReporter:
             self._last_checkpoint[trial_id] = path
             if predecessor is not None and predecessor != path:
                 predecessor.unlink(missing_ok=True)
-        return stopped
+        return leaving.keys()
 
     def expect(self, orders: Sequence[LaneOrder]) -> None:
         """These lanes have come to the pack."""
@@ -83,7 +86,7 @@ class LaneReporter:
             ]
         )
 
-    def _send(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+    def _send(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         for message in messages:
             if text := message.traceback or message.message:
                 self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
@@ -92,7 +95,7 @@ class LaneReporter:
         return self._link.report(messages)
 
     def _write_checkpoint(self, report: LaneReport) -> Path | None:
-        if report.checkpoint is None:
+        if report.checkpoint is None or (_is_stopped(report) and report.lane not in self._resting):
             return None
         path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
         report.checkpoint.save(path)
@@ -106,10 +109,15 @@ class LaneReporter:
             metrics=dict(report.metrics),
             checkpoint=str(checkpoint) if checkpoint is not None else None,
             ending=ending,
+            rests=_is_stopped(report) and report.lane in self._resting,
             message=report.message,
             traceback=report.traceback,
             provenance=self.provenance if ending is not None else {},
         )
+
+
+def _is_stopped(report: LaneReport) -> bool:
+    return report.ending is not None and report.ending not in _ENDINGS
 
 
 def provenance_of(data_hash: str, encoding_hash: str | None) -> dict[str, str]:

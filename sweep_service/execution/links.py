@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 
 from sweep_service.execution.trainers import NAMESPACE
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 
 _LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
 
@@ -19,8 +19,8 @@ _LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
 class PackLink(Protocol):
     """What a pack has to say while it trains, and the answer."""
 
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
-        """The answer names the trials that are to stop."""
+    def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
+        """The answer names the trials that are to leave the pack."""
         ...
 
     def settle(self, places: int, reason: str) -> None:
@@ -56,7 +56,7 @@ class ConductorLink:
         worker = ray.get_runtime_context().current_actor
         return ray.get(self._actor.begin.remote(self._pack, socket.gethostname(), worker))
 
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+    def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))
 
     def settle(self, places: int, reason: str) -> None:

@@ -6,7 +6,7 @@ Pure functions of the stored trials.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sweep_service.domain.front import last_to_join
 from sweep_service.domain.spec import SweepSpec
@@ -50,10 +50,12 @@ def search_end(spec: SweepSpec, trials: Sequence[Trial]) -> SweepReason | None:
     return None
 
 
-def is_spent(spec: SweepSpec, started_at: datetime, now: datetime, busy: timedelta) -> bool:
-    """Whether the wall time is over or the GPU-hours are used, after packs that took so long in all."""
+def is_spent(spec: SweepSpec, active: timedelta, busy: timedelta) -> bool:
+    """Whether the wall time is over, of a sweep that has been active for so long, or the GPU-hours are used, after
+    packs that took so long in all.
+    """
     budget = spec.budget
-    is_over = budget.time is not None and now - started_at >= budget.time
+    is_over = budget.time is not None and active >= budget.time
     return is_over or (budget.gpu_hours is not None and used_gpu_hours(spec, busy) >= budget.gpu_hours)
 
 

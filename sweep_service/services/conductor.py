@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
 from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackRunner, PackSupply
@@ -97,8 +97,8 @@ class Conductor:
             if not has_lanes:  # it is free for others
                 self._workers.pop(pack, None)
 
-    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Collection[str]:
-        """What the lanes of a pack say; the answer names those that are to stop."""
+    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
+        """What the lanes of a pack say; the answer names those that are to leave it."""
         return self._patiently(lambda generation: generation.report(pack, messages))
 
     def settle(self, pack: str, places: int, reason: str) -> None:
@@ -187,7 +187,12 @@ class Conductor:
         finally:
             self._packs_over.set()
             delivering.join()
-        self._finish(no_room or generation.outcome())
+        outcome = no_room or generation.outcome()
+        if outcome.state is SweepState.PAUSED:
+            if self._rest(outcome):
+                return
+            outcome = generation.outcome()  # a user has asked for something else meanwhile, and has got it
+        self._finish(outcome)
 
     def _open_generation(self, sweep: Sweep) -> Generation:
         trainable = self._store.read_catalog().get(sweep.spec.trainable)
@@ -257,10 +262,29 @@ class Conductor:
         if supply.fault is not None:
             raise supply.fault
         supply.lose_open_packs("It was waiting for a place when the sweep was ended.")
-        if not all(trial.state.is_ended for trial in self._store.list_trials(self._lease.sweep_id)):
+        if not supply.is_over and not all(
+            trial.state.is_ended for trial in self._store.list_trials(self._lease.sweep_id)
+        ):
             raise RuntimeError("the controller of the packs ended before all trials had")
 
     # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _rest(self, outcome: Outcome) -> bool:
+        """Let the sweep rest until somebody resumes it. What the tracking server does not take now it gets then. False:
+        a user has asked for something else meanwhile.
+        """
+        self._delivery.try_deliver()
+        self._raise_if_lost()
+        try:
+            self._store.move_sweep(self._lease, outcome.state, reason=outcome.reason, message=outcome.message)
+        except IllegalMoveError as error:
+            logger.info("%s: %s Doing what it is asked now.", self._name, error)
+            self._obey(self._store.get_state(self._lease.sweep_id))
+            return False
+        self._over.set()
+        self._store.release_lease(self._lease)
+        logger.info("%s: %s.", self._name, outcome.state)
+        return True
 
     def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
         """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
@@ -353,7 +377,9 @@ class Conductor:
         generation = self._generation
         if generation is None or asked is self._obeyed:
             return
-        if asked is SweepState.STOPPING:
+        if asked is SweepState.PAUSING:
+            generation.pause()
+        elif asked is SweepState.STOPPING:
             generation.stop()
         elif asked is SweepState.CANCELLING:
             generation.expect_cancel()

@@ -114,10 +114,13 @@ class Dispatcher:
         except SweepNotFoundError:  # it ended, and somebody has deleted it since
             self._failed_starts.pop(ended.lease.sweep_id, None)
             return
+        # A sweep that rests may be resumed, and have a conductor again, before anybody asks for this one.
+        is_another = sweep.generation != ended.lease.generation or sweep.state is SweepState.QUEUED
+        needs_nobody = sweep.state.is_ended or sweep.state is SweepState.PAUSED or is_another
         never_ran = ended.error is not None or sweep.state is SweepState.STARTING
-        if sweep.state.is_ended or not never_ran:
+        if needs_nobody or not never_ran:
             self._failed_starts.pop(sweep.id, None)
-            if not sweep.state.is_ended:
+            if not needs_nobody:
                 logger.warning("The conductor of %s is gone; its lease runs out. %s", sweep.id, ended.message)
             return
         self._failed_starts[sweep.id] += 1

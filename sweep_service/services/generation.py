@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
@@ -27,12 +27,15 @@ from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, log_lines_of, report_of
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packing import Pack, Packing, together
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.trial_book import TrialBook
 from sweep_service.services.trial_queue import TrialQueue
 
 logger = logging.getLogger(__name__)
+
+
+_GOING_ON = (SweepState.RUNNING, SweepState.STOPPING)  # what has started is trained on
 
 
 class Pause(Enum):
@@ -75,7 +78,7 @@ class Generation:
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._told: set[str] = set()  # notices on the sweep
         self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
-        self._winding_up = SweepState.RUNNING  # STOPPING or CANCELLING once a user has asked for it
+        self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
 
@@ -99,6 +102,8 @@ class Generation:
         with self._acting():
             if self._winding_up is SweepState.CANCELLING:
                 return Pause.DONE
+            if self._winding_up is SweepState.PAUSING:
+                return Pause.WAIT if self._packs else Pause.DONE
             if len(self._packs) >= self._spec.resources.parallel:
                 return Pause.WAIT
             trial_id = self._queue.take()
@@ -117,7 +122,7 @@ class Generation:
 
     def begin(self, key: str, *, node: str) -> PackOrder:
         """The pack's worker is up: start an attempt of each of its trials. No lanes: do nothing, the sweep is being
-        ended.
+        ended or paused.
 
         Raises:
             PackOverError: the pack has been given up.
@@ -125,7 +130,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             pack.node = node
-            is_wanted = self._winding_up is not SweepState.CANCELLING
+            is_wanted = self._winding_up in _GOING_ON
             self._put_back_surplus(pack)
             resources = self._spec.resources
             return PackOrder(
@@ -158,7 +163,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
-            if self._winding_up is SweepState.CANCELLING or is_needed:
+            if self._winding_up not in _GOING_ON or is_needed:
                 return ()
             live = self._live(pack)
             num_handed_out = sum(trial.id in pack.handed_out for trial in live)
@@ -188,25 +193,34 @@ class Generation:
                 pack.trial_ids.remove(trial.id)  # only now: a call that fails is made again
                 pack.attempts.pop(trial.id, None)
                 self._queue.put_first([trial.id])
+            self._rest_idle()
 
-    def report(self, key: str, messages: Sequence[LaneMessage]) -> Collection[str]:
-        """Record what the lanes say, in one transaction. The answer names the trials that are to stop now.
+    def report(self, key: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
+        """Record what the lanes say, in one transaction. The answer names the trials that are to leave the pack now.
 
         Raises:
             PackOverError: the pack has been given up, and its trials may be in other hands: nothing was recorded.
         """
         with self._acting():
             pack = self._known(key)
-            live = [m for m in messages if not self._trials[m.trial_id].state.is_ended]
+            live = [m for m in messages if self._trials[m.trial_id].state is TrialState.RUNNING]
             now = self._clock.now()
             objective = self._spec.objective
             reports = [
-                report_of(m, pack.attempts[m.trial_id], objective, self._sweep.id, now) for m in live if m.metrics
+                report_of(m, pack.attempts[m.trial_id], objective, self._sweep.id, now)
+                for m in live
+                if m.metrics or m.checkpoint is not None
             ]
             ends = [end_of(message, self._spec) for message in live if message.ending is not None]
             done = {end.trial_id for end in ends}
-            self._record(reports, [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)])
-            return [m.trial_id for m in messages if self._trials[m.trial_id].state.is_ended]
+            self._record(
+                reports,
+                [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)],
+                [m.trial_id for m in live if m.rests],
+            )
+            self._part([m.trial_id for m in messages if m.rests], pack)
+            found = {m.trial_id: self._departure(m.trial_id) for m in messages if not m.rests}
+            return {trial_id: departure for trial_id, departure in found.items() if departure is not None}
 
     def log(self, key: str, said: Sequence[LaneLines]) -> None:
         """Store what the lanes' code has said; of a pack that has been given up, nothing."""
@@ -242,6 +256,7 @@ class Generation:
                     self._lose(trial, pack, message)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             del self._packs[key]
+            self._rest_idle()
 
     @property
     def open_packs(self) -> Sequence[str]:
@@ -251,19 +266,35 @@ class Generation:
 
     @property
     def is_over(self) -> bool:
-        """Whether a user has ended the sweep, and every trial with it: what still waits for a worker may go."""
+        """Whether a user has ended the sweep, and every trial with it, or paused it, and nothing runs any more: what
+        still waits for a worker may go.
+        """
         with self._lock:
-            return self._winding_up is not SweepState.RUNNING and all(t.state.is_ended for t in self._trials.values())
+            states = {trial.state for trial in self._trials.values()}
+            if self._winding_up is SweepState.PAUSING:
+                return TrialState.RUNNING not in states
+            return self._winding_up is not SweepState.RUNNING and all(state.is_ended for state in states)
 
     # --- control ------------------------------------------------------------------------------------------------------
 
+    def pause(self) -> None:
+        """No new trials; those that run rest at their next report, those that wait for a worker now."""
+        with self._acting():
+            if self._winding_up not in (SweepState.RUNNING, SweepState.PAUSING):
+                return
+            self._winding_up = SweepState.PAUSING
+            for pack in self._packs.values():
+                if not pack.node:  # its worker is not up yet, and will find nothing to do
+                    pack.trial_ids.clear()
+            self._rest_idle()
+
     def stop(self) -> None:
-        """No new trials; those that have started go on to their end. Trials that never started are cancelled."""
+        """No new trials; those that run go on to their end. Trials that never started, or rest, are cancelled."""
         with self._acting():
             if self._winding_up is SweepState.CANCELLING:
                 return
             self._winding_up = SweepState.STOPPING
-            self._cancel([trial for trial in self.trials if trial.state is TrialState.PENDING])
+            self._cancel([t for t in self.trials if t.state in (TrialState.PENDING, TrialState.RESTING)])
 
     def expect_cancel(self) -> None:
         """Start nothing more, and take the death of a worker for the cancel's. Waits neither for the store nor for a
@@ -279,7 +310,7 @@ class Generation:
             self._queue.clear()
 
     def outcome(self) -> Outcome:
-        """How the sweep ends, once :meth:`next_pack` has said DONE."""
+        """How the sweep ends, or rests, once :meth:`next_pack` has said DONE."""
         with self._lock:
             return outcome_of(self._spec, self.trials, self._winding_up, self._busy_time(self._clock.now()))
 
@@ -361,9 +392,33 @@ class Generation:
             return timedelta(0)
         return self._store.busy_time(self._sweep.id).until(now)
 
-    def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd]) -> None:
-        for trial_id in self._book.record(reports, ends):
+    def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str] = ()) -> None:
+        for trial_id in self._book.record(reports, ends, rests):
             self._losses.pop(trial_id, None)
+
+    def _departure(self, trial_id: str) -> Departure | None:
+        """Whether a lane is to leave its pack after its report, and why."""
+        if self._trials[trial_id].state.is_ended:
+            return Departure.ENDED
+        return Departure.RESTS if self._winding_up is SweepState.PAUSING else None
+
+    def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
+        """These trials have left the pack to rest. Where a user has asked for something else meanwhile, they go on."""
+        for trial_id in trial_ids:
+            if trial_id in pack.attempts:  # or a failed call has been here
+                pack.trial_ids.remove(trial_id)
+                del pack.attempts[trial_id]
+                if self._winding_up is SweepState.STOPPING:
+                    self._queue.put([trial_id])
+
+    def _rest_idle(self) -> None:
+        """In a pause, trials that have started and are in no pack rest."""
+        if self._winding_up is not SweepState.PAUSING:
+            return
+        busy = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
+        idle = [t.id for t in self.trials if t.state is TrialState.RUNNING and t.id not in busy]
+        if idle:
+            self._record((), (), idle)
 
     def _lose(self, trial: Trial, pack: Pack, message: str) -> None:
         """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
@@ -377,6 +432,10 @@ class Generation:
             self._cancel([trial])
             return
         attempt_id = pack.attempts.get(trial.id)
+        if self._winding_up is SweepState.PAUSING:  # nobody has to try again now
+            if attempt_id is not None:
+                self._attempts.end(attempt_id, message)
+            return
         num_lanes = pack.num_lost or 0
         losses = self._losses[trial.id] + (num_lanes == 1 and not pack.is_lost_trying)
         if num_lanes > 1:
@@ -389,7 +448,7 @@ class Generation:
         if attempt_id is not None:
             self._attempts.end(attempt_id, message)
         # A user who stops a sweep does not want what has not even started.
-        if trial.state is TrialState.PENDING and self._winding_up is not SweepState.RUNNING:
+        if trial.state is TrialState.PENDING and self._winding_up is SweepState.STOPPING:
             self._cancel([trial])
             return
         self._losses[trial.id] = losses

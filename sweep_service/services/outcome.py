@@ -19,7 +19,7 @@ _QUOTED = 500  # characters of a trial's message in the sweep's
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The state that a sweep ends in, and why."""
+    """The state that a sweep ends in, or rests, and why."""
 
     state: SweepState
     reason: SweepReason
@@ -27,13 +27,14 @@ class Outcome:
 
 
 CANCELLED = Outcome(state=SweepState.CANCELLED, reason=SweepReason.USER)
+PAUSED = Outcome(state=SweepState.PAUSED, reason=SweepReason.USER)
 STOPPED = Outcome(state=SweepState.STOPPED, reason=SweepReason.USER)
 
 
 def outcome_of(
     spec: SweepSpec, trials: Sequence[Trial], winding_up: SweepState, busy: timedelta = timedelta(0)
 ) -> Outcome:
-    """What came out of the trials, all of which have ended.
+    """What came out of the trials, all of which have ended, unless the sweep is paused.
 
     Args:
         spec: of the sweep.
@@ -45,6 +46,8 @@ def outcome_of(
         return CANCELLED
     if winding_up is SweepState.STOPPING:
         return STOPPED
+    if winding_up is SweepState.PAUSING:
+        return PAUSED
     search = [trial for trial in trials if trial.role is Role.SEARCH]
     if any(trial.state is TrialState.COMPLETED for trial in search):
         return _completed(spec, trials, busy)

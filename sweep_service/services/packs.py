@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from sweep_service.domain.logs import LogLine
@@ -44,9 +45,17 @@ class LaneMessage:
     metrics: Mapping[str, float]
     checkpoint: str | None = None  # written and complete before it is named here
     ending: TrialEnding | None = None  # set on the last message alone
+    rests: bool = False  # the last message of this lane: it has left the pack, and may go on from its checkpoint
     message: str = ""
     traceback: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)  # with the last message
+
+
+class Departure(StrEnum):
+    """Why a lane is to leave its pack at a report. A conductor's answer has one for each lane that is to."""
+
+    ENDED = "ended"  # its trial has ended
+    RESTS = "rests"  # it leaves a checkpoint behind, to go on another time
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -94,7 +95,7 @@ class Plan:
         self._sweep = sweep
         self._spec = sweep.spec
         self._trainable = trainable
-        self._started_at = sweep.started_at  # None: with the first trial that is asked for
+        self._active_since = sweep.active_since  # None: with the first trial that is asked for
         self._trials = {trial.id: trial for trial in trials}
         self._lines = list(self._open_lines(open_search))
 
@@ -145,8 +146,9 @@ class Plan:
 
         Empty: wait for what runs; or, if nothing does, the sweep is done.
         """
-        self._started_at = self._started_at or now
-        if self.is_hopeless or is_spent(self._spec, self._started_at, now, busy):
+        self._active_since = self._active_since or now
+        active = replace(self._sweep, active_since=self._active_since).active_time(now)
+        if self.is_hopeless or is_spent(self._spec, active, busy):
             return ()
         if lines := [*self._open_baselines(), *self._open_search_lines()]:
             # Of the lines whose turn it could be, those that must learn first have to wait for what runs.

@@ -216,6 +216,23 @@ class SweepService:
             return replace(found, reason="The sweep ended without a completed search trial.")
         return replace(found, reason="No search trial has completed yet.")
 
+    def pause(self, sweep_id: str) -> SweepOverview:
+        """Start no new trials, and let the running ones rest at their next report. Nothing happens if that is so
+        already.
+
+        Raises:
+            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
+        """
+        return self._control(sweep_id, Verb.PAUSE)
+
+    def resume(self, sweep_id: str) -> SweepOverview:
+        """Queue a sweep that is paused: its trials go on from where they rest. Nothing happens if it runs already.
+
+        Raises:
+            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
+        """
+        return self._control(sweep_id, Verb.RESUME)
+
     def stop(self, sweep_id: str) -> SweepOverview:
         """Let running trials finish and start no new ones. Nothing happens if that is so already.
 

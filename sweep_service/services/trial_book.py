@@ -59,15 +59,19 @@ class TrialBook:
         self._best = self.trials.get(self._store.get_sweep(self._sweep.id).best_trial_id or "")
         return new
 
-    def record(self, reports: Sequence[Report], ends: Sequence[TrialEnd]) -> Collection[str]:
+    def record(
+        self, reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str] = ()
+    ) -> Collection[str]:
         """Store it, then know it, then remove the checkpoints that nothing will go on from. The answer names the trials
         that have a checkpoint of a later step now.
         """
         best = self._new_best(ends)
-        self._store.record(self._lease, reports=reports, ends=ends, best=best)
+        self._store.record(self._lease, reports=reports, ends=ends, rests=rests, best=best)
         further = {report.trial_id for report in reports if self._take_report(report)}
         for end in ends:
             self._take_end(end)
+        for trial_id in rests:
+            self.take(replace(self.trials[trial_id], state=TrialState.RESTING))
         done = [end.trial_id for end in ends]
         if best is not None:
             done += [self._best.id] if self._best else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -125,14 +125,6 @@ class LockedSweep:
                 raise TrialNotFoundError(trial_id)
         return found
 
-    def unfinished_trials(self) -> list[Trial]:
-        query = (
-            select(trials)
-            .where(trials.c.sweep_id == self.sweep.id, trials.c.ending.is_(None))
-            .order_by(trials.c.number)
-        )
-        return [rows.trial_of(row) for row in self._connection.execute(query)]
-
     def save_trials(self, changed: Sequence[Trial]) -> None:
         if not changed:
             return
@@ -166,16 +158,21 @@ class LockedSweep:
             values = {"state": str(attempt.state), "message": attempt.message, "ended_at": attempt.ended_at}
             self._connection.execute(update(attempts).where(attempts.c.id == attempt.id).values(**values))
 
-    def record(self, new_reports: Sequence[Report], ends: Sequence[TrialEnd]) -> None:
-        """Reports, then ends. Raises IllegalMoveError, NotFoundError."""
-        named = self.trials(sorted({r.trial_id for r in new_reports} | {end.trial_id for end in ends}))
+    def record(self, new_reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str]) -> None:
+        """Reports, then ends, then rests. Raises IllegalMoveError, NotFoundError."""
+        leaving = [*(end.trial_id for end in ends), *rests]
+        named = self.trials(sorted({*(report.trial_id for report in new_reports), *leaving}))
         current = dict(named)
         self._take_reports(new_reports, current)
-        running = self.running_attempts([end.trial_id for end in ends]) if ends else {}
+        running = self.running_attempts(leaving) if leaving else {}
         ended: list[Attempt] = []
         for end in ends:
             trial = current[end.trial_id]
             current[trial.id], attempt, told = moves.end_trial(trial, running.get(trial.id), end, now=self.now)
+            ended += [] if attempt is None else [attempt]
+            self.append(*told)
+        for trial_id in rests:
+            current[trial_id], attempt, told = moves.rest_trial(current[trial_id], running.get(trial_id), now=self.now)
             ended += [] if attempt is None else [attempt]
             self.append(*told)
         self.save_attempts(ended)

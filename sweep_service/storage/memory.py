@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -115,15 +115,11 @@ class MemorySweepStore:
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):
             sweep = tables.sweep(sweep_id)
-            target = verb_target(sweep.state, verb)
+            target = verb_target(sweep.state, verb, has_run=sweep.generation > 0)
             if target is sweep.state:
                 return _without_results(sweep)
             moved, event = moves.move_sweep(sweep, target, reason=SweepReason.USER, message=message, now=now)
             tables.append(event)
-            if target.is_ended:
-                for trial in tables.trials_of(sweep_id):
-                    if not trial.state.is_ended:
-                        tables.end_trial(trial, moves.cancelled(trial.id), now=now)
             return _without_results(tables.update_sweep(moved, now=now))
 
     def delete_sweep(self, sweep_id: str) -> None:
@@ -297,12 +293,18 @@ class MemorySweepStore:
             tables.append(event)
 
     def record(
-        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+        self,
+        lease: Lease,
+        *,
+        reports: Sequence[Report] = (),
+        ends: Sequence[TrialEnd] = (),
+        rests: Collection[str] = (),
+        best: str | None = None,
     ) -> None:
         reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
         ends = [intake.accept_end(end) for end in ends]
         with self._fenced(lease) as (tables, now):
-            for trial_id in [report.trial_id for report in reports] + [end.trial_id for end in ends]:
+            for trial_id in [*(report.trial_id for report in reports), *(end.trial_id for end in ends), *rests]:
                 tables.trial(trial_id, of=lease.sweep_id)
             for report in reports:
                 tables.attempt(report.attempt_id, of=lease.sweep_id)
@@ -310,6 +312,8 @@ class MemorySweepStore:
                 tables.take_report(report)
             for end in ends:
                 tables.end_trial(tables.trial(end.trial_id), end, now=now)
+            for trial_id in rests:
+                tables.rest_trial(tables.trial(trial_id), now=now)
             if best is not None:
                 sweep, events = moves.new_best(
                     tables.sweep(lease.sweep_id), tables.trial(best, of=lease.sweep_id), now=now

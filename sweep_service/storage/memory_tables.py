@@ -159,6 +159,12 @@ class MemoryTables:
             self.attempts[attempt.id] = attempt
         self.append(*events)
 
+    def rest_trial(self, trial: Trial, *, now: datetime) -> None:
+        self.trials[trial.id], attempt, events = moves.rest_trial(trial, self.running_attempt(trial.id), now=now)
+        if attempt is not None:
+            self.attempts[attempt.id] = attempt
+        self.append(*events)
+
     def is_claimable(self, sweep: Sweep, now: datetime) -> bool:
         if sweep.state is SweepState.QUEUED:
             return True

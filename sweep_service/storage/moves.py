@@ -33,6 +33,9 @@ CLAIMABLE_WITHOUT_LEASE = frozenset(
 )
 """States in which a conductor has work to do: without a live lease, somebody must take over."""
 
+_ACTIVE = CLAIMABLE_WITHOUT_LEASE - {SweepState.STARTING}
+"""States whose time counts as the sweep's: a conductor runs, or should."""
+
 _ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})
 
 
@@ -67,6 +70,8 @@ def move_sweep(
         message=message,
         started_at=now if is_first_run else sweep.started_at,
         ended_at=now if target.is_ended else None,
+        active_since=(sweep.active_since or now) if target in _ACTIVE else None,
+        active_before_s=sweep.active_before_s if target in _ACTIVE else sweep.active_time(now).total_seconds(),
     )
     data = {"from": str(sweep.state), "to": str(target), "reason": None if reason is None else str(reason)}
     event = Event(sweep_id=sweep.id, kind=EventKind.SWEEP_MOVED, message=message, data=data, at=now)
@@ -183,9 +188,15 @@ def end_trial(
     return ended, running, events
 
 
-def cancelled(trial_id: str) -> TrialEnd:
-    """The end of a trial whose sweep a user ended."""
-    return TrialEnd(trial_id=trial_id, ending=TrialEnding.CANCELLED, message="The sweep was ended by a user.")
+def rest_trial(trial: Trial, running: Attempt | None, *, now: datetime) -> tuple[Trial, Attempt | None, list[Event]]:
+    """The trial at rest, and its running attempt, if any, preempted. Raises IllegalMoveError."""
+    check_move(TRIAL_MOVES, trial.state, TrialState.RESTING)
+    events: list[Event] = []
+    if running is not None:
+        running, event = end_attempt(running, AttemptState.PREEMPTED, message="The sweep is paused.", now=now)
+        events.append(event)
+    events.append(_trial_moved(trial, TrialState.RESTING, ending=None, message="", now=now))
+    return replace(trial, state=TrialState.RESTING), running, events
 
 
 def take_report(trial: Trial, attempt: Attempt, report: Report, *, is_new: bool) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -93,15 +93,13 @@ class SqlSweepStore(SharedTables):
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._locked(sweep_id) as locked:
-            target = verb_target(locked.sweep.state, verb)
+            target = verb_target(locked.sweep.state, verb, has_run=locked.sweep.generation > 0)
             if target is locked.sweep.state:
                 return locked.sweep
             locked.sweep, event = moves.move_sweep(
                 locked.sweep, target, reason=SweepReason.USER, message=message, now=locked.now
             )
             locked.append(event)
-            if target.is_ended:
-                locked.record((), [moves.cancelled(trial.id) for trial in locked.unfinished_trials()])
             return locked.flush()
 
     def delete_sweep(self, sweep_id: str) -> None:
@@ -205,12 +203,18 @@ class SqlSweepStore(SharedTables):
             locked.flush()
 
     def record(
-        self, lease: Lease, *, reports: Sequence[Report] = (), ends: Sequence[TrialEnd] = (), best: str | None = None
+        self,
+        lease: Lease,
+        *,
+        reports: Sequence[Report] = (),
+        ends: Sequence[TrialEnd] = (),
+        rests: Collection[str] = (),
+        best: str | None = None,
     ) -> None:
         new_reports = [intake.accept_report(report, sweep_id=lease.sweep_id) for report in reports]
         ends = [intake.accept_end(end) for end in ends]
         with self._fenced(lease) as locked:
-            locked.record(new_reports, ends)
+            locked.record(new_reports, ends, rests)
             if best is not None:
                 locked.sweep, told = moves.new_best(locked.sweep, locked.trial(best), now=locked.now)
                 locked.append(*told)

@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -145,6 +145,8 @@ sweeps = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
+    Column("active_since", UtcDateTime),
+    Column("active_before_s", Double, nullable=False, server_default=text("0")),  # 0: a row from before this column
     Column("lease_token", String(32)),
     Column("lease_owner", Text),
     Column("lease_expires_at", UtcDateTime),

@@ -225,14 +225,14 @@ def test_an_unambiguous_beginning_of_an_id_is_enough(sweep: Sweep, service: Serv
 @pytest.mark.parametrize("beginning", ["", " ", "swp_", "SWP_", " swp_ "])
 def test_nothing_is_not_the_beginning_of_an_id(own_service: Service, beginning: str) -> None:
     sweep_id = own_service.submit()["id"]
-    for command in ("show", "watch", "stop", "cancel"):
+    for command in ("show", "watch", "pause", "resume", "stop", "cancel"):
         result = CliRunner().invoke(app, [command, beginning, "--url", own_service.url])
         assert result.exit_code == 2
         assert "give more of it" in result.stderr
     assert own_service.store.get_sweep(sweep_id).state is SweepState.QUEUED
 
 
-@pytest.mark.parametrize("command", ["stop", "cancel"])
+@pytest.mark.parametrize("command", ["pause", "stop", "cancel"])
 def test_what_cannot_be_undone_asks_for_four_letters_of_an_id(own_service: Service, command: str) -> None:
     sweep_id = own_service.submit()["id"]
     letters = sweep_id.removeprefix("swp_")
@@ -253,6 +253,12 @@ def test_an_id_is_found_in_letters_of_either_case(sweep: Sweep, service: Service
         assert json.loads(sweep("show", spell(text), "--json").stdout)["id"] == sweep_id
 
 
+def test_pause_and_resume_say_where_the_sweep_is_now(sweep: Sweep, service: Service) -> None:
+    sweep_id = service.submit()["id"]
+    assert sweep("pause", sweep_id).stdout == f"{sweep_id} is paused.\n"
+    assert sweep("resume", sweep_id).stdout == f"{sweep_id} is queued.\n"
+
+
 def test_stop_and_cancel_say_where_the_sweep_is_now(sweep: Sweep, service: Service) -> None:
     sweep_id = service.submit()["id"]
     Conductor(service.store, sweep_id).move(SweepState.RUNNING)
@@ -265,7 +271,7 @@ def test_stop_and_cancel_say_where_the_sweep_is_now(sweep: Sweep, service: Servi
 
 def test_an_unknown_sweep_is_a_wrong_usage(sweep: Sweep) -> None:
     for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense", "\udcff\udcfe\udcfd\udcfc"):
-        for command in ("show", "watch", "stop", "cancel"):
+        for command in ("show", "watch", "pause", "resume", "stop", "cancel"):
             result = sweep(command, sweep_id)
             assert result.exit_code == 2
             assert "There is no sweep" in result.stderr

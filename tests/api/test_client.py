@@ -50,7 +50,16 @@ def test_an_invalid_spec_raises_an_error_that_tells_every_pointer(client: SweepC
 
 
 def test_a_missing_sweep_raises(client: SweepClient) -> None:
-    for call in (client.get, client.trials, client.best, client.events, client.stop, client.cancel):
+    for call in (
+        client.get,
+        client.trials,
+        client.best,
+        client.events,
+        client.pause,
+        client.resume,
+        client.stop,
+        client.cancel,
+    ):
         with pytest.raises(MissingError, match=NO_SWEEP):
             call(NO_SWEEP)
 
@@ -59,6 +68,12 @@ def test_a_missing_sweep_raises(client: SweepClient) -> None:
 def test_an_id_is_never_taken_for_a_path(client: SweepClient, sweep_id: str) -> None:
     with pytest.raises(MissingError):
         client.get(sweep_id)
+
+
+def test_pause_and_resume_are_asked(client: SweepClient) -> None:
+    sweep_id = client.submit(SPEC)["id"]
+    assert client.pause(sweep_id)["state"] == "paused"
+    assert client.resume(sweep_id)["state"] == "queued"
 
 
 def test_stop_and_cancel_are_asked_and_refused(client: SweepClient, service: Service) -> None:

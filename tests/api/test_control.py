@@ -1,4 +1,4 @@
-"""Stop and cancel."""
+"""Pause, resume, stop and cancel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sweep_service.domain.states import SweepState
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.mark.parametrize(("verb", "state"), [("stop", "stopped"), ("cancel", "cancelled")])
-def test_a_queued_sweep_ends_at_once_and_asking_again_changes_nothing(service: Service, verb: str, state: str) -> None:
+@pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("stop", "stopped"), ("cancel", "cancelled")])
+def test_a_queued_sweep_is_there_at_once_and_asking_again_changes_nothing(
+    service: Service, verb: str, state: str
+) -> None:
     links = service.submit()["links"]
     first = service.http.post(links[verb])
     again = service.http.post(links[verb])
@@ -23,11 +25,34 @@ def test_a_queued_sweep_ends_at_once_and_asking_again_changes_nothing(service: S
     assert len(moves) == 1
 
 
-@pytest.mark.parametrize(("verb", "state"), [("stop", "stopping"), ("cancel", "cancelling")])
-def test_a_running_sweep_is_on_its_way_to_the_end(service: Service, verb: str, state: str) -> None:
+@pytest.mark.parametrize(("verb", "state"), [("pause", "pausing"), ("stop", "stopping"), ("cancel", "cancelling")])
+def test_a_running_sweep_is_on_its_way_there(service: Service, verb: str, state: str) -> None:
     sweep = service.submit()
     Conductor(service.store, sweep["id"]).move(SweepState.RUNNING)
     assert service.http.post(sweep["links"][verb]).json()["state"] == state
+    assert service.http.post(sweep["links"][verb]).json()["state"] == state
+
+
+def test_a_paused_sweep_is_queued_by_its_resumption_and_asking_again_changes_nothing(service: Service) -> None:
+    links = service.submit()["links"]
+    service.http.post(links["pause"])
+    resumed = service.http.post(links["resume"])
+    assert (resumed.json()["state"], resumed.json()["reason"]) == ("queued", "user")
+    assert service.http.post(links["resume"]).json() == resumed.json()
+
+
+def test_a_sweep_cannot_be_resumed_while_its_trials_come_to_rest(service: Service) -> None:
+    sweep = service.submit()
+    Conductor(service.store, sweep["id"]).move(SweepState.RUNNING)
+    service.http.post(sweep["links"]["pause"])
+    answer = problem(service.http.post(sweep["links"]["resume"]), 409)
+    assert (answer["state"], answer["allowed"]) == ("pausing", ["cancel", "pause", "stop"])
+
+
+@pytest.mark.parametrize(("verb", "state"), [("stop", "stopping"), ("cancel", "cancelling")])
+def test_a_paused_sweep_that_has_run_is_on_its_way_to_the_end(service: Service, verb: str, state: str) -> None:
+    sweep = service.submit()
+    Conductor(service.store, sweep["id"]).move(SweepState.RUNNING, SweepState.PAUSING, SweepState.PAUSED)
     assert service.http.post(sweep["links"][verb]).json()["state"] == state
 
 
@@ -47,8 +72,8 @@ def test_a_cancelling_sweep_cannot_be_stopped_and_says_what_is_possible(service:
     assert [item["code"] for item in answer["errors"]] == ["illegal_move"]
 
 
-@pytest.mark.parametrize("verb", ["stop", "cancel"])
-def test_a_completed_sweep_allows_neither(service: Service, verb: str) -> None:
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
+def test_a_completed_sweep_allows_nothing(service: Service, verb: str) -> None:
     sweep = service.submit()
     finish_sweep(service.store, sweep["id"])
     answer = problem(service.http.post(sweep["links"][verb]), 409)
@@ -56,13 +81,13 @@ def test_a_completed_sweep_allows_neither(service: Service, verb: str) -> None:
     assert service.http.get(sweep["links"]["self"]).json()["state"] == "completed"
 
 
-@pytest.mark.parametrize("verb", ["stop", "cancel"])
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
 def test_a_sweep_that_does_not_exist_cannot_be_controlled(service: Service, verb: str) -> None:
     for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense"):
         problem(service.http.post(f"/api/v1/sweeps/{sweep_id}/{verb}"), 404)
 
 
-@pytest.mark.parametrize("verb", ["stop", "cancel"])
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
 @pytest.mark.parametrize("body", ['{"confirm": true, "a/b": 1}', "[]", "3", "null", '"now"'])
 def test_a_verb_takes_no_body_and_says_so_rather_than_ignore_it(service: Service, verb: str, body: str) -> None:
     links = service.submit()["links"]

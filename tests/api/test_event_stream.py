@@ -156,7 +156,8 @@ def test_a_stream_goes_on_when_an_ended_sweep_was_opened_again(quick: Service) -
         stream = frames(response)
         assert [frame.data["data"].get("to") for frame in islice(stream, 5)][-2:] == ["failed", "queued"]
         quick.http.post(sweep["links"]["cancel"])
-        assert [frame.data["data"]["to"] for frame in stream] == ["cancelled"]
+        conductor.move(SweepState.CANCELLED)
+        assert [frame.data["data"]["to"] for frame in stream] == ["cancelling", "cancelled"]
 
 
 def test_a_stream_with_nothing_to_say_says_so_now_and_then(store: SweepStore) -> None:

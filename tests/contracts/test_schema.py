@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -175,10 +176,12 @@ def _migrations_up_to(version: str, folder: Path) -> Path:
 
 def _filled_before_0005(engine: Engine) -> dict[str, int]:
     """Two trials that run, as a conductor wrote them before attempts had packs; the number of rows of each table."""
-    sweep = new_sweep(0, state=SweepState.RUNNING)
+    sweep = new_sweep(0, state=SweepState.RUNNING, started_at=START)
     counters = {"num_events": 0, "num_reports": 2, "num_delivered": 0}
+    row = rows.sweep_row(sweep)
+    del row["active_since"], row["active_before_s"]  # of 0006
     with engine.begin() as connection:
-        connection.execute(insert(tables.sweeps).values(**rows.sweep_row(sweep), **counters))
+        connection.execute(insert(tables.sweeps).values(**row, **counters))
         for number in range(2):
             trial = new_trial(sweep.id, number)
             connection.execute(insert(tables.trials).values(**rows.trial_row(trial)))
@@ -200,6 +203,7 @@ def test_a_store_of_an_earlier_version_is_brought_up_with_its_rows(
     assert _num_rows(empty_url) == before
     store = open_sql_store(empty_url)
     store.check_ready()
+    assert store.get_sweep(new_sweep().id).active_time(START + timedelta(hours=1)) == timedelta(hours=1)
     trial = new_trial(new_sweep().id)
     assert store.list_attempts(trial.id) == [new_attempt(trial)], "with no pack"
     assert store.list_reports(trial.id) == [new_report(new_attempt(trial), 1, seq=1)]

@@ -4,7 +4,7 @@ without Ray, and a store in memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sweep_service.execution.actor import open_optuna_search
 from sweep_service.execution.packs import train_pack
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
-from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.services.sweeps import SweepService
 from sweep_service.settings import Settings
@@ -55,7 +55,7 @@ class _DirectLink:
     def begin(self) -> PackOrder:
         return self._conductor.begin(self._pack, "here", None)
 
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+    def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         return self._conductor.report(self._pack, messages)
 
     def note(self, trial_id: str, message: str) -> None:

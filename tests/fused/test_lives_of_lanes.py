@@ -30,6 +30,7 @@ from trainables.training import NotStackableError, train_together
 
 SHARED = [name for name in BALANCERS if name != "single_task"]
 EVERY_TEN: dict[str, Any] = {"checkpoint_every": 10, "steps": 40}
+SELDOM: dict[str, Any] = {"checkpoint_every": 40, "steps": 40}
 
 
 def poisoned_pack(balancer: str, **ill: Any) -> list[Lane]:
@@ -296,3 +297,23 @@ def test_a_network_that_draws_when_it_is_evaluated_draws_as_if_it_were_alone():
         return model_of(heads=heads)
 
     check_equal(problem_of(build), [lane("a", seed=1), lane("b", "equal", seed=2)])
+
+
+@pytest.mark.parametrize("train_them", [alone, together])
+def test_a_lane_that_is_stopped_leaves_a_checkpoint_and_goes_on_from_it_as_if_it_had_not_been(train_them):
+    problem = PROBLEMS["dense, dropout"]
+    lanes = [lane("a", "gradnorm", seed=1, **SELDOM), lane("b", "gradnorm", seed=2, **SELDOM)]
+    whole = train_them(problem, lanes)
+    stopped = train_them(problem, lanes, stop_at=[("a", 20)])
+    last = stopped["a"][-1]
+    assert (last.step, last.ending, last.metrics) == (20, LaneEnding.STOPPED, {})
+    assert last.checkpoint is not None
+    resumed = train_them(problem, [replace(lanes[0], resume_from=last.checkpoint)])
+    assert_reports_agree({"a": [*stopped["a"][:-1], *resumed["a"]]}, {"a": whole["a"]})
+    assert_reports_agree({"b": stopped["b"]}, {"b": whole["b"]})
+
+
+def test_a_lane_that_is_stopped_at_a_checkpoint_makes_no_other():
+    (report, last) = together(tiny_problem(), [lane("a", **EVERY_TEN), lane("b", **EVERY_TEN)], [("a", 10)])["a"]
+    assert report.checkpoint is not None
+    assert (last.ending, last.checkpoint) == (LaneEnding.STOPPED, None)

@@ -234,7 +234,9 @@ class SameStores(RuleBasedStateMachine):
         likely = st.sampled_from([*running * 5, *NUMBERS])
         reports = data.draw(st.lists(likely.flatmap(lambda number: self._reports(sweep_id, number)), max_size=4))
         ends = data.draw(st.lists(likely.flatmap(lambda number: _ends(sweep_id, number)), max_size=1))
-        self.fenced(lambda store, lease: store.record(lease, reports=reports, ends=ends), sweep_id, age)
+        rests = data.draw(st.lists(likely, max_size=1))
+        resting = [new_trial(sweep_id, number).id for number in rests]
+        self.fenced(lambda store, lease: store.record(lease, reports=reports, ends=ends, rests=resting), sweep_id, age)
 
     @rule(sweep_id=sweep_ids, checkpoint=st.none() | st.just("/c/3"))
     def report_of_all(self, sweep_id: str, checkpoint: str | None) -> None:

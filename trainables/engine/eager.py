@@ -11,7 +11,7 @@ from trainables.balancers.initial_loss import LossRatioError
 from trainables.engine.endings import failure, first_step, release_memory
 from trainables.engine.lane import LaneTraining
 from trainables.engine.watch import NonFiniteError
-from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.protocol import BuiltBy, Lane, LaneReport, Problem, Reporter
 from trainables.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ def _train_lane(
         if lane_report.ending is not None:
             return
         if asked_to_stop:
-            report([LaneReport(lane=lane.key, step=lane_report.step, metrics={}, ending=LaneEnding.STOPPED)])
+            assert run is not None  # whatever cannot be built has ended
+            report([run.last_word(lane_report)])
             return
 
 

@@ -11,7 +11,7 @@ from trainables.engine.endings import failure, first_step, is_out_of_memory, rel
 from trainables.engine.fusable import check_alike, prove
 from trainables.engine.lane import LaneTraining
 from trainables.engine.lane_stack import LaneStack, LastStep
-from trainables.protocol import BuiltBy, Lane, LaneEnding, LaneReport, Problem, Reporter
+from trainables.protocol import BuiltBy, Lane, LaneReport, Problem, Reporter
 from trainables.settings import TrainingSettings
 from trainables.stacked.errors import FailedTogetherError, NotStackableError
 
@@ -174,14 +174,13 @@ class FusedPack:
         reports = [self._report_of(lane, seen) for lane, seen in due]
         asked = self._report(reports)
         ended = {report.lane for report in reports if report.ending is not None}
-        stopped = [report for report in reports if report.lane in asked and report.lane not in ended]
+        stopped = [
+            lane.last_word(said)
+            for (lane, _), said in zip(due, reports, strict=True)
+            if said.lane in asked and said.lane not in ended
+        ]
         if stopped:
-            self._report(
-                [
-                    LaneReport(lane=report.lane, step=report.step, metrics={}, ending=LaneEnding.STOPPED)
-                    for report in stopped
-                ]
-            )
+            self._report(stopped)
         gone = ended | {report.lane for report in stopped}
         self._lanes = [lane for lane in self._lanes if lane.lane.key not in gone]
 

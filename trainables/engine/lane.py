@@ -146,6 +146,15 @@ class LaneTraining:
             ending=LaneEnding.COMPLETED if is_end else None,
         )
 
+    def last_word(self, said: LaneReport) -> LaneReport:
+        """What the lane leaves behind when it is asked to stop at the report that it has just ``said``: a checkpoint to
+        go on from, unless that report had one.
+        """
+        checkpoint = self._checkpoint() if said.checkpoint is None else None
+        return LaneReport(
+            lane=self.lane.key, step=self.step, metrics={}, checkpoint=checkpoint, ending=LaneEnding.STOPPED
+        )
+
     def __str__(self) -> str:
         """What is trained, for a log."""
         size = sum(parameter.numel() for parameter in trained_parameters(self._model))

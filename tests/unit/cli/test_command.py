@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from sweep_service.cli import app
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "submit", "list", "show", "watch", "stop", "cancel", "predict"])
+@pytest.mark.parametrize(
+    "command", ["up", "demo", "submit", "list", "show", "watch", "pause", "resume", "stop", "cancel", "predict"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     assert command in CliRunner().invoke(app, ["--help"]).stdout
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.packs import readable_checkpoint, train_pack
-from sweep_service.services.packs import LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from trainables.checkpoint import Checkpoint
 from trainables.engine.lane_stack import LaneStack
 from trainables.protocol import Lane
@@ -102,6 +102,7 @@ class Listening:
         self.noted: list[tuple[str, str]] = []
         self.settled: list[tuple[int, str]] = []
         self.split_up: list[tuple[int, str, bool]] = []
+        self.answers: dict[str, Departure] = {}  # to every report of these trials
 
     def settle(self, places: int, reason: str) -> None:
         self.settled.append((places, reason))
@@ -113,9 +114,9 @@ class Listening:
     def split(self, places: int, message: str, *, is_of_all: bool = True) -> None:
         self.split_up.append((places, message, is_of_all))
 
-    def report(self, messages: Sequence[LaneMessage]) -> Collection[str]:
+    def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         self.reported += messages
-        return ()
+        return {one.trial_id: self.answers[one.trial_id] for one in messages if one.trial_id in self.answers}
 
     def note(self, trial_id: str, message: str) -> None:
         self.noted.append((trial_id, message))
@@ -187,6 +188,34 @@ def test_trials_that_differ_in_their_share_of_dropout_each_have_their_own(tmp_pa
     assert len({round(loss, 3) for loss in apart.values()}) == 3, "it matters"
     assert losses(lanes) == pytest.approx(apart, rel=1e-3)
     assert losses(lanes[:1], waiting=lanes[1:]) == pytest.approx(apart, rel=1e-3)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_lane_that_is_to_rest_leaves_a_checkpoint_and_goes_on_from_it(tmp_path: Path, num_lanes: int) -> None:
+    lanes = [toy_lane(tmp_path, number) for number in range(num_lanes)]
+    link = Listening()
+    link.answers = {"trl_0": Departure.RESTS}
+    train_pack(pack_of(lanes, "toy_regression", is_settled=True, places=num_lanes), link)
+    at_work, last = (one for one in link.reported if one.trial_id == "trl_0")
+    assert (at_work.step, at_work.rests) == (3, False)
+    assert (last.step, last.ending, last.rests, last.metrics) == (3, None, True, {})
+    path = last.checkpoint or at_work.checkpoint
+    assert path is not None
+    assert [file.name for file in (tmp_path / "0").iterdir()] == ["step-00000003.pt"]
+    assert all(one.ending is TrialEnding.COMPLETED for one in link.reported[-1:]) == (num_lanes > 1)
+    again = Listening()
+    train_pack(pack_of([replace(lanes[0], resume_from=path)], "toy_regression", is_settled=True), again)
+    assert [(one.step, one.ending) for one in again.reported] == [(6, TrialEnding.COMPLETED)]
+
+
+def test_a_lane_whose_trial_has_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    link = Listening()
+    link.answers = {"trl_0": Departure.ENDED}
+    lane = toy_lane(tmp_path, 0)
+    seldom = replace(lane, params={**lane.params, "checkpoint_every": 6})
+    train_pack(pack_of([seldom], "toy_regression", is_settled=True, places=1), link)
+    assert [(one.step, one.rests, one.checkpoint) for one in link.reported] == [(3, False, None)] * 2
+    assert not (tmp_path / "0").exists()
 
 
 def test_a_step_that_fails_in_company_halves_the_pack_and_nobody_elses(

@@ -1,0 +1,294 @@
+"""A sweep that is paused: what runs leaves a checkpoint and rests, and the next generation goes on from there."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conductor_fakes import Rig, small_spec
+from conductor_house import House, WorkerDiedError
+
+from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb
+from sweep_service.services.generation import Pause
+from sweep_service.services.packs import Departure, LaneMessage, PackOrder
+
+
+def started(rig: Rig) -> tuple[str, PackOrder]:
+    result = rig.start_pack()
+    assert not isinstance(result, Pause)
+    return result
+
+
+def at_work(trial_id: str, step: int, **changes: Any) -> LaneMessage:
+    return LaneMessage(trial_id=trial_id, step=step, metrics={"val/normalized_loss": 0.5}, **changes)
+
+
+def resting(trial_id: str, step: int) -> LaneMessage:
+    """The last word of a lane that has been asked to rest."""
+    checkpoint = f"/checkpoints/{trial_id}/{step}.pt"
+    return LaneMessage(trial_id=trial_id, step=step, metrics={}, checkpoint=checkpoint, rests=True)
+
+
+def paused(rig: Rig) -> None:
+    rig.store.control_sweep(rig.sweep.id, Verb.PAUSE)
+    rig.generation.pause()
+
+
+def attempts(rig: Rig, trial_id: str) -> list[AttemptState]:
+    return [attempt.state for attempt in rig.store.list_attempts(trial_id)]
+
+
+def test_running_trials_rest_at_their_next_report_and_nothing_new_starts() -> None:
+    rig = Rig(small_spec(resources={"parallel": 2}))
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    assert rig.generation.report(key, [at_work(trial_id, 5)]) == {}
+    paused(rig)
+    assert rig.start_pack() is Pause.WAIT
+    assert not rig.generation.is_over
+    assert rig.generation.report(key, [at_work(trial_id, 10)]) == {trial_id: Departure.RESTS}
+    assert rig.generation.report(key, [resting(trial_id, 10)]) == {}
+    (trial,) = rig.trials
+    assert (trial.state, trial.last_step, trial.checkpoint) == (
+        TrialState.RESTING,
+        10,
+        f"/checkpoints/{trial_id}/10.pt",
+    )
+    assert trial.metrics == {"val/normalized_loss": 0.5}, "what it said at its last report"
+    assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
+    assert rig.generation.is_over
+    rig.generation.pack_over(key, lost=False)
+    assert rig.start_pack() is Pause.DONE
+    assert rig.generation.outcome().state is SweepState.PAUSED
+
+
+def test_what_rests_goes_on_from_its_checkpoint_in_the_next_generation_and_costs_no_retry(tmp_path: Path) -> None:
+    rig = Rig(small_spec(budget={"trials": 2}, retries=0), checkpoint_root=tmp_path)
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    paused(rig)
+    rig.generation.report(key, [at_work(trial_id, 10)])
+    checkpoint = tmp_path / "step-10.pt"
+    checkpoint.write_bytes(b"weights")
+    left = LaneMessage(trial_id=trial_id, step=10, metrics={}, checkpoint=str(checkpoint), rests=True)
+    rig.generation.report(key, [left])
+    rig.generation.pack_over(key, lost=False)
+    rig.store.move_sweep(rig.lease, SweepState.PAUSED)
+    rig.store.release_lease(rig.lease)
+    rig.store.control_sweep(rig.sweep.id, Verb.RESUME)
+    rig.next_generation()
+    assert rig.sweep.state is SweepState.RUNNING
+    key, again = started(rig)
+    assert (again.lanes[0].trial_id, again.lanes[0].resume_from) == (trial_id, str(checkpoint))
+    rig.train(key, again)
+    rig.run_to_end()
+    assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED] * 2
+
+
+def test_a_trial_that_ends_by_its_next_report_does_not_rest() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}))
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    paused(rig)
+    assert rig.generation.report(key, [rig.last_message(trial_id)]) == {trial_id: Departure.ENDED}
+    rig.generation.pack_over(key, lost=False)
+    assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED]
+    assert rig.generation.outcome().state is SweepState.PAUSED
+
+
+def test_what_waits_for_a_place_does_not_start_and_a_trial_between_two_workers_rests_at_once() -> None:
+    rig = Rig(small_spec(resources={"parallel": 2}))
+    key, order = started(rig)
+    rig.generation.pack_over(key, lost=True, message="died")
+    assert rig.generation.next_pack("with the lost one") is None
+    assert rig.generation.next_pack("with a new one") is None
+    paused(rig)
+    assert [trial.state for trial in rig.trials] == [TrialState.RESTING, TrialState.PENDING]
+    assert rig.generation.begin("with a new one", node="here").lanes == ()
+    for pack in ("with a new one", "with the lost one"):
+        rig.generation.pack_over(pack, lost=False)
+    assert rig.start_pack() is Pause.DONE
+    assert attempts(rig, order.lanes[0].trial_id) == [AttemptState.LOST]
+
+
+def test_a_worker_that_dies_before_it_can_rest_loses_its_attempt_and_the_trial_rests() -> None:
+    rig = Rig(small_spec(retries=0))
+    key, order = started(rig)
+    paused(rig)
+    rig.generation.pack_over(key, lost=True, message="died")
+    assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
+    assert attempts(rig, order.lanes[0].trial_id) == [AttemptState.LOST]
+    assert rig.generation.is_over
+
+
+def test_a_conductor_that_dies_in_a_pause_leaves_the_rest_of_it_to_the_next() -> None:
+    rig = Rig(small_spec())
+    _, order = started(rig)
+    rig.store.control_sweep(rig.sweep.id, Verb.PAUSE)
+    rig.next_generation()
+    rig.generation.pause()
+    assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
+    assert attempts(rig, order.lanes[0].trial_id) == [AttemptState.LOST]
+    assert rig.start_pack() is Pause.DONE
+
+
+@pytest.mark.parametrize("fail", ["before", "after"])
+def test_a_lane_rests_once_although_the_store_fails_in_the_middle_of_it(fail: Any) -> None:
+    rig = Rig(small_spec())
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    paused(rig)
+    rig.generation.report(key, [at_work(trial_id, 10)])
+    rig.store.fails.append(fail)
+    with pytest.raises(StoreUnavailableError):
+        rig.generation.report(key, [resting(trial_id, 10)])
+    assert rig.generation.report(key, [resting(trial_id, 10)]) == {}
+    assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
+    assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
+    rig.generation.pack_over(key, lost=False)
+    assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
+
+
+def test_a_stop_that_overtakes_a_pause_finishes_what_runs_and_cancels_what_rests() -> None:
+    rig = Rig(small_spec(resources={"parallel": 3}))
+    first, second, third = (started(rig) for _ in range(3))
+    ids = [order.lanes[0].trial_id for _, order in (first, second, third)]
+    paused(rig)
+    for (key, _), trial_id in zip((first, second), ids, strict=False):
+        rig.generation.report(key, [at_work(trial_id, 10)])
+    rig.generation.report(first[0], [resting(ids[0], 10)])
+    rig.store.control_sweep(rig.sweep.id, Verb.STOP)
+    rig.generation.stop()
+    rig.generation.report(second[0], [resting(ids[1], 10)])  # had been asked before
+    for key, _ in (first, second):
+        rig.generation.pack_over(key, lost=False)
+    rig.train(*third)
+    rig.run_to_end()
+    assert [trial.state for trial in rig.trials] == [
+        TrialState.CANCELLED,
+        TrialState.COMPLETED,
+        TrialState.COMPLETED,
+    ]
+    assert rig.generation.outcome().state is SweepState.STOPPED
+
+
+def test_the_wall_time_stands_still_in_a_pause() -> None:
+    rig = Rig(small_spec(budget={"trials": 9, "wall_time": "40m"}))
+    rig.train(*started(rig))
+    rig.clock.advance(timedelta(minutes=20))
+    rig.next_generation()
+    paused(rig)
+    rig.store.move_sweep(rig.lease, SweepState.PAUSED)
+    rig.store.release_lease(rig.lease)
+    rig.clock.advance(timedelta(hours=8))
+    rig.store.control_sweep(rig.sweep.id, Verb.RESUME)
+    rig.clock.advance(timedelta(hours=8))
+    rig.next_generation()
+    rig.train(*started(rig))
+    rig.clock.advance(timedelta(minutes=5))
+    rig.next_generation()
+    rig.train(*started(rig))
+    rig.clock.advance(timedelta(minutes=5))
+    rig.next_generation()
+    assert rig.start_pack() is Pause.DONE
+    assert rig.generation.outcome().reason is SweepReason.BUDGET_TIME
+
+
+# --- the conductor ----------------------------------------------------------------------------------------------------
+
+
+def rest(house: House, key: str, order: PackOrder) -> None:
+    """Train on until asked to rest, as a worker does."""
+    conductor = house.packs.conductor
+    assert conductor is not None
+    for step in range(1, 2000):
+        messages = [at_work(lane.trial_id, step) for lane in order.lanes]
+        if conductor.report(key, messages):
+            conductor.report(key, [resting(lane.trial_id, step) for lane in order.lanes])
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("nobody asked it to rest")
+
+
+def test_a_paused_sweep_is_let_go_and_a_resumed_one_goes_on_to_its_end(house: House) -> None:
+    def pause(key: str, order: PackOrder) -> None:
+        house.ask(Verb.PAUSE)
+        rest(house, key, order)
+        raise LeaseLostError("the pack has nothing left to report")
+
+    house.packs.during = pause
+    sweep = house.run()
+    assert (sweep.state, sweep.reason, sweep.ended_at) == (SweepState.PAUSED, SweepReason.USER, None)
+    assert [trial.state for trial in house.trials] == [TrialState.RESTING]
+    assert house.tracker.closed == {}, "the runs of a sweep that rests stay open"
+    assert house.store.claim_sweep(owner="nobody asked", ttl=timedelta(seconds=1)) is None
+    house.ask(Verb.RESUME)
+    house.lease = house.claim()
+    house.packs.during = lambda key, order: None
+    assert house.run().state is SweepState.COMPLETED
+    assert [trial.state for trial in house.trials] == [TrialState.COMPLETED] * 3
+    assert house.trials[0].num_attempts == 2
+
+
+def test_a_pause_that_comes_before_the_start_starts_nothing(house: House) -> None:
+    house.ask(Verb.PAUSE)
+    assert house.run().state is SweepState.PAUSED
+    assert house.trials == []
+
+
+def test_a_pause_does_not_wait_for_the_tracking_server(house: House) -> None:
+    def pause(key: str, order: PackOrder) -> None:
+        house.tracker.is_away = True
+        house.ask(Verb.PAUSE)
+        rest(house, key, order)
+        raise WorkerDiedError
+
+    house.packs.during = pause
+    assert house.run().state is SweepState.PAUSED
+    assert house.store.undelivered(house.lease.sweep_id, limit=10), "kept for the next generation"
+    house.tracker.is_away = False
+    house.ask(Verb.RESUME)
+    house.lease = house.claim()
+    house.packs.during = lambda key, order: None
+    assert house.run().state is SweepState.COMPLETED
+    assert not house.store.undelivered(house.lease.sweep_id, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
+)
+def test_a_sweep_that_is_ended_in_its_pause_has_results_and_no_open_run(
+    house: House, verb: Verb, state: SweepState
+) -> None:
+    def complete_then_pause(key: str, order: PackOrder) -> None:
+        if key == "pack-2":
+            house.ask(Verb.PAUSE)
+            rest(house, key, order)
+            raise WorkerDiedError
+
+    house.packs.during = complete_then_pause
+    assert house.run().state is SweepState.PAUSED
+    house.ask(verb)
+    assert house.sweep.state in (SweepState.STOPPING, SweepState.CANCELLING)
+    house.lease = house.claim()
+    sweep = house.run()
+    assert (sweep.state, sweep.reason) == (state, SweepReason.USER)
+    assert (sweep.results or {})["best"]["trial_id"] == house.trials[0].id
+    assert [trial.state for trial in house.trials] == [TrialState.COMPLETED, TrialState.CANCELLED]
+    assert house.tracker.closed.keys() == {f"run of {sweep.id}", *(f"run of {trial.id}" for trial in house.trials)}
+
+
+def test_a_verb_that_overtakes_the_end_of_a_pause_is_obeyed(house: House) -> None:
+    def pause(key: str, order: PackOrder) -> None:
+        house.ask(Verb.PAUSE)
+        rest(house, key, order)
+        house.ask(Verb.STOP)  # every trial rests by now
+        raise WorkerDiedError
+
+    house.packs.during = pause
+    assert house.run().state is SweepState.STOPPED
+    assert {trial.state for trial in house.trials} <= {TrialState.CANCELLED, TrialState.COMPLETED}
