@@ -210,8 +210,9 @@ class SweepStore(LogStore, Protocol):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
-        """Take the oldest sweep that waits: QUEUED, or with work left and no live lease (its conductor died).
+    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
+        """Take the oldest sweep that waits: QUEUED, or with work left and no live lease (its conductor died). With
+        ``winding_up_only`` none that would start new trials: PAUSING, STOPPING or CANCELLING.
 
         A queued one moves to STARTING, the others keep their state; the generation goes up by one (event:
         SWEEP_CLAIMED).

@@ -175,7 +175,7 @@ class LaneEnding(StrEnum):
     """Why a lane trains no further; the reason is recorded, the trial's state follows from it."""
 
     COMPLETED = "completed"  # trained to its last step
-    STOPPED = "stopped"  # the receiver of its report asked for it; it leaves a checkpoint, and may go on at any time
+    STOPPED = "stopped"  # the receiver of its report asked for it; it may leave a checkpoint, and go on at any time
     NON_FINITE = "non_finite"  # a loss or a metric became NaN or infinite
     OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"  # the user's code raised; traceback kept
@@ -205,6 +205,9 @@ class LaneReport:
     step: int  # optimiser steps done
     metrics: Mapping[str, float]
     checkpoint: Checkpoint | None = None
+    # Of a lane that is stopped where it has made no checkpoint: makes one. To be called, if at all, before the receiver
+    # of the report returns.
+    leave_checkpoint: Callable[[], Checkpoint] | None = None
     ending: LaneEnding | None = None
     notices: Sequence[str] = ()  # what somebody should know of the training so far, a sentence each
     message: str = ""  # one line on the ending: names the task and the step where there is one

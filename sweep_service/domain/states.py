@@ -145,7 +145,7 @@ _TRIAL_ENDS = frozenset({_T.COMPLETED, _T.EARLY_STOPPED, _T.FAILED, _T.INFEASIBL
 TRIAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
     _T.PENDING: frozenset({_T.RUNNING, _T.FAILED, _T.CANCELLED}),
     _T.RUNNING: _TRIAL_ENDS | {_T.RESTING},
-    _T.RESTING: frozenset({_T.RUNNING, _T.CANCELLED}),
+    _T.RESTING: frozenset({_T.RUNNING, _T.FAILED, _T.CANCELLED}),
     _T.COMPLETED: frozenset(),
     _T.EARLY_STOPPED: frozenset(),
     _T.FAILED: frozenset(),

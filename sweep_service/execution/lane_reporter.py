@@ -90,15 +90,18 @@ class LaneReporter:
         for message in messages:
             if text := message.traceback or message.message:
                 self._capture.say(LogStream.LOG, text, level="ERROR", lane=message.trial_id)
-        if any(message.ending is not None for message in messages):
-            self._sender.flush()  # who sees that a trial has ended finds all that it had to say
+        if any(message.ending is not None or message.rests for message in messages):
+            self._sender.flush()  # who sees that a trial has ended, or rests, finds all that it had to say
         return self._link.report(messages)
 
     def _write_checkpoint(self, report: LaneReport) -> Path | None:
-        if report.checkpoint is None or (_is_stopped(report) and report.lane not in self._resting):
+        checkpoint = report.checkpoint
+        if report.leave_checkpoint is not None and report.lane in self._resting:
+            checkpoint = report.leave_checkpoint()
+        if checkpoint is None:
             return None
         path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
-        report.checkpoint.save(path)
+        checkpoint.save(path)
         return path
 
     def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:

@@ -32,7 +32,7 @@ from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
-from sweep_service.services.outcome import CANCELLED, STOPPED, Outcome, cancel_unfinished, unschedulable
+from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.results import summarise
@@ -273,7 +273,7 @@ class Conductor:
         """Let the sweep rest until somebody resumes it. What the tracking server does not take now it gets then. False:
         a user has asked for something else meanwhile.
         """
-        self._delivery.try_deliver()
+        self._try_deliver()
         self._raise_if_lost()
         try:
             self._store.move_sweep(self._lease, outcome.state, reason=outcome.reason, message=outcome.message)
@@ -302,6 +302,8 @@ class Conductor:
                 except IllegalMoveError as error:  # a user has asked for something else meanwhile
                     logger.info("%s: %s Ending it as it is asked now.", self._name, error)
                     continue
+            if self._store.get_state(self._lease.sweep_id) is SweepState.PAUSING and self._rest(PAUSED):
+                return
             self._over.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -344,16 +346,22 @@ class Conductor:
         while not self._packs_over.wait(pause):
             started = time.monotonic()
             try:
-                self._delivery.try_deliver()
+                self._try_deliver()
             except LeaseLostError as error:
                 self._lose(error)
                 return
             except StoreUnavailableError:
                 pass  # the outbox is in there; the watch tells of it
-            except Exception:
-                # The outbox keeps everything; the next round, or the end of the sweep, tries again.
-                logger.exception("%s: delivery failed.", self._name)
             pause = pause_after(time.monotonic() - started)
+
+    def _try_deliver(self) -> None:
+        try:
+            self._delivery.try_deliver()
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except Exception:
+            # The outbox keeps everything; the next round, or the end of the sweep, tries again.
+            logger.exception("%s: delivery failed.", self._name)
 
     def _watch(self) -> None:
         """Do what users ask, until the sweep is over."""

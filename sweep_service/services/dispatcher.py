@@ -84,10 +84,11 @@ class Dispatcher:
             self._is_published = False
 
     def dispatch_one(self) -> bool:
-        """Claim one sweep and start its conductor; False if none waits, or no more may run."""
-        if self._conductors.num_running() >= self._max_running:
-            return False
-        lease = self._store.claim_sweep(owner=self._owner, ttl=self._start_grace)
+        """Claim one sweep and start its conductor; False if none waits. Where no more may run, only one that is to end
+        or to rest, which takes no worker for long.
+        """
+        is_full = self._conductors.num_running() >= self._max_running
+        lease = self._store.claim_sweep(owner=self._owner, ttl=self._start_grace, winding_up_only=is_full)
         if lease is None:
             return False
         logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)

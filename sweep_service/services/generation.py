@@ -103,6 +103,7 @@ class Generation:
             if self._winding_up is SweepState.CANCELLING:
                 return Pause.DONE
             if self._winding_up is SweepState.PAUSING:
+                self._rest_idle()
                 return Pause.WAIT if self._packs else Pause.DONE
             if len(self._packs) >= self._spec.resources.parallel:
                 return Pause.WAIT
@@ -131,6 +132,8 @@ class Generation:
             pack = self._known(key)
             pack.node = node
             is_wanted = self._winding_up in _GOING_ON
+            if self._winding_up is SweepState.PAUSING:
+                self._put_back(pack)
             self._put_back_surplus(pack)
             resources = self._spec.resources
             return PackOrder(
@@ -213,10 +216,11 @@ class Generation:
             ]
             ends = [end_of(message, self._spec) for message in live if message.ending is not None]
             done = {end.trial_id for end in ends}
+            is_pause = self._winding_up is SweepState.PAUSING  # and not overtaken by another wish
             self._record(
                 reports,
                 [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)],
-                [m.trial_id for m in live if m.rests],
+                [m.trial_id for m in live if m.rests and is_pause],
             )
             self._part([m.trial_id for m in messages if m.rests], pack)
             found = {m.trial_id: self._departure(m.trial_id) for m in messages if not m.rests}
@@ -225,7 +229,8 @@ class Generation:
     def log(self, key: str, said: Sequence[LaneLines]) -> None:
         """Store what the lanes' code has said; of a pack that has been given up, nothing."""
         with self._lock:
-            attempts = dict(self._packs[key].attempts) if key in self._packs else {}
+            pack = self._packs.get(key)
+            attempts = {} if pack is None else pack.parted | pack.attempts
         if batches := log_lines_of(said, attempts):
             self._store.append_logs(self._lease, batches)
 
@@ -255,8 +260,8 @@ class Generation:
                 if not trial.state.is_ended:
                     self._lose(trial, pack, message)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
-            del self._packs[key]
             self._rest_idle()
+            del self._packs[key]
 
     @property
     def open_packs(self) -> Sequence[str]:
@@ -285,7 +290,7 @@ class Generation:
             self._winding_up = SweepState.PAUSING
             for pack in self._packs.values():
                 if not pack.node:  # its worker is not up yet, and will find nothing to do
-                    pack.trial_ids.clear()
+                    self._put_back(pack)
             self._rest_idle()
 
     def stop(self) -> None:
@@ -403,16 +408,26 @@ class Generation:
         return Departure.RESTS if self._winding_up is SweepState.PAUSING else None
 
     def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
-        """These trials have left the pack to rest. Where a user has asked for something else meanwhile, they go on."""
+        """These trials have left the pack. One that was asked to rest before the user asked for a stop goes on."""
         for trial_id in trial_ids:
-            if trial_id in pack.attempts:  # or a failed call has been here
-                pack.trial_ids.remove(trial_id)
-                del pack.attempts[trial_id]
-                if self._winding_up is SweepState.STOPPING:
-                    self._queue.put([trial_id])
+            attempt_id = pack.attempts.get(trial_id)
+            if attempt_id is None:  # a failed call has been here
+                continue
+            if self._trials[trial_id].state is TrialState.RUNNING:
+                self._attempts.end(attempt_id, "The sweep was paused for a moment.", AttemptState.PREEMPTED)
+                self._queue.put([trial_id])
+            pack.trial_ids.remove(trial_id)
+            pack.parted[trial_id] = pack.attempts.pop(trial_id)
+
+    def _put_back(self, pack: Pack) -> None:
+        """Nobody will train what was set aside for it."""
+        self._queue.put_first(trial.id for trial in self._live(pack))
+        pack.trial_ids.clear()
 
     def _rest_idle(self) -> None:
-        """In a pause, trials that have started and are in no pack rest."""
+        """In a pause, trials that have started and are in no pack rest. They stay in the queue: a stop that comes
+        before they are stored as resting finds them there.
+        """
         if self._winding_up is not SweepState.PAUSING:
             return
         busy = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
@@ -435,6 +450,7 @@ class Generation:
         if self._winding_up is SweepState.PAUSING:  # nobody has to try again now
             if attempt_id is not None:
                 self._attempts.end(attempt_id, message)
+            self._queue.put([trial.id])
             return
         num_lanes = pack.num_lost or 0
         losses = self._losses[trial.id] + (num_lanes == 1 and not pack.is_lost_trying)

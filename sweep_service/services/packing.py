@@ -25,6 +25,7 @@ class Pack:
     structure: str
     trial_ids: list[str]  # those that have ended among them
     attempts: dict[str, str] = field(default_factory=dict)  # trial id -> the attempt that this pack makes
+    parted: dict[str, str] = field(default_factory=dict)  # the same of those that have left it before its end
     handed_out: set[str] = field(default_factory=set)  # trials that its worker has been told of
     node: str = ""  # where it runs, once it does
     num_lost: int | None = None  # lanes that it had when its worker died, once it has

@@ -87,4 +87,5 @@ class TrialQueue:
     def _fits(self, trial_id: str, pack: Pack, places: int) -> bool:
         trial = self._trials[trial_id]
         is_alike = not trial.state.is_ended and self._packing.structure(trial) == pack.structure
-        return is_alike and self._packing.most_company(trial_id, places) >= places
+        is_back = trial_id in pack.handed_out  # its worker has let it go, and takes it for gone
+        return is_alike and not is_back and self._packing.most_company(trial_id, places) >= places

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, true, update
 from sqlalchemy.sql import ColumnElement
 
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
@@ -66,14 +66,17 @@ class LockedSweep:
         return cls(connection, row, locked_at)
 
     @classmethod
-    def lock_oldest_waiting(cls, connection: Connection, now: ColumnElement[datetime]) -> LockedSweep | None:
+    def lock_oldest_waiting(
+        cls, connection: Connection, now: ColumnElement[datetime], *, winding_up_only: bool
+    ) -> LockedSweep | None:
         """Passes over the rows that somebody else has locked: they are being claimed or changed right now."""
         is_queued = sweeps.c.state == "queued"
         has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
         is_abandoned = sweeps.c.state.in_(sorted(moves.CLAIMABLE_WITHOUT_LEASE)) & has_no_lease
+        is_wanted = sweeps.c.state.in_(sorted(moves.ON_THE_WAY)) if winding_up_only else true()
         query = (
             select(*SWEEP_WITHOUT_RESULTS)
-            .where(sweeps.c.ended_at.is_(None), is_queued | is_abandoned)
+            .where(sweeps.c.ended_at.is_(None), is_queued | is_abandoned, is_wanted)
             .order_by(sweeps.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)

@@ -199,9 +199,13 @@ class MemorySweepStore:
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
+    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
         with self._writing() as (tables, now):
-            waiting = sorted(s.id for s in tables.sweeps.values() if tables.is_claimable(s, now))
+            waiting = sorted(
+                sweep.id
+                for sweep in tables.sweeps.values()
+                if tables.is_claimable(sweep, now) and (sweep.state in moves.ON_THE_WAY or not winding_up_only)
+            )
             if not waiting:
                 return None
             claimed, events = moves.claim_sweep(tables.sweep(waiting[0]), owner=owner, now=now)

@@ -36,7 +36,8 @@ CLAIMABLE_WITHOUT_LEASE = frozenset(
 _ACTIVE = CLAIMABLE_WITHOUT_LEASE - {SweepState.STARTING}
 """States whose time counts as the sweep's: a conductor runs, or should."""
 
-_ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})
+ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})
+"""States of a sweep that is to end or to rest: whoever claims it starts nothing new."""
 
 
 def submitted(sweep: Sweep) -> Event:
@@ -59,7 +60,7 @@ def move_sweep(
         IllegalMoveError.
     """
     check_move(SWEEP_MOVES, sweep.state, target)
-    if reason is None and sweep.state in _ON_THE_WAY:
+    if reason is None and sweep.state in ON_THE_WAY:
         reason, message = sweep.reason, message or sweep.message
     message = plain_text(message)
     is_first_run = target is SweepState.RUNNING and sweep.started_at is None

@@ -109,9 +109,9 @@ class SqlSweepStore(SharedTables):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta) -> Lease | None:
+    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
         with self._database.writing() as connection:
-            locked = LockedSweep.lock_oldest_waiting(connection, self._database.now())
+            locked = LockedSweep.lock_oldest_waiting(connection, self._database.now(), winding_up_only=winding_up_only)
             if locked is None:
                 return None
             locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)

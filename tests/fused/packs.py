@@ -24,14 +24,19 @@ def lane(key: str, balancer: str = "gradnorm", resume_from: Checkpoint | None = 
 
 
 class Told:
-    """A reporter that keeps what it is told, call by call, and asks lanes to stop at given steps."""
+    """A reporter that keeps what it is told, call by call, asks lanes to stop at given steps, and keeps in ``left`` the
+    checkpoints that they can leave.
+    """
 
-    def __init__(self, stop_at: Collection[tuple[str, int]] = ()) -> None:
+    def __init__(self, stop_at: Collection[tuple[str, int]] = (), left: dict[str, Checkpoint] | None = None) -> None:
         self.calls: list[Reports] = []
         self._stop_at = set(stop_at)
+        self._left = left
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         self.calls.append(list(reports))
+        if self._left is not None:
+            self._left |= {one.lane: one.leave_checkpoint() for one in reports if one.leave_checkpoint is not None}
         return {one.lane for one in reports if (one.lane, one.step) in self._stop_at}
 
     @property
@@ -43,17 +48,25 @@ class Told:
 
 
 def alone(
-    problem: Problem, lanes: Sequence[Lane], stop_at: Collection[tuple[str, int]] = (), **options: Any
+    problem: Problem,
+    lanes: Sequence[Lane],
+    stop_at: Collection[tuple[str, int]] = (),
+    left: dict[str, Checkpoint] | None = None,
+    **options: Any,
 ) -> dict[str, Reports]:
-    told = Told(stop_at)
+    told = Told(stop_at, left)
     train(problem, lanes, told, **options)
     return told.by_lane
 
 
 def together(
-    problem: Problem, lanes: Sequence[Lane], stop_at: Collection[tuple[str, int]] = (), **options: Any
+    problem: Problem,
+    lanes: Sequence[Lane],
+    stop_at: Collection[tuple[str, int]] = (),
+    left: dict[str, Checkpoint] | None = None,
+    **options: Any,
 ) -> dict[str, Reports]:
-    told = Told(stop_at)
+    told = Told(stop_at, left)
     train_together(problem, lanes, told, **options)
     return told.by_lane
 

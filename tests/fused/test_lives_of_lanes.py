@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tests.gradnorm.layer_problems import layer_problem
 from trainables.catalog import BALANCERS
+from trainables.checkpoint import Checkpoint
 from trainables.protocol import Lane, LaneEnding, LaneReport, MultiTaskModel, Problem
 from trainables.testing import tiny_problem
 from trainables.training import NotStackableError, train_together
@@ -304,11 +305,11 @@ def test_a_lane_that_is_stopped_leaves_a_checkpoint_and_goes_on_from_it_as_if_it
     problem = PROBLEMS["dense, dropout"]
     lanes = [lane("a", "gradnorm", seed=1, **SELDOM), lane("b", "gradnorm", seed=2, **SELDOM)]
     whole = train_them(problem, lanes)
-    stopped = train_them(problem, lanes, stop_at=[("a", 20)])
+    left: dict[str, Checkpoint] = {}
+    stopped = train_them(problem, lanes, stop_at=[("a", 20)], left=left)
     last = stopped["a"][-1]
-    assert (last.step, last.ending, last.metrics) == (20, LaneEnding.STOPPED, {})
-    assert last.checkpoint is not None
-    resumed = train_them(problem, [replace(lanes[0], resume_from=last.checkpoint)])
+    assert (last.step, last.ending, last.metrics, last.checkpoint) == (20, LaneEnding.STOPPED, {}, None)
+    resumed = train_them(problem, [replace(lanes[0], resume_from=left["a"])])
     assert_reports_agree({"a": [*stopped["a"][:-1], *resumed["a"]]}, {"a": whole["a"]})
     assert_reports_agree({"b": stopped["b"]}, {"b": whole["b"]})
 
@@ -316,4 +317,4 @@ def test_a_lane_that_is_stopped_leaves_a_checkpoint_and_goes_on_from_it_as_if_it
 def test_a_lane_that_is_stopped_at_a_checkpoint_makes_no_other():
     (report, last) = together(tiny_problem(), [lane("a", **EVERY_TEN), lane("b", **EVERY_TEN)], [("a", 10)])["a"]
     assert report.checkpoint is not None
-    assert (last.ending, last.checkpoint) == (LaneEnding.STOPPED, None)
+    assert (last.ending, last.checkpoint, last.leave_checkpoint) == (LaneEnding.STOPPED, None, None)

@@ -70,7 +70,7 @@ class SameStores(RuleBasedStateMachine):
         for index in range(2):
             self.add_sweep(index, "")
         for sweep_id in SWEEP_IDS[:2]:
-            self.claim_sweep(LONG)
+            self.claim_sweep(LONG, winding_up_only=False)
             self.add_trials(sweep_id, 0, [0, 1, 2])
             self.move_sweep(sweep_id, 0, SweepState.RUNNING, None, "")
             for number in (0, 1):
@@ -157,9 +157,11 @@ class SameStores(RuleBasedStateMachine):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    @rule(ttl=ttls)
-    def claim_sweep(self, ttl: timedelta) -> None:
-        mine, theirs = self.both(lambda store, _: store.claim_sweep(owner="dispatcher", ttl=ttl))
+    @rule(ttl=ttls, winding_up_only=rarely.map(bool))
+    def claim_sweep(self, ttl: timedelta, winding_up_only: bool) -> None:
+        mine, theirs = self.both(
+            lambda store, _: store.claim_sweep(owner="dispatcher", ttl=ttl, winding_up_only=winding_up_only)
+        )
         if mine is not None:
             self.leases[mine.sweep_id].append((mine, theirs))
 

@@ -147,12 +147,13 @@ class LaneTraining:
         )
 
     def last_word(self, said: LaneReport) -> LaneReport:
-        """What the lane leaves behind when it is asked to stop at the report that it has just ``said``: a checkpoint to
-        go on from, unless that report had one.
-        """
-        checkpoint = self._checkpoint() if said.checkpoint is None else None
+        """What the lane has to say when it is asked to stop at the report that it has just ``said``."""
         return LaneReport(
-            lane=self.lane.key, step=self.step, metrics={}, checkpoint=checkpoint, ending=LaneEnding.STOPPED
+            lane=self.lane.key,
+            step=self.step,
+            metrics={},
+            leave_checkpoint=self._checkpoint if said.checkpoint is None else None,
+            ending=LaneEnding.STOPPED,
         )
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ ALLOWED: Mapping[type[StrEnum], str] = {
     TrialState: """
         pending -> running failed cancelled
         running -> resting completed early_stopped failed infeasible cancelled
-        resting -> running cancelled
+        resting -> running failed cancelled
     """,
     AttemptState: """
         running -> finished failed infeasible lost preempted

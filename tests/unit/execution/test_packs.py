@@ -103,6 +103,7 @@ class Listening:
         self.settled: list[tuple[int, str]] = []
         self.split_up: list[tuple[int, str, bool]] = []
         self.answers: dict[str, Departure] = {}  # to every report of these trials
+        self.said: list[tuple[int, LaneLines]] = []  # with how many messages had come before
 
     def settle(self, places: int, reason: str) -> None:
         self.settled.append((places, reason))
@@ -122,6 +123,7 @@ class Listening:
         self.noted.append((trial_id, message))
 
     def log(self, said: Sequence[LaneLines]) -> bool:
+        self.said += [(len(self.reported), lines) for lines in said]
         return True
 
 
@@ -190,10 +192,18 @@ def test_trials_that_differ_in_their_share_of_dropout_each_have_their_own(tmp_pa
     assert losses(lanes[:1], waiting=lanes[1:]) == pytest.approx(apart, rel=1e-3)
 
 
+class Talking(Listening):
+    """One in whose place the lanes' code says something at each report."""
+
+    def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
+        sys.stdout.write("at work\n")
+        return super().report(messages)
+
+
 @pytest.mark.parametrize("num_lanes", [1, 2])
 def test_a_lane_that_is_to_rest_leaves_a_checkpoint_and_goes_on_from_it(tmp_path: Path, num_lanes: int) -> None:
     lanes = [toy_lane(tmp_path, number) for number in range(num_lanes)]
-    link = Listening()
+    link = Talking()
     link.answers = {"trl_0": Departure.RESTS}
     train_pack(pack_of(lanes, "toy_regression", is_settled=True, places=num_lanes), link)
     at_work, last = (one for one in link.reported if one.trial_id == "trl_0")
@@ -202,6 +212,7 @@ def test_a_lane_that_is_to_rest_leaves_a_checkpoint_and_goes_on_from_it(tmp_path
     path = last.checkpoint or at_work.checkpoint
     assert path is not None
     assert [file.name for file in (tmp_path / "0").iterdir()] == ["step-00000003.pt"]
+    assert any(lines.trial_id == "trl_0" for before, lines in link.said if before <= link.reported.index(last))
     assert all(one.ending is TrialEnding.COMPLETED for one in link.reported[-1:]) == (num_lanes > 1)
     again = Listening()
     train_pack(pack_of([replace(lanes[0], resume_from=path)], "toy_regression", is_settled=True), again)

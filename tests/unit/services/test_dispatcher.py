@@ -95,6 +95,24 @@ def test_no_more_sweeps_run_than_allowed(
     assert len(conductors.started) == 2
 
 
+@pytest.mark.parametrize("verb", [Verb.STOP, Verb.CANCEL])
+def test_a_paused_sweep_is_ended_although_no_more_may_run(
+    store: MemorySweepStore, conductors: FakeConductors, dispatcher: Dispatcher, verb: Verb
+) -> None:
+    rests = store.add_sweep(new_sweep(0))
+    lease = store.claim_sweep(owner="its first conductor", ttl=timedelta(seconds=60))
+    assert lease is not None
+    for state in (SweepState.PAUSING, SweepState.PAUSED):
+        store.move_sweep(lease, state)
+    store.release_lease(lease)
+    for index in range(1, 4):
+        store.add_sweep(new_sweep(index))
+    assert [dispatcher.dispatch_one() for _ in range(3)] == [True, True, False]
+    store.control_sweep(rests.id, verb)
+    assert [dispatcher.dispatch_one() for _ in range(2)] == [True, False]
+    assert conductors.started[-1].sweep_id == rests.id
+
+
 def test_a_claim_whose_conductor_cannot_start_is_given_back(
     store: MemorySweepStore, conductors: FakeConductors, dispatcher: Dispatcher
 ) -> None:

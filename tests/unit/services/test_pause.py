@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from conductor_fakes import Rig, small_spec
-from conductor_house import House, WorkerDiedError
+from conductor_house import House, WorkerDiedError, said
+from test_shaky_store import until_it_answers
 
-from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError
+from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError, TrackingUnavailableError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb
 from sweep_service.services.generation import Pause
 from sweep_service.services.packs import Departure, LaneMessage, PackOrder
@@ -153,6 +154,129 @@ def test_a_lane_rests_once_although_the_store_fails_in_the_middle_of_it(fail: An
     assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
 
 
+@pytest.mark.parametrize("num_calm", range(3))
+@pytest.mark.parametrize("fail", ["before", "after"])
+def test_a_worker_that_dies_in_a_pause_leaves_nothing_running_whichever_write_fails(fail: Any, num_calm: int) -> None:
+    rig = Rig(small_spec())
+    key, _ = started(rig)
+    paused(rig)
+    rig.store.fails += [None] * num_calm + [fail]
+    until_it_answers(rig.generation.pack_over, key, lost=True, message="died")
+    rig.store.fails.clear()
+    assert rig.start_pack() is Pause.DONE
+    assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
+    assert rig.generation.is_over
+
+
+@pytest.mark.parametrize("fail", ["before", "after"])
+@pytest.mark.parametrize("following", ["the next pack", "a stop"])
+def test_a_pause_that_fails_half_way_loses_no_trial(fail: Any, following: str) -> None:
+    rig = Rig(small_spec(budget={"trials": 1}, retries=0))
+    key, _ = started(rig)
+    rig.generation.split(key, 1, "it is between two packs")
+    rig.generation.pack_over(key, lost=False)
+    assert rig.generation.next_pack("set aside") is None
+    rig.store.control_sweep(rig.sweep.id, Verb.PAUSE)
+    rig.store.fails.append(fail)
+    with pytest.raises(StoreUnavailableError):
+        rig.generation.pause()
+    assert rig.generation.begin("set aside", node="here").lanes == ()
+    if following == "the next pack":
+        assert rig.start_pack() is Pause.WAIT
+        assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
+        rig.generation.pack_over("set aside", lost=False)
+        assert rig.start_pack() is Pause.DONE
+        return
+    rig.generation.stop()
+    rig.generation.pack_over("set aside", lost=False)
+    rig.run_to_end()
+    # Whether it rested, and is cancelled by the stop, or not, and goes on, is the store's to say: nothing is left over.
+    (trial,) = rig.trials
+    assert trial.state is (TrialState.COMPLETED if fail == "before" else TrialState.CANCELLED)
+
+
+@pytest.mark.parametrize("fail", ["before", "after"])
+def test_a_trial_whose_start_failed_before_a_pause_rests_and_its_worker_finds_nothing_to_do(fail: Any) -> None:
+    rig = Rig(small_spec(budget={"trials": 1}))
+    assert rig.generation.next_pack("pack-1") is None
+    rig.store.fails.append(fail)
+    with pytest.raises(StoreUnavailableError):
+        rig.generation.begin("pack-1", node="here")
+    paused(rig)
+    assert rig.generation.begin("pack-1", node="here").lanes == ()
+    rig.generation.stop()
+    rig.generation.pack_over("pack-1", lost=False)
+    rig.run_to_end()
+    states = [attempt for trial in rig.trials for attempt in attempts(rig, trial.id)]
+    assert rig.trials[0].state.is_ended
+    assert AttemptState.RUNNING not in states
+    assert rig.trials[0].state is not TrialState.FAILED, "nobody has lost a worker"
+
+
+def test_a_trial_whose_worker_dies_in_a_pause_is_finished_where_a_stop_comes_before_it_rests() -> None:
+    rig = Rig(small_spec(budget={"trials": 1}))
+    key, _ = started(rig)
+    paused(rig)
+    rig.store.fails += [None, "before"]  # the end of its attempt is stored, its rest is not
+    with pytest.raises(StoreUnavailableError):
+        rig.generation.pack_over(key, lost=True, message="died")
+    rig.store.control_sweep(rig.sweep.id, Verb.STOP)
+    rig.generation.stop()
+    rig.generation.pack_over(key, lost=True, message="died")
+    rig.run_to_end()
+    assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED]
+
+
+def test_a_resumed_trial_whose_workers_die_before_they_begin_fails_and_not_its_sweep() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}, retries=0))
+    key, order = started(rig)
+    paused(rig)
+    rig.generation.report(key, [at_work(order.lanes[0].trial_id, 10)])
+    rig.generation.report(key, [resting(order.lanes[0].trial_id, 10)])
+    rig.generation.pack_over(key, lost=False)
+    rig.store.move_sweep(rig.lease, SweepState.PAUSED)
+    rig.store.control_sweep(rig.sweep.id, Verb.RESUME)
+    rig.next_generation()
+    for key in ("trying", "without a trainer"):  # the first may have been lost by finding out how many go together
+        assert rig.generation.next_pack(key) is None
+        rig.generation.pack_over(key, lost=True, message="torch does not load")
+    rig.run_to_end()
+    assert [trial.state for trial in rig.trials] == [TrialState.FAILED, TrialState.COMPLETED]
+
+
+def test_a_lane_that_was_asked_to_rest_before_a_stop_goes_on_in_another_pack_and_is_not_taken_for_lost() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}, retries=0, search={"sampler": "random"}, resources={"lanes": 2}))
+    key, order = started(rig)
+    rig.generation.settle(key, 2)
+    second = rig.generation.refill(key, 1)
+    ids = [order.lanes[0].trial_id, second[0].trial_id]
+    paused(rig)
+    assert rig.generation.report(key, [at_work(ids[0], 10)]) == {ids[0]: Departure.RESTS}
+    rig.store.control_sweep(rig.sweep.id, Verb.STOP)
+    rig.generation.stop()
+    assert rig.generation.report(key, [resting(ids[0], 10)]) == {}
+    assert [trial.state for trial in rig.trials] == [TrialState.RUNNING] * 2
+    assert attempts(rig, ids[0]) == [AttemptState.PREEMPTED]
+    assert rig.generation.refill(key, 1) == (), "its worker takes it for gone"
+    rig.generation.report(key, [rig.last_message(ids[1])])
+    rig.generation.pack_over(key, lost=False)
+    rig.next_generation()  # a crash changes nothing
+    rig.generation.stop()
+    rig.run_to_end()
+    assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED] * 2
+
+
+def test_what_a_lane_has_said_before_it_rests_is_stored_although_it_comes_late() -> None:
+    rig = Rig(small_spec())
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    paused(rig)
+    rig.generation.report(key, [at_work(trial_id, 10)])
+    rig.generation.report(key, [resting(trial_id, 10)])
+    rig.generation.log(key, [said(trial_id, 0, "the last line")])
+    assert [kept.line.text for kept in rig.store.list_trial_logs(trial_id)] == ["the last line"]
+
+
 def test_a_stop_that_overtakes_a_pause_finishes_what_runs_and_cancels_what_rests() -> None:
     rig = Rig(small_spec(resources={"parallel": 3}))
     first, second, third = (started(rig) for _ in range(3))
@@ -282,13 +406,50 @@ def test_a_sweep_that_is_ended_in_its_pause_has_results_and_no_open_run(
     assert house.tracker.closed.keys() == {f"run of {sweep.id}", *(f"run of {trial.id}" for trial in house.trials)}
 
 
-def test_a_verb_that_overtakes_the_end_of_a_pause_is_obeyed(house: House) -> None:
+@pytest.mark.parametrize(
+    ("verb", "state"), [(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)], ids=str
+)
+def test_a_verb_that_overtakes_the_end_of_a_pause_is_obeyed(
+    house: House, monkeypatch: pytest.MonkeyPatch, verb: Verb, state: SweepState
+) -> None:
     def pause(key: str, order: PackOrder) -> None:
         house.ask(Verb.PAUSE)
         rest(house, key, order)
-        house.ask(Verb.STOP)  # every trial rests by now
+        # The conductor's last delivery comes right before it lets the sweep rest.
+        monkeypatch.setattr(house.tracker, "open_sweep", lambda sweep: house.ask(verb) or f"run of {sweep.id}")
         raise WorkerDiedError
 
     house.packs.during = pause
-    assert house.run().state is SweepState.STOPPED
-    assert {trial.state for trial in house.trials} <= {TrialState.CANCELLED, TrialState.COMPLETED}
+    assert house.run().state is state
+    assert [trial.state for trial in house.trials] == [TrialState.CANCELLED]
+
+
+def test_a_fault_in_a_delivery_is_no_reason_not_to_rest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    def pause(key: str, order: PackOrder) -> None:
+        monkeypatch.setattr(house.tracker, "log_reports", fail)
+        house.ask(Verb.PAUSE)
+        rest(house, key, order)
+        raise WorkerDiedError
+
+    house.packs.during = pause
+    assert house.run().state is SweepState.PAUSED
+    assert [trial.state for trial in house.trials] == [TrialState.RESTING]
+
+
+def test_a_sweep_that_waits_for_the_tracking_server_at_its_end_can_be_paused(house: House) -> None:
+    def go_away() -> None:
+        house.tracker.is_away = True
+        house.ask(Verb.PAUSE)
+        raise TrackingUnavailableError("away")
+
+    house.tracker.on_close_sweep = go_away
+    assert house.run().state is SweepState.PAUSED
+    house.tracker.is_away = False
+    house.tracker.on_close_sweep = lambda: None
+    house.ask(Verb.RESUME)
+    house.lease = house.claim()
+    assert house.run().state is SweepState.COMPLETED
+    assert len(house.trials) == 3
