@@ -8,9 +8,9 @@ import pytest
 from mlflow import MlflowClient
 from stack_control import RunningStack, await_that, kill_conductor, runs_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-TRIALS, STEPS, EVERY = 10, 3000, 250
+TRIALS, STEPS, EVERY = 6, 6000, 500
 
 
 def spec_named(name: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def pause_in_mid_training(stack: RunningStack, sweep_id: str, *, after: int) -> 
 
     await_that(lambda: num_under_way() >= 4, what="four trials that train")
     stack.client.pause(sweep_id)
-    await_that(lambda: stack.client.get(sweep_id)["state"] == "paused", within_s=20, what="the sweep to rest")
+    await_that(lambda: stack.client.get(sweep_id)["state"] == "paused", what="the sweep to rest")
 
 
 def test_a_paused_sweep_holds_nothing_and_goes_on_where_its_trials_rest(
@@ -54,7 +54,7 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_where_its_trials_rest(
     for trial in resting.values():
         assert [attempt["state"] for attempt in trial["attempts"]] == ["preempted"]
         assert 500 <= trial["last_step"] < STEPS
-    assert not stack.pids("ray::Trainer.train"), "nobody trains"
+    await_that(lambda: not stack.pids("ray::Trainer.train"), what="nobody to train")
     parent, children = runs_of(mlflow_client, "paused", sweep_id)
     assert {run.info.status for run in (parent, *children)} <= {"RUNNING", "FINISHED"}
     assert stack.client.pause(sweep_id)["state"] == "paused"
@@ -87,10 +87,12 @@ def test_a_pause_outlives_its_conductor_and_a_sweep_can_be_stopped_in_it(
     await_that(lambda: "running" in {t["state"] for t in trials_of(stack, sweep_id)}, what="trials that run")
     assert stack.client.pause(sweep_id)["state"] == "pausing"
     kill_conductor(stack, sweep_id, generation=1)
-    await_that(lambda: stack.client.get(sweep_id)["state"] == "paused", what="the next one to end the pause")
+    await_that(
+        lambda: stack.client.get(sweep_id)["state"] == "paused", within_s=120, what="the next one to end the pause"
+    )
     assert {trial["state"] for trial in trials_of(stack, sweep_id)} <= {"resting", "pending"}
     assert stack.client.stop(sweep_id)["state"] == "stopping"
-    sweep = stack.client.wait(sweep_id, timeout=60)
+    sweep = stack.client.wait(sweep_id, timeout=120)
     assert (sweep["state"], sweep["reason"], sweep["generation"]) == ("stopped", "user", 3)
     assert {trial["state"] for trial in trials_of(stack, sweep_id)} == {"cancelled"}
     parent, children = runs_of(mlflow_client, "stopped in a pause", sweep_id)
