@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,17 @@ def test_when_more_lanes_were_no_better_twice_no_more_are_tried():
 
     assert paying(seconds, 100) == 1
     assert max(tried) == 4
+
+
+def test_short_steps_are_measured_until_one_was_left_alone():
+    times = Counter()
+
+    def seconds(num_lanes: int) -> float:
+        times[num_lanes] += 1
+        undisturbed = 0.002 * (1 + 0.3 * (num_lanes - 1))
+        return undisturbed * (2 if num_lanes == 4 and times[num_lanes] <= 5 else 1)
+
+    assert paying(seconds, 4) == 4
 
 
 @pytest.mark.parametrize(("lanes_of_memory", "most"), [(0.0, 1), (2.9, 2), (None, 4), (1e6, 4)])

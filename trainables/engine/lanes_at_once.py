@@ -28,7 +28,9 @@ from trainables.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-REPETITIONS = 3  # of a measured step; the fastest counts, since whatever else runs makes it only slower
+# Repetitions of a measured step: so many at least, and more until so much time has been measured. The fastest counts,
+# since whatever else runs makes it only slower; a step of few milliseconds must have the time to be left alone once.
+REPETITIONS, MEASURED_S, MOST_REPETITIONS = 3, 0.05, 50
 AS_GOOD = 1.1  # times the least time per lane: fewer lanes that are as good as that are better
 MOST_MEASURED = 256
 _SHARE_OF_MEMORY = 0.4  # that a pack may take of what is available: there may be another beside it
@@ -120,8 +122,8 @@ def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection
     """That a step of them takes, without the optimiser's part."""
     stack = LaneStack(problem, lanes, unused=unused)
     batch = stack.batch([lane.batches.first_rows() for lane in lanes])
-    seconds = []
-    for _ in range(1 + REPETITIONS):  # the first finds nothing prepared
+    seconds: list[float] = []
+    for _ in range(1 + MOST_REPETITIONS):  # the first finds nothing prepared
         start = clock()
         found = stack.network.task_gradients(*batch)
         found.put_gradients(torch.ones_like(found.losses_NT))
@@ -129,6 +131,8 @@ def _seconds(problem: Problem, lanes: Sequence[LaneTraining], unused: Collection
         if stack.parameters.values_NP.device.type == "cuda":
             torch.cuda.synchronize(stack.parameters.values_NP.device)
         seconds.append(clock() - start)
+        if len(seconds) > REPETITIONS and sum(seconds[1:]) >= MEASURED_S:
+            break
     return min(seconds[1:])
 
 
