@@ -10,7 +10,7 @@ from stack_control import RunningStack, await_that, kill_conductor, runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-TRIALS, STEPS, EVERY = 6, 6000, 500
+TRIALS, STEPS, EVERY = 6, 4000, 250
 
 
 def spec_named(name: str) -> dict[str, Any]:
