@@ -5,6 +5,7 @@ on, to the last digit. Two of them always; the others, which take minutes, where
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "grid": ("grid", GRID, None),
 }
 ALWAYS, WHERE_THERE_IS_TIME = tuple(CASES)[:2], tuple(CASES)[2:]
-CHOSEN = [
-    *(pytest.param(ALWAYS, case, id=case) for case in ALWAYS),
-    *(pytest.param(WHERE_THERE_IS_TIME, case, id=case, marks=pytest.mark.long) for case in WHERE_THERE_IS_TIME),
-]
+CHOSEN = [*ALWAYS, *(pytest.param(case, marks=pytest.mark.long) for case in WHERE_THERE_IS_TIME)]
 
 
 def spec_of(case: str) -> dict[str, Any]:
@@ -62,9 +60,24 @@ def spec_of(case: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(stack: RunningStack, request: pytest.FixtureRequest) -> dict[str, str]:
+def killed_always(stack: RunningStack) -> dict[str, str]:
+    return kill_half_way(stack, ALWAYS)
+
+
+@pytest.fixture(scope="module")
+def killed_where_there_is_time(stack: RunningStack) -> dict[str, str]:
+    return kill_half_way(stack, WHERE_THERE_IS_TIME)
+
+
+@pytest.fixture
+def killed(case: str, request: pytest.FixtureRequest) -> str:
+    """The id of the case's sweep."""
+    return request.getfixturevalue("killed_always" if case in ALWAYS else "killed_where_there_is_time")[case]
+
+
+def kill_half_way(stack: RunningStack, cases: Sequence[str]) -> dict[str, str]:
     """By case, the id of a sweep whose conductor was killed after half of its trials, and which has ended since."""
-    found = {case: stack.client.submit(spec_of(case))["id"] for case in request.param}
+    found = {case: stack.client.submit(spec_of(case))["id"] for case in cases}
     to_kill, running = set(found.values()), set(found.values())
     deadline = time.monotonic() + WITHIN_SECONDS
     while running and time.monotonic() < deadline:
@@ -80,11 +93,11 @@ def killed(stack: RunningStack, request: pytest.FixtureRequest) -> dict[str, str
     return found
 
 
-@pytest.mark.parametrize(("killed", "case"), CHOSEN, indirect=["killed"])
+@pytest.mark.parametrize("case", CHOSEN)
 def test_a_killed_sweep_comes_out_as_one_that_went_on(
-    stack: RunningStack, killed: dict[str, str], case: str, tmp_path: Path
+    stack: RunningStack, killed: str, case: str, tmp_path: Path
 ) -> None:
-    sweep = stack.client.get(killed[case])
+    sweep = stack.client.get(killed)
     assert sweep["state"] == "completed"
     assert sweep["generation"] >= 2
     trials = stack.client.trials(sweep["id"])
