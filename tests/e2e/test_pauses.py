@@ -60,7 +60,7 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_where_its_trials_rest(
     assert stack.client.pause(sweep_id)["state"] == "paused"
 
     assert stack.client.resume(sweep_id)["state"] in ("queued", "starting", "running")
-    sweep = stack.client.wait(sweep_id, timeout=120)
+    sweep = stack.client.wait(sweep_id, timeout=240)
     assert (sweep["state"], sweep["reason"], sweep["generation"]) == ("completed", "budget_trials", 2)
     ended = trials_of(stack, sweep_id)
     assert [(trial["number"], trial["state"]) for trial in ended] == [(n, "completed") for n in range(TRIALS)]
