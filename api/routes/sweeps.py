@@ -39,6 +39,7 @@ from api.schemas.logs import LogPage
 from api.schemas.problems import problem_responses
 from api.schemas.sweeps import EXAMPLE_SPEC, PreviewView, SweepPage, SweepSummary, SweepView
 from api.schemas.trials import BestView, TrialPage, TrialView
+from sweep_service.domain.states import Verb
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
@@ -241,7 +242,7 @@ def pause_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """No new trials start; running ones leave a checkpoint at their next report and rest. The sweep is `pausing` until
     they all do, then `paused`. Asked again, it changes nothing.
     """
-    return SweepView.of(service.pause(sweep_id))
+    return SweepView.of(service.control(sweep_id, Verb.PAUSE))
 
 
 @router.post(
@@ -255,7 +256,7 @@ def resume_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """A paused sweep goes on: it is queued, and its trials train on from their checkpoints. Asked again, it changes
     nothing.
     """
-    return SweepView.of(service.resume(sweep_id))
+    return SweepView.of(service.control(sweep_id, Verb.RESUME))
 
 
 @router.post(
@@ -267,7 +268,7 @@ def resume_sweep(sweep_id: SweepId, service: Service) -> SweepView:
 )
 def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Running trials finish, no new ones start; those that rest are cancelled. Asked again, it changes nothing."""
-    return SweepView.of(service.stop(sweep_id))
+    return SweepView.of(service.control(sweep_id, Verb.STOP))
 
 
 @router.post(
@@ -279,4 +280,4 @@ def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
 )
 def cancel_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """Kill what runs and start nothing. Asked again, it changes nothing."""
-    return SweepView.of(service.cancel(sweep_id))
+    return SweepView.of(service.control(sweep_id, Verb.CANCEL))

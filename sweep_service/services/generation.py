@@ -193,8 +193,7 @@ class Generation:
                     self._packing.limit_company(trial.id, places)
                 if trial.id in pack.attempts:
                     self._attempts.end(pack.attempts[trial.id], message, AttemptState.PREEMPTED)
-                pack.trial_ids.remove(trial.id)  # only now: a call that fails is made again
-                pack.attempts.pop(trial.id, None)
+                pack.part(trial.id)  # only now: a call that fails is made again
                 self._queue.put_first([trial.id])
             self._rest_idle()
 
@@ -275,10 +274,12 @@ class Generation:
         still waits for a worker may go.
         """
         with self._lock:
+            if self._winding_up is SweepState.RUNNING:
+                return False
             states = {trial.state for trial in self._trials.values()}
             if self._winding_up is SweepState.PAUSING:
                 return TrialState.RUNNING not in states
-            return self._winding_up is not SweepState.RUNNING and all(state.is_ended for state in states)
+            return all(state.is_ended for state in states)
 
     # --- control ------------------------------------------------------------------------------------------------------
 
@@ -416,8 +417,7 @@ class Generation:
             if self._trials[trial_id].state is TrialState.RUNNING:
                 self._attempts.end(attempt_id, "The sweep was paused for a moment.", AttemptState.PREEMPTED)
                 self._queue.put([trial_id])
-            pack.trial_ids.remove(trial_id)
-            pack.parted[trial_id] = pack.attempts.pop(trial_id)
+            pack.part(trial_id)
 
     def _put_back(self, pack: Pack) -> None:
         """Nobody will train what was set aside for it."""

@@ -31,6 +31,12 @@ class Pack:
     num_lost: int | None = None  # lanes that it had when its worker died, once it has
     is_lost_trying: bool = False  # that worker was to find out how many trials of the structure a pack takes
 
+    def part(self, trial_id: str) -> None:
+        """The trial leaves the pack, which goes on; what it has said may still be on its way."""
+        self.trial_ids.remove(trial_id)
+        if trial_id in self.attempts:
+            self.parted[trial_id] = self.attempts.pop(trial_id)
+
 
 class Packing:
     """How many trials a pack may train at once."""

@@ -216,38 +216,15 @@ class SweepService:
             return replace(found, reason="The sweep ended without a completed search trial.")
         return replace(found, reason="No search trial has completed yet.")
 
-    def pause(self, sweep_id: str) -> SweepOverview:
-        """Start no new trials, and let the running ones rest at their next report. Nothing happens if that is so
-        already.
+    def control(self, sweep_id: str, verb: Verb) -> SweepOverview:
+        """Do what a user asks of a sweep. Nothing happens if it is so already.
 
         Raises:
             IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
         """
-        return self._control(sweep_id, Verb.PAUSE)
-
-    def resume(self, sweep_id: str) -> SweepOverview:
-        """Queue a sweep that is paused: its trials go on from where they rest. Nothing happens if it runs already.
-
-        Raises:
-            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
-        """
-        return self._control(sweep_id, Verb.RESUME)
-
-    def stop(self, sweep_id: str) -> SweepOverview:
-        """Let running trials finish and start no new ones. Nothing happens if that is so already.
-
-        Raises:
-            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
-        """
-        return self._control(sweep_id, Verb.STOP)
-
-    def cancel(self, sweep_id: str) -> SweepOverview:
-        """Kill what runs and start nothing. Nothing happens if that is so already.
-
-        Raises:
-            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
-        """
-        return self._control(sweep_id, Verb.CANCEL)
+        check_sweep_id(sweep_id)
+        self._store.control_sweep(sweep_id, verb)
+        return self.get(sweep_id)
 
     def delete(self, sweep_id: str) -> None:
         """Forget an ended sweep and all that is stored of it. Its runs in MLflow, its model and its checkpoints stay.
@@ -316,11 +293,6 @@ class SweepService:
         """Of a sweep that goes on, as they stand."""
         results = sweep.results or summarise(sweep, self._store.list_trials(sweep.id))
         return results.get("methods")
-
-    def _control(self, sweep_id: str, verb: Verb) -> SweepOverview:
-        check_sweep_id(sweep_id)
-        self._store.control_sweep(sweep_id, verb)
-        return self.get(sweep_id)
 
 
 def _digest(document: Any) -> str:

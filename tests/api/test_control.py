@@ -84,7 +84,8 @@ def test_a_completed_sweep_allows_nothing(service: Service, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
 def test_a_sweep_that_does_not_exist_cannot_be_controlled(service: Service, verb: str) -> None:
     for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "nonsense"):
-        problem(service.http.post(f"/api/v1/sweeps/{sweep_id}/{verb}"), 404)
+        answer = problem(service.http.post(f"/api/v1/sweeps/{sweep_id}/{verb}"), 404)
+        assert sweep_id in answer["detail"]
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])

@@ -283,4 +283,5 @@ def test_an_event_that_the_sweep_never_had_is_refused_as_a_place_to_begin(quick:
 
 def test_the_stream_of_no_sweep_is_a_problem(quick: Service) -> None:
     for sweep_id in ("swp_01ARZ3NDEKTSV4RRFFQ69G5FAV", "1"):
-        problem(quick.http.get(f"/api/v1/sweeps/{sweep_id}/events", headers={"Accept": STREAM}), 404)
+        answer = problem(quick.http.get(f"/api/v1/sweeps/{sweep_id}/events", headers={"Accept": STREAM}), 404)
+        assert sweep_id in answer["detail"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conductor_fakes import Rig, small_spec
+from conductor_house import said
 
 from sweep_service.domain.errors import PackOverError, StoreUnavailableError
 from sweep_service.domain.packing import num_startup
@@ -350,3 +351,12 @@ def test_a_store_that_goes_away_while_a_pack_is_filled_loses_no_trial(fails: Any
     assert len(rig.trials) == 9
     assert {trial.state for trial in rig.trials} == {TrialState.COMPLETED}
     assert {trial.num_attempts for trial in rig.trials} <= {1, 2}
+
+
+def test_what_lanes_have_said_before_their_pack_is_split_up_is_stored_although_it_comes_late() -> None:
+    rig = Rig(spec_of(4))
+    key, order = started(rig)
+    (trial_id,) = ids(order)
+    rig.generation.split(key, 1, "too many")
+    rig.generation.log(key, [said(trial_id, 0, "the last line")])
+    assert [kept.line.text for kept in rig.store.list_trial_logs(trial_id)] == ["the last line"]
