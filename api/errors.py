@@ -23,6 +23,7 @@ from sweep_service.domain.errors import (
     KeyReusedError,
     NotFoundError,
     SchemaOutdatedError,
+    SpecChangedError,
     StoreUnavailableError,
 )
 
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(KeyReusedError, _key_reused)
     app.add_exception_handler(IllegalMoveError, _illegal_move)
+    app.add_exception_handler(SpecChangedError, _spec_changed)
     app.add_exception_handler(CatalogMissingError, _catalog_missing)
     app.add_exception_handler(StoreUnavailableError, _store_unavailable)
     app.add_exception_handler(SchemaOutdatedError, _schema_outdated)
@@ -75,11 +77,12 @@ def install(app: FastAPI) -> None:
 
 async def _invalid_spec(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidSpecError)
+    what, where = ("changed", "patch") if request.method == "PATCH" else ("queued", "spec")
     problem = Problem(
         status=HTTPStatus.UNPROCESSABLE_ENTITY,
         kind="invalid-spec",
         title="Invalid sweep spec",
-        detail=f"Nothing was queued: {_count(len(error.findings))} in the spec.",
+        detail=f"Nothing was {what}: {_count(len(error.findings))} in the {where}.",
         errors=error_items(error.findings),
     )
     return ProblemResponse(problem, request.scope)
@@ -176,6 +179,12 @@ async def _illegal_move(request: Request, error: Exception) -> Response:
         errors=error_items([Finding(pointer="", code="illegal_move", detail=detail)]),
         extra={"state": error.current, "allowed": list(error.allowed)},
     )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _spec_changed(request: Request, _error: Exception) -> Response:
+    detail = "Nothing was changed: others have changed the sweep meanwhile, again and again. Look at it, and try again."
+    problem = Problem(status=HTTPStatus.CONFLICT, kind="changed-meanwhile", title="Changed meanwhile", detail=detail)
     return ProblemResponse(problem, request.scope)
 
 

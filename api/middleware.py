@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from email.message import Message as Mail
 from http import HTTPStatus
 
@@ -125,7 +125,7 @@ class CheckedBody:
                 await ProblemResponse(self._too_large(), scope)(scope, receive, send)
                 return
             receive = _replay(body, receive)
-        if not _is_json(headers):
+        if not _is_json(headers, _JSON_TYPES | (_PATCH_TYPES if scope["method"] == "PATCH" else set())):
             await ProblemResponse(_NOT_JSON, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -183,6 +183,8 @@ async def _drain(receive: Receive) -> None:
                 size += len(chunk)
 
 
+_JSON_TYPES: Set[str] = {"application/json"}
+_PATCH_TYPES: Set[str] = {"application/merge-patch+json"}
 _NOT_JSON = Problem(
     status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     kind="unsupported-media-type",
@@ -192,7 +194,7 @@ _NOT_JSON = Problem(
 )
 
 
-def _is_json(headers: Headers) -> bool:
+def _is_json(headers: Headers, types: Set[str]) -> bool:
     """Whether the body, if there is one, is said to be JSON. A Content-Type without a body counts as well: the forms of
     foreign web pages, which may send nothing else without asking, always have one."""
     given = headers.get("content-type")
@@ -200,7 +202,7 @@ def _is_json(headers: Headers) -> bool:
         return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
     mail = Mail()  # its header has the same form, and the library reads its parameters
     mail["Content-Type"] = given
-    return mail.get_content_type() == "application/json" and mail.get_content_charset("utf-8") in ("utf-8", "utf8")
+    return mail.get_content_type() in types and mail.get_content_charset("utf-8") in ("utf-8", "utf8")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

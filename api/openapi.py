@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api.schemas import sweep_patch
 from api.schemas.problems import ProblemDocument
 from sweep_service.domain.spec import SweepSpec
 
@@ -18,7 +19,7 @@ _REF = "#/components/schemas/{model}"
 
 
 class DescribedApplication(FastAPI):
-    """Describes also the bodies that FastAPI does not parse: specs and problems."""
+    """Describes also the bodies that FastAPI does not parse: specs, patches and problems."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -28,6 +29,7 @@ class DescribedApplication(FastAPI):
                 schema = model.model_json_schema(ref_template=_REF)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[schema["title"]] = schema
+            schemas[sweep_patch.NAME] = sweep_patch.patch_schema(schemas)
             for view in ("SweepView", "PreviewView"):
                 properties = schemas[view]["properties"]
                 described = properties["spec"]["description"]

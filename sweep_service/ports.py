@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
-from sweep_service.domain.spec import Objective
+from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
-from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
 from sweep_service.log_port import LogStore
 from trainables.catalog import Trainable
 
@@ -112,8 +112,8 @@ class SweepStore(LogStore, Protocol):
         """Raises SweepNotFoundError."""
         ...
 
-    def get_state(self, sweep_id: str) -> SweepState:
-        """The sweep's state alone, for whoever asks again and again. Raises SweepNotFoundError."""
+    def get_standing(self, sweep_id: str) -> Standing:
+        """The sweep's state and revision alone, for whoever asks again and again. Raises SweepNotFoundError."""
         ...
 
     def list_sweeps(
@@ -134,8 +134,22 @@ class SweepStore(LogStore, Protocol):
         """Move the sweep where the verb takes it, reason USER; unchanged (no event) where the verb is in effect
         already. One that no conductor has had ends at once, any other is for a conductor to end.
 
+        RETRY makes every FAILED trial PENDING, with its last checkpoint, without its end and its tracking run, and is a
+        new revision (events: TRIAL_MOVED, SWEEP_AMENDED). It changes nothing where none has FAILED, unless the sweep
+        itself has.
+
         Raises:
             SweepNotFoundError, IllegalMoveError.
+        """
+        ...
+
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+        """Give the sweep, of that revision, another spec, and the next revision (event: SWEEP_AMENDED). One that has
+        ended is re-opened: QUEUED, without results (the event of its verdict stays). The spec that it has already
+        changes nothing, unless it has ended.
+
+        Raises:
+            SweepNotFoundError; SpecChangedError: it is of another revision; IllegalMoveError.
         """
         ...
 
@@ -231,9 +245,19 @@ class SweepStore(LogStore, Protocol):
     # --- the conductor ------------------------------------------------------------------------------------------------
 
     def move_sweep(
-        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+        self,
+        lease: Lease,
+        target: SweepState,
+        *,
+        reason: SweepReason | None = None,
+        message: str = "",
+        revision: int | None = None,
     ) -> Sweep:
-        """Raises LeaseLostError, IllegalMoveError. Moving to the state that it is in changes nothing."""
+        """Moving to the state that it is in changes nothing.
+
+        Raises:
+            LeaseLostError; SpecChangedError: a revision is given, and is not the sweep's; IllegalMoveError.
+        """
         ...
 
     def add_notice(self, lease: Lease, message: str, *, trial_id: str | None = None) -> None:

@@ -82,6 +82,14 @@ def read_spec_file(text: str) -> SpecFile:
     return spec
 
 
+def read_value(text: str) -> Any:
+    """A single value on one line, as it would be read in a file. Raises SpecFileError."""
+    if not text.strip() or "\n" in text:
+        raise SpecFileError("a value on one line is needed; null is none")
+    document = read_spec_file(f"value: {text}").document
+    return document["value"]
+
+
 def _has_control(text: str) -> bool:
     return re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text) is not None
 

@@ -1,4 +1,4 @@
-"""Sweeps: submit, look, stop, cancel."""
+"""Sweeps: submit, look, change, end."""
 
 from __future__ import annotations
 
@@ -56,6 +56,18 @@ _SPEC_BODY = {
         "required": True,
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/SweepSpec"}, "example": EXAMPLE_SPEC}
+        },
+    }
+}
+_PATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            media_type: {
+                "schema": {"$ref": "#/components/schemas/SweepPatch"},
+                "example": {"budget": {"trials": 64}, "resources": {"parallel": 4}},
+            }
+            for media_type in ("application/merge-patch+json", "application/json")
         },
     }
 }
@@ -124,6 +136,25 @@ def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> Swee
 def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     """A sweep, its progress and, once it has ended, its results."""
     return SweepView.of(service.get(sweep_id))
+
+
+@router.patch(
+    "/{sweep_id}",
+    operation_id="amend_sweep",
+    response_model=SweepView,
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    openapi_extra=_PATCH_BODY,
+    dependencies=[Depends(no_query)],
+)
+def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
+    """Change what a sweep is to do: its budget, `resources.parallel` or `early_stopping`, as a JSON merge patch: what
+    it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if anything is
+    wrong.
+
+    A sweep that runs goes on under it at once; fewer packs let the newest go with a checkpoint. One that has ended, but
+    for a cancelled one, is queued again, and goes on where it had ended. The same patch again changes nothing.
+    """
+    return SweepView.of(service.amend(sweep_id, parse_document(body)))
 
 
 @router.delete(
@@ -257,6 +288,21 @@ def resume_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     nothing.
     """
     return SweepView.of(service.control(sweep_id, Verb.RESUME))
+
+
+@router.post(
+    "/{sweep_id}/retry",
+    operation_id="retry_sweep",
+    response_model=SweepView,
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+    dependencies=[Depends(no_query), Depends(no_body)],
+)
+def retry_sweep(sweep_id: SweepId, service: Service) -> SweepView:
+    """Try the trials again that have `failed`: they are `pending`, and train on from their last checkpoints, with as
+    many retries as at first. A sweep that has ended, but for a cancelled one, is queued again for it; one that has
+    `failed` also where no trial has. Where there is nothing to retry it changes nothing.
+    """
+    return SweepView.of(service.control(sweep_id, Verb.RETRY))
 
 
 @router.post(

@@ -56,13 +56,13 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
     409: (
         "illegal-move",
         "Not possible in this state",
-        "The sweep is completed: stop is not possible. Possible now: nothing.",
+        "The sweep is completed: stop is not possible. Possible now: retry.",
         f"{_SWEEP}/stop",
         [
             {
                 "pointer": "",
                 "code": "illegal_move",
-                "detail": "The sweep is completed: stop is not possible. Possible now: nothing.",
+                "detail": "The sweep is completed: stop is not possible. Possible now: retry.",
             }
         ],
     ),
@@ -102,7 +102,7 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
         [],
     ),
 }
-_MORE: Mapping[int, dict[str, Any]] = {409: {"state": "completed", "allowed": []}}
+_MORE: Mapping[int, dict[str, Any]] = {409: {"state": "completed", "allowed": ["retry"]}}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -40,13 +40,14 @@ class Links(BaseModel):
     report: str
     pause: str
     resume: str
+    retry: str
     stop: str
     cancel: str
 
     @classmethod
     def of(cls, sweep_id: str) -> Links:
         here = f"{PREFIX}/sweeps/{sweep_id}"
-        names = ("trials", "best", "events", "logs", "report", "pause", "resume", "stop", "cancel")
+        names = ("trials", "best", "events", "logs", "report", "pause", "resume", "retry", "stop", "cancel")
         parts = {part: f"{here}/{part}" for part in names}
         return cls(self=here, **parts)
 
@@ -139,8 +140,9 @@ class SweepView(BaseModel):
     state: SweepState
     reason: SweepReason | None = Field(description="Why it is in that state, where that needs explaining.")
     message: str
-    spec: dict[str, Any] = Field(description="What was submitted, with every default filled in.")
+    spec: dict[str, Any] = Field(description="What was submitted and amended since, with every default filled in.")
     generation: int = Field(description="How many times a conductor was started for it.")
+    revision: int = Field(description="How often it was changed since it was submitted: amended, or retried.")
     progress: ProgressView
     leaders: list[Leader] = Field(
         description="The best of the search so far, then of each other balancer that has a search of its own, then of "
@@ -168,6 +170,7 @@ class SweepView(BaseModel):
             **_common(sweep),
             spec=sweep.spec.canonical(),
             generation=sweep.generation,
+            revision=sweep.revision,
             progress=ProgressView.of(overview.progress),
             leaders=[Leader.of(trial) for trial in overview.leaders],
             adopted=len(sweep.adopted),

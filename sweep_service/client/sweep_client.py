@@ -150,6 +150,16 @@ class SweepClient(Connection):
         """A paused sweep goes on. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/resume", _SWEEP)
 
+    def amend(self, sweep_id: str, patch: Mapping[str, Any]) -> Document:
+        """Change its budget, ``resources.parallel`` or ``early_stopping``: what the patch names is set, None removes.
+        One that has ended goes on for it. Raises InvalidRequestError, ConflictError.
+        """
+        return self._call("PATCH", _sweep_path(sweep_id), _SWEEP, json=dict(patch))
+
+    def retry(self, sweep_id: str) -> Document:
+        """Its failed trials are tried again, after its end too. Raises ConflictError."""
+        return self._call("POST", f"{_sweep_path(sweep_id)}/retry", _SWEEP)
+
     def stop(self, sweep_id: str) -> Document:
         """Running trials finish, no new ones start. Raises ConflictError."""
         return self._call("POST", f"{_sweep_path(sweep_id)}/stop", _SWEEP)

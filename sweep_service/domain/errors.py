@@ -83,6 +83,10 @@ class IllegalMoveError(SweepServiceError):
         super().__init__(f"{self.current} cannot become {self.target}; allowed from here: {choices}.")
 
 
+class SpecChangedError(SweepServiceError):
+    """Somebody has changed what the sweep is to do, and this was decided without knowing of it."""
+
+
 class PackOverError(SweepServiceError):
     """A worker speaks for a pack that has been given up; its trials may be in other hands."""
 

@@ -12,6 +12,7 @@ from typing import Any
 class EventKind(StrEnum):
     SWEEP_SUBMITTED = "sweep.submitted"
     SWEEP_MOVED = "sweep.moved"  # data: from, to, reason
+    SWEEP_AMENDED = "sweep.amended"  # data: revision, changes (by pointer: before, after), retried (numbers)
     SWEEP_CLAIMED = "sweep.claimed"  # data: owner, generation
     SWEEP_VERDICT = "sweep.verdict"  # data: the verdict
     SWEEP_NOTICE = "sweep.notice"  # something an operator should know; nothing moved

@@ -148,7 +148,7 @@ TRIAL_MOVES: Mapping[TrialState, frozenset[TrialState]] = {
     _T.RESTING: frozenset({_T.RUNNING, _T.FAILED, _T.CANCELLED}),
     _T.COMPLETED: frozenset(),
     _T.EARLY_STOPPED: frozenset(),
-    _T.FAILED: frozenset(),
+    _T.FAILED: frozenset({_T.PENDING}),  # only where a user has it tried again
     _T.INFEASIBLE: frozenset(),
     _T.CANCELLED: frozenset(),
 }
@@ -177,6 +177,7 @@ class Verb(StrEnum):
 
     PAUSE = "pause"  # no new trials start, running ones checkpoint at their next report and rest
     RESUME = "resume"  # go on where a pause has left off
+    RETRY = "retry"  # try the trials again that have failed; a sweep that has ended goes on for it
     STOP = "stop"  # running trials finish, no new ones start
     CANCEL = "cancel"  # kill now
 
@@ -194,6 +195,16 @@ _VERB_TARGETS: Mapping[Verb, Mapping[SweepState, SweepState]] = {
         _S.QUEUED: _S.QUEUED,
         _S.STARTING: _S.STARTING,
         _S.RUNNING: _S.RUNNING,
+    },
+    Verb.RETRY: {
+        _S.QUEUED: _S.QUEUED,
+        _S.STARTING: _S.STARTING,
+        _S.RUNNING: _S.RUNNING,
+        _S.PAUSING: _S.PAUSING,
+        _S.PAUSED: _S.PAUSED,
+        _S.COMPLETED: _S.QUEUED,
+        _S.STOPPED: _S.QUEUED,
+        _S.FAILED: _S.QUEUED,
     },
     Verb.STOP: {
         _S.QUEUED: _S.STOPPING,
@@ -232,6 +243,18 @@ def verb_target(current: SweepState, verb: Verb, *, has_run: bool) -> SweepState
         raise IllegalMoveError(current=current, target=verb, allowed=_allowed_verbs(current))
     if current in (SweepState.QUEUED, SweepState.PAUSED) and not has_run:
         return _ENDS_OF_WHAT_NEVER_RAN.get(target, target)
+    return target
+
+
+def amended_state(current: SweepState) -> SweepState:
+    """Where a change of what it is to do takes a sweep: one that has ended is re-opened.
+
+    Raises:
+        IllegalMoveError: nothing new starts in it any more; lists the verbs that make sense.
+    """
+    target = _VERB_TARGETS[Verb.RETRY].get(current)  # a retry is such a change
+    if target is None:
+        raise IllegalMoveError(current=current, target="amend", allowed=_allowed_verbs(current))
     return target
 
 

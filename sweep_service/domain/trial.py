@@ -48,6 +48,7 @@ class Sweep:
     reason: SweepReason | None = None
     message: str = ""  # one sentence for people; empty where the state says it all
     generation: int = 0  # how many conductors have been started for it
+    revision: int = 0  # how often a user has changed what it is to do since it was submitted
     best_trial_id: str | None = None
     tracking_ref: str | None = None  # the parent run's id
     results: Mapping[str, Any] | None = None  # leaderboard, verdict and the like, once the sweep has ended
@@ -63,6 +64,14 @@ class Sweep:
         """How long it has run until now, without what it waited in the queue and rested in pauses."""
         before = timedelta(seconds=self.active_before_s)
         return before if self.active_since is None else before + (now - self.active_since)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a conductor must know of its sweep at any time: where it stands, and which changes were made."""
+
+    state: SweepState
+    revision: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from sweep_service.execution.trainers import end_trainers
 from sweep_service.ports import Clock
 from sweep_service.services.supply import PackSupply
 
-_MOST_PENDING = 8  # packs that wait for a place; their trials wait with them
+_MOST_PENDING = 8  # packs that wait for a place, and their trials with them
 
 
 class TunePacks:
@@ -35,7 +35,7 @@ class TunePacks:
     def run(self, supply: PackSupply, resources: Resources) -> None:
         register(self._conductor, supply)
         # By itself Tune starts a pack only when the one before has its process: one second after the other.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(resources.parallel, _MOST_PENDING))
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_MOST_PENDING)
         tuner = tune.Tuner(
             tune.with_resources(run_pack, {"cpu": resources.cpus, "gpu": resources.gpus}),
             tune_config=tune.TuneConfig(search_alg=PackSearcher(self._conductor), num_samples=-1, reuse_actors=True),

@@ -7,7 +7,7 @@ nobody will go on from is removed as soon as the store says so; a file that cann
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,10 +40,10 @@ class CheckpointFolders:
             if folder.name < than:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def drop_other_trials(self, *, keep: str | None) -> None:
-        """Remove everything but that trial's; with None everything."""
+    def drop_other_trials(self, *, keep: Collection[str]) -> None:
+        """Remove everything but those trials'."""
         for folder in _folders(self._folder):
-            if folder.name != keep:
+            if folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             self._folder.rmdir()  # empty

@@ -19,13 +19,14 @@ from sweep_service.domain.errors import (
     ClusterLostError,
     IllegalMoveError,
     LeaseLostError,
+    SpecChangedError,
     StoreUnavailableError,
     SweepServiceError,
     TrainableMissingError,
 )
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import SweepReason, SweepState
-from sweep_service.domain.trial import Cluster, Lease, Sweep
+from sweep_service.domain.states import SweepReason, SweepState, TrialState
+from sweep_service.domain.trial import Cluster, Lease, Standing, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
@@ -82,6 +83,8 @@ class Conductor:
         self._keeper = LeaseKeeper(store=store, lease=lease, settings=settings, over=self._over, on_loss=self._lose)
         self._lost: Exception | None = None  # why this conductor may not write any more
         self._obeyed = SweepState.RUNNING  # what a user has asked for and got
+        self._standing: Standing | None = None  # when the watch looked last
+        self._has_news = threading.Event()  # it has changed since, or all is over
 
     # --- called by packs ----------------------------------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class Conductor:
             if no_room is not None:
                 generation.cancel()
             elif self._start():
-                self._run_packs(supply, sweep.spec.resources)
+                self._run_packs(generation, supply, sweep.spec.resources)
         finally:
             self._packs_over.set()
             delivering.join()
@@ -201,13 +204,16 @@ class Conductor:
                 f"{sweep.spec.trainable!r} is in the catalogue no more: its package is not installed where the "
                 f"dispatcher runs. Install it there, and submit the sweep again."
             )
-        trials = self._store.list_trials(sweep.id)
-        plan = Plan(sweep=sweep, trainable=trainable, trials=trials, open_search=self._open_search(sweep))
+
+        def open_plan(sweep: Sweep, trials: Sequence[Trial]) -> Plan:
+            return Plan(sweep=sweep, trainable=trainable, trials=trials, open_search=self._open_search(sweep))
+
         return Generation(
             store=self._store,
             lease=self._lease,
             sweep=sweep,
-            plan=plan,
+            trials=self._store.list_trials(sweep.id),
+            open_plan=open_plan,
             clock=self._clock,
             checkpoints=self._checkpoints,
         )
@@ -236,12 +242,12 @@ class Conductor:
         to be run.
         """
         with suppress(IllegalMoveError):  # a user was faster
-            if self._store.get_state(self._lease.sweep_id) is SweepState.STARTING:
+            if self._asked() is SweepState.STARTING:
                 self._store.move_sweep(self._lease, SweepState.RUNNING)
-        self._obey(self._store.get_state(self._lease.sweep_id))
+        self._obey(self._asked())
         return self._supply is not None and not self._supply.is_over
 
-    def _run_packs(self, supply: PackSupply, resources: Resources) -> None:
+    def _run_packs(self, generation: Generation, supply: PackSupply, resources: Resources) -> None:
         """Run packs until none is left.
 
         What ends the controller itself (Ray kills a worker that takes too much memory, and Tune does not know that
@@ -262,9 +268,7 @@ class Conductor:
         if supply.fault is not None:
             raise supply.fault
         supply.lose_open_packs("It was waiting for a place when the sweep was ended.")
-        if not supply.is_over and not all(
-            trial.state.is_ended for trial in self._store.list_trials(self._lease.sweep_id)
-        ):
+        if not supply.is_over and not all(trial.state.is_ended for trial in generation.trials):
             raise RuntimeError("the controller of the packs ended before all trials had")
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -279,32 +283,43 @@ class Conductor:
             self._store.move_sweep(self._lease, outcome.state, reason=outcome.reason, message=outcome.message)
         except IllegalMoveError as error:
             logger.info("%s: %s Doing what it is asked now.", self._name, error)
-            self._obey(self._store.get_state(self._lease.sweep_id))
+            self._obey(self._asked())
             return False
         self._over.set()
         self._store.release_lease(self._lease)
         logger.info("%s: %s.", self._name, outcome.state)
         return True
 
+    def _hand_over(self) -> None:
+        """Leave the sweep, in the state that it is in, to the next generation: it knows what has been changed."""
+        self._over.set()
+        self._store.release_lease(self._lease)
+        logger.info("%s: it was changed when all was done; the next generation goes on.", self._name)
+
     def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
         """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
         pause = DELIVERY_INTERVAL_S
+        revision = None if self._generation is None else self._generation.revision
         while True:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
             ending = self._ending(outcome)
+            if revision not in (None, ending.revision):
+                self._hand_over()
+                return
             ending = replace(ending, results=summarise(ending, trials, self._importance.of(ending, trials)))
             delivered = self._delivery.try_finish(ending, trials)
             if delivered or not waits or ending.state is SweepState.CANCELLED:
                 try:
-                    self._end(ending)
+                    self._end(ending, trials)
                     return
-                except IllegalMoveError as error:  # a user has asked for something else meanwhile
-                    logger.info("%s: %s Ending it as it is asked now.", self._name, error)
+                except (IllegalMoveError, SpecChangedError) as error:  # a user has asked for something else meanwhile
+                    logger.info("%s: %s Doing what it is asked now.", self._name, error)
                     continue
-            if self._store.get_state(self._lease.sweep_id) is SweepState.PAUSING and self._rest(PAUSED):
+            if self._asked() is SweepState.PAUSING and self._rest(PAUSED):
                 return
-            self._over.wait(pause)
+            self._has_news.wait(pause)
+            self._has_news.clear()
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _ending(self, outcome: Outcome) -> Sweep:
@@ -316,11 +331,16 @@ class Conductor:
             outcome = STOPPED
         return replace(sweep, state=outcome.state, reason=outcome.reason, message=outcome.message)
 
-    def _end(self, ending: Sweep) -> None:
+    def _end(self, ending: Sweep, trials: Sequence[Trial]) -> None:
         self._store.set_results(self._lease, ending.results or {})
-        self._store.move_sweep(self._lease, ending.state, reason=ending.reason, message=ending.message)
+        # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints. A retry
+        # goes on from those of trials that have failed.
+        to_retry = {trial.id for trial in trials if trial.state is TrialState.FAILED}
+        self._checkpoints.drop_other_trials(keep=to_retry | {ending.best_trial_id or ""})
+        self._store.move_sweep(
+            self._lease, ending.state, reason=ending.reason, message=ending.message, revision=ending.revision
+        )
         self._over.set()
-        self._checkpoints.drop_other_trials(keep=ending.best_trial_id)
         self._store.release_lease(self._lease)
         logger.info("%s: %s. %s", self._name, ending.state, ending.message)
 
@@ -368,7 +388,7 @@ class Conductor:
         is_store_away = False
         while not self._over.wait(self._settings.poll_interval.total_seconds()):
             try:
-                self._obey(self._store.get_state(self._lease.sweep_id))
+                self._look_for_wishes()
                 is_store_away = False
             except LeaseLostError as error:
                 self._lose(error)
@@ -379,6 +399,23 @@ class Conductor:
                 is_store_away = True
             except Exception:
                 logger.exception("%s: the watch stumbled.", self._name)
+
+    def _look_for_wishes(self) -> None:
+        standing = self._store.get_standing(self._lease.sweep_id)
+        if standing != self._standing:
+            self._standing = standing
+            self._has_news.set()
+        generation = self._generation
+        try:
+            # First: what is to be tried again is among what a stop cancels.
+            if generation is not None and generation.revision != standing.revision:
+                generation.amend(self._store.get_sweep(self._lease.sweep_id))
+        finally:  # whatever comes of that, a cancel must get through
+            self._obey(standing.state)
+
+    def _asked(self) -> SweepState:
+        """Where users want the sweep."""
+        return self._store.get_standing(self._lease.sweep_id).state
 
     def _obey(self, asked: SweepState) -> None:
         """Do what a user has asked for, again and again until it is done: the store may fail in the middle of it."""
@@ -400,6 +437,7 @@ class Conductor:
         """Stop everything: whatever this conductor wrote from now on could contradict the next one."""
         self._lost = error
         self._over.set()
+        self._has_news.set()
         if self._supply is not None:
             self._supply.fail(error)
         self._end_workers()

@@ -50,6 +50,7 @@ class Delivery:
         self._store = store
         self._tracker = tracker
         self._lease = lease
+        self._opened: tuple[int, str] | None = None  # the sweep's run: as of which revision, and its id
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
         self._all_closed_up_to = -1  # number; the trials up to it need not be looked at any more
         self._refused: set[str] = set()  # trials whose run the server does not take
@@ -147,11 +148,13 @@ class Delivery:
             self._notice(f"The model of trial {best.number} is {fact}.", trial_id=best.id)
 
     def _sweep_ref(self, sweep: Sweep) -> str:
-        if sweep.tracking_ref is not None:
-            return sweep.tracking_ref
-        ref = self._tracker.open_sweep(sweep)
-        self._store.set_tracking_ref(self._lease, ref)
-        return ref
+        """Opened once in a generation, for the sweep may have been re-opened; and again with another spec."""
+        if self._opened is None or self._opened[0] != sweep.revision:
+            ref = self._tracker.open_sweep(sweep)
+            if ref != sweep.tracking_ref:
+                self._store.set_tracking_ref(self._lease, ref)
+            self._opened = sweep.revision, ref
+        return self._opened[1]
 
     def _trial_ref(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str | None:
         if trial.tracking_ref is not None or trial.started_at is None or trial.id in self._refused:

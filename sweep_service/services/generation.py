@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum
@@ -59,7 +59,8 @@ class Generation:
         store: SweepStore,
         lease: Lease,
         sweep: Sweep,
-        plan: Plan,
+        trials: Sequence[Trial],
+        open_plan: Callable[[Sweep, Sequence[Trial]], Plan],
         clock: Clock,
         checkpoints: CheckpointFolders,
     ) -> None:
@@ -67,7 +68,8 @@ class Generation:
         self._lease = lease
         self._sweep = sweep
         self._spec = sweep.spec
-        self._plan = plan
+        self._open_plan = open_plan
+        self._plan = plan = open_plan(sweep, trials)
         self._clock = clock
         self._early_stopper = EarlyStopper(store=store, spec=sweep.spec)
         self._book = TrialBook(store=store, lease=lease, sweep=sweep, plan=plan, clock=clock, checkpoints=checkpoints)
@@ -78,6 +80,7 @@ class Generation:
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._told: set[str] = set()  # notices on the sweep
         self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
+        self._is_done = False  # the controller of the packs has been told so
         self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
@@ -100,26 +103,31 @@ class Generation:
     def next_pack(self, key: str) -> Pause | None:
         """Set aside the trials of a new pack under that key; None: they are, start it."""
         with self._acting():
-            if self._winding_up is SweepState.CANCELLING:
-                return Pause.DONE
-            if self._winding_up is SweepState.PAUSING:
-                self._rest_idle()
-                return Pause.WAIT if self._packs else Pause.DONE
-            if len(self._packs) >= self._spec.resources.parallel:
-                return Pause.WAIT
-            trial_id = self._queue.take()
-            if trial_id is None:
-                return Pause.WAIT if self._packs else Pause.DONE
-            structure = self._packing.structure(self._trials[trial_id])
-            pack = Pack(key=key, structure=structure, trial_ids=[trial_id])
-            if self._packing.is_settled(pack.structure):
-                try:
-                    self._queue.fill(pack, places=self._places(pack), num_live=1, num_idle=self._num_idle - 1)
-                except StoreUnavailableError:
-                    self._queue.put_first(pack.trial_ids)  # to be set aside when it answers again
-                    raise
-            self._packs[key] = pack
-            return None
+            pause = self._set_aside(key)
+            self._is_done = pause is Pause.DONE
+            return pause
+
+    def _set_aside(self, key: str) -> Pause | None:
+        if self._winding_up is SweepState.CANCELLING:
+            return Pause.DONE
+        if self._winding_up is SweepState.PAUSING:
+            self._rest_idle()
+            return Pause.WAIT if self._packs else Pause.DONE
+        if len(self._packs) >= self._spec.resources.parallel:
+            return Pause.WAIT
+        trial_id = self._queue.take()
+        if trial_id is None:
+            return Pause.WAIT if self._packs else Pause.DONE
+        structure = self._packing.structure(self._trials[trial_id])
+        pack = Pack(key=key, structure=structure, trial_ids=[trial_id])
+        if self._packing.is_settled(pack.structure):
+            try:
+                self._queue.fill(pack, places=self._places(pack), num_live=1, num_idle=self._num_idle - 1)
+            except StoreUnavailableError:
+                self._queue.put_first(pack.trial_ids)  # to be set aside when it answers again
+                raise
+        self._packs[key] = pack
+        return None
 
     def begin(self, key: str, *, node: str) -> PackOrder:
         """The pack's worker is up: start an attempt of each of its trials. No lanes: do nothing, the sweep is being
@@ -166,7 +174,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
-            if self._winding_up not in _GOING_ON or is_needed:
+            if self._winding_up not in _GOING_ON or is_needed or pack.gives_way:
                 return ()
             live = self._live(pack)
             num_handed_out = sum(trial.id in pack.handed_out for trial in live)
@@ -222,7 +230,7 @@ class Generation:
                 [m.trial_id for m in live if m.rests and is_pause],
             )
             self._part([m.trial_id for m in messages if m.rests], pack)
-            found = {m.trial_id: self._departure(m.trial_id) for m in messages if not m.rests}
+            found = {m.trial_id: self._departure(m.trial_id, pack) for m in messages if not m.rests}
             return {trial_id: departure for trial_id, departure in found.items() if departure is not None}
 
     def log(self, key: str, said: Sequence[LaneLines]) -> None:
@@ -283,6 +291,33 @@ class Generation:
 
     # --- control ------------------------------------------------------------------------------------------------------
 
+    @property
+    def revision(self) -> int:
+        """Of the sweep that this generation brings to its end."""
+        return self._sweep.revision
+
+    def amend(self, sweep: Sweep) -> None:
+        """Go on under what a user has changed: another spec, trials to try again. Once :meth:`next_pack` has said DONE
+        it is too late: that is for the next generation.
+        """
+        with self._acting():
+            if self._is_done:
+                return
+            self._book.read_again()
+            if self._winding_up is SweepState.STOPPING:
+                self._cancel_waiting()
+            plan = self._open_plan(sweep, self.trials)
+            early_stopper = self._early_stopper
+            if sweep.spec.early_stopping != self._spec.early_stopping:
+                early_stopper = EarlyStopper(store=self._store, spec=sweep.spec)
+                early_stopper.load(self.trials)
+            # From here on nothing can fail: whoever has to call again finds none of it done.
+            self._sweep, self._spec, self._plan, self._early_stopper = sweep, sweep.spec, plan, early_stopper
+            self._book.amend(sweep, plan)
+            self._packing.amend(sweep.spec, most_at_once=plan.most_at_once)
+            self._queue.put(self._unheld())
+            self._make_way()
+
     def pause(self) -> None:
         """No new trials; those that run rest at their next report, those that wait for a worker now."""
         with self._acting():
@@ -300,7 +335,7 @@ class Generation:
             if self._winding_up is SweepState.CANCELLING:
                 return
             self._winding_up = SweepState.STOPPING
-            self._cancel([t for t in self.trials if t.state in (TrialState.PENDING, TrialState.RESTING)])
+            self._cancel_waiting()
 
     def expect_cancel(self) -> None:
         """Start nothing more, and take the death of a worker for the cancel's. Waits neither for the store nor for a
@@ -402,22 +437,39 @@ class Generation:
         for trial_id in self._book.record(reports, ends, rests):
             self._losses.pop(trial_id, None)
 
-    def _departure(self, trial_id: str) -> Departure | None:
+    def _departure(self, trial_id: str, pack: Pack) -> Departure | None:
         """Whether a lane is to leave its pack after its report, and why."""
         if self._trials[trial_id].state.is_ended:
             return Departure.ENDED
-        return Departure.RESTS if self._winding_up is SweepState.PAUSING else None
+        return Departure.RESTS if pack.gives_way or self._winding_up is SweepState.PAUSING else None
 
     def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
-        """These trials have left the pack. One that was asked to rest before the user asked for a stop goes on."""
+        """These trials have left the pack. Those that do not rest by now, for their pack has given way, or the user has
+        asked for a stop since, go on in another.
+        """
+        message = "Fewer packs run at once now." if pack.gives_way else "The sweep was paused for a moment."
         for trial_id in trial_ids:
             attempt_id = pack.attempts.get(trial_id)
             if attempt_id is None:  # a failed call has been here
                 continue
             if self._trials[trial_id].state is TrialState.RUNNING:
-                self._attempts.end(attempt_id, "The sweep was paused for a moment.", AttemptState.PREEMPTED)
+                self._attempts.end(attempt_id, message, AttemptState.PREEMPTED)
                 self._queue.put([trial_id])
             pack.part(trial_id)
+
+    def _make_way(self) -> None:
+        """Of more packs than may run now the newest give way: their trials leave them at their next report, with a
+        checkpoint, and wait for another.
+        """
+        for place, pack in enumerate(self._packs.values()):
+            pack.gives_way = place >= self._spec.resources.parallel
+            if pack.gives_way and not pack.node:
+                self._put_back(pack)
+
+    def _unheld(self) -> Sequence[str]:
+        """Trials that somebody must train and nobody knows of: neither in a pack nor in the queue."""
+        held = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
+        return [t.id for t in self.trials if not t.state.is_ended and t.id not in held and not self._queue.holds(t.id)]
 
     def _put_back(self, pack: Pack) -> None:
         """Nobody will train what was set aside for it."""
@@ -469,6 +521,10 @@ class Generation:
             return
         self._losses[trial.id] = losses
         self._queue.put([trial.id])
+
+    def _cancel_waiting(self) -> None:
+        """End what has not started, or rests."""
+        self._cancel([t for t in self.trials if t.state in (TrialState.PENDING, TrialState.RESTING)])
 
     def _cancel(self, trials: Sequence[Trial]) -> None:
         if trials:

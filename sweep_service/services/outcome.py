@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -59,6 +59,27 @@ def outcome_of(
     first = next((trial.message for trial in wrong if trial.message), "")
     message = f"None of {len(search)} search trials completed." + (f" The first: {_quoted(first)}" if first else "")
     return Outcome(state=SweepState.FAILED, reason=SweepReason.TOO_MANY_FAILURES, message=message)
+
+
+_BOUNDS: Mapping[SweepReason, str] = {
+    SweepReason.BUDGET_TRIALS: "trials",
+    SweepReason.BUDGET_TIME: "wall_time",
+    SweepReason.BUDGET_GPU_HOURS: "gpu_hours",
+    SweepReason.TARGET_REACHED: "target",
+    SweepReason.NO_IMPROVEMENT: "no_improvement",
+}
+
+
+def nothing_left(spec: SweepSpec, trials: Sequence[Trial], busy: timedelta) -> tuple[str, str]:
+    """Why a sweep that has ended would end again at once under that spec: a JSON pointer to the bound, and what could
+    be done.
+    """
+    outcome = outcome_of(spec, trials, SweepState.RUNNING, busy)
+    bound = _BOUNDS.get(outcome.reason)
+    if outcome.state is SweepState.FAILED or bound is None:
+        return "/budget", f"It would end again at once. {outcome.message} Have the failed ones tried again: retry."
+    why = outcome.message or f"Its {spec.budget.trials} trials are used."
+    return f"/budget/{bound}", f"It would end again at once. {why} Widen budget.{bound}."
 
 
 def _completed(spec: SweepSpec, trials: Sequence[Trial], busy: timedelta) -> Outcome:

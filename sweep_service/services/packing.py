@@ -28,6 +28,7 @@ class Pack:
     parted: dict[str, str] = field(default_factory=dict)  # the same of those that have left it before its end
     handed_out: set[str] = field(default_factory=set)  # trials that its worker has been told of
     node: str = ""  # where it runs, once it does
+    gives_way: bool = False  # there are more packs than may run at once: its trials go on in others
     num_lost: int | None = None  # lanes that it had when its worker died, once it has
     is_lost_trying: bool = False  # that worker was to find out how many trials of the structure a pack takes
 
@@ -43,12 +44,16 @@ class Packing:
 
     def __init__(self, *, spec: SweepSpec, trainable: Trainable, most_at_once: int) -> None:
         """``most_at_once``: trials of the sweep that may run at once, whatever there is to run them on."""
-        self._spec = spec
         self._trainable = trainable
-        self._offer = min(MOST_OFFERED, -(-most_at_once // spec.resources.parallel))
+        self.amend(spec, most_at_once=most_at_once)
         self._places: dict[str, int] = {}  # by structure, as far as a worker has found out
         self._most_company: dict[str, int] = {}  # by trial that has failed in company: lanes of a pack of its
         self._structures: dict[str, str] = {}  # by trial
+
+    def amend(self, spec: SweepSpec, *, most_at_once: int) -> None:
+        """Go on under another spec. What workers have found out stays."""
+        self._spec = spec
+        self._offer = min(MOST_OFFERED, -(-most_at_once // spec.resources.parallel))
 
     def structure(self, trial: Trial) -> str:
         """Found out once a trial: whoever fills a pack looks at all that wait."""

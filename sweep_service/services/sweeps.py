@@ -1,4 +1,4 @@
-"""What may be done with sweeps: submit, look, stop, cancel. Decides; who calls it (the API) only translates."""
+"""What may be done with sweeps: submit, look, change, end. Decides; who calls it (the API) only translates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from sweep_service.domain.adoption import Adoption
+from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.branches import draw_uniform
-from sweep_service.domain.errors import CatalogMissingError
+from sweep_service.domain.errors import CatalogMissingError, Finding, InvalidSpecError, SpecChangedError
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
@@ -21,10 +22,11 @@ from sweep_service.domain.shares import search_quotas
 from sweep_service.domain.space import Scalar
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.spec_check import check_spec
-from sweep_service.domain.states import SweepState, TrialState, Verb
+from sweep_service.domain.states import SweepState, TrialState, Verb, amended_state
 from sweep_service.domain.trial import BusyTime, Role, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, SweepStore
 from sweep_service.services.budget import used_gpu_hours
+from sweep_service.services.outcome import nothing_left
 from sweep_service.services.pages import Page, page_of
 from sweep_service.services.plan import Plan
 from sweep_service.services.ranking import front_of
@@ -34,6 +36,7 @@ from sweep_service.services.warm_start import find_adoption
 from trainables.catalog import Trainable
 
 NUM_SAMPLES = 5  # of a preview
+AMEND_TRIES = 5  # each fails only if somebody else has changed the sweep within milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ class SweepService:
     def get_state(self, sweep_id: str) -> SweepState:
         """Where the sweep stands."""
         check_sweep_id(sweep_id)
-        return self._store.get_state(sweep_id)
+        return self._store.get_standing(sweep_id).state
 
     def list_sweeps(
         self,
@@ -225,6 +228,40 @@ class SweepService:
         check_sweep_id(sweep_id)
         self._store.control_sweep(sweep_id, verb)
         return self.get(sweep_id)
+
+    def amend(self, sweep_id: str, patch: Any) -> SweepOverview:
+        """Change what the sweep is to do, as the JSON merge patch says; one that has ended goes on for it.
+
+        Raises:
+            InvalidSpecError: with everything that is wrong; or it has ended, and would end again at once.
+            IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
+            SpecChangedError: others change it all the time.
+            CatalogMissingError.
+        """
+        catalog = self._store.read_catalog()
+        for is_last in (*[False] * (AMEND_TRIES - 1), True):
+            sweep = self._sweep(sweep_id)
+            amended_state(sweep.state)  # before what is wrong with the patch: no other one would do
+            spec = amended_spec(sweep.spec, patch, catalog)
+            if sweep.state.is_ended:
+                self._check_goes_on(replace(sweep, spec=spec), catalog[spec.trainable])
+            try:
+                self._store.amend_sweep(sweep_id, spec, revision=sweep.revision)
+                break
+            except SpecChangedError:
+                if is_last:
+                    raise
+        return self.get(sweep_id)
+
+    def _check_goes_on(self, sweep: Sweep, trainable: Trainable) -> None:
+        """Raise InvalidSpecError if there is nothing left to do for the sweep, which has ended."""
+        trials = self._store.list_trials(sweep.id)
+        now = self._clock.now()
+        busy = self._store.busy_time(sweep.id).until(now)
+        plan = Plan(sweep=sweep, trainable=trainable, trials=trials, open_search=lambda *_: None)
+        if not plan.next_trials(now, busy):
+            pointer, detail = nothing_left(sweep.spec, trials, busy)
+            raise InvalidSpecError([Finding(pointer=pointer, code="nothing_left", detail=detail)])
 
     def delete(self, sweep_id: str) -> None:
         """Forget an ended sweep and all that is stored of it. Its runs in MLflow, its model and its checkpoints stay.

@@ -38,6 +38,10 @@ class TrialBook:
         self.trials = {trial.id: trial for trial in plan.trials}
         self._best: Trial | None = self.trials.get(sweep.best_trial_id or "")
 
+    def amend(self, sweep: Sweep, plan: Plan) -> None:
+        """Go on under what a user has changed."""
+        self._sweep, self._plan = sweep, plan
+
     @property
     def in_order(self) -> Sequence[Trial]:
         """Every trial, by number."""
@@ -77,7 +81,8 @@ class TrialBook:
             done += [self._best.id] if self._best else []
             self._best = self.trials[best]
         for trial_id in done:
-            if self._best is None or trial_id != self._best.id:
+            is_best = self._best is not None and trial_id == self._best.id
+            if not is_best and self.trials[trial_id].state is not TrialState.FAILED:  # a retry goes on from its last
                 self._checkpoints.drop_trial(trial_id)
         return further
 

@@ -43,6 +43,10 @@ class TrialQueue:
         """Before all others, in this order."""
         self._waiting.extendleft(reversed(list(trial_ids)))
 
+    def holds(self, trial_id: str) -> bool:
+        """Whether that trial waits."""
+        return trial_id in self._waiting
+
     def clear(self) -> None:
         """Nobody needs a pack any more."""
         self._waiting.clear()

@@ -47,9 +47,11 @@ def utc_time(moment: datetime, *, field: str) -> datetime:
 
 def accept_sweep(sweep: Sweep) -> Sweep:
     """A new sweep, fit to be stored. Raises ValueError unless it is QUEUED and fresh."""
-    is_fresh = sweep.generation == 0 and sweep.results is None and sweep.started_at is None and sweep.ended_at is None
-    if sweep.state is not SweepState.QUEUED or not is_fresh:
-        raise ValueError(f"A new sweep is queued, of generation 0, with no results nor times; {sweep.id} is not.")
+    has_history = sweep.generation or sweep.revision or sweep.results is not None or sweep.started_at or sweep.ended_at
+    if sweep.state is not SweepState.QUEUED or has_history:
+        raise ValueError(
+            f"A new sweep is queued, of generation and revision 0, without results and times; {sweep.id} is not."
+        )
     return replace(
         sweep,
         message=plain_text(sweep.message),

@@ -13,7 +13,7 @@ from sqlalchemy.sql import ColumnElement
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
-from sweep_service.domain.states import AttemptState
+from sweep_service.domain.states import AttemptState, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage import moves, rows, sql_logs
@@ -104,6 +104,8 @@ class LockedSweep:
             self.sweep = replace(self.sweep, updated_at=self.now)
             old = rows.sweep_row(self._loaded)
             columns |= {name: value for name, value in rows.sweep_row(self.sweep).items() if value != old[name]}
+            if self._loaded.state.is_ended and not self.sweep.state.is_ended:
+                columns["results"] = None  # they were not read, so that nothing says that they are there
         if numbered:
             columns["num_events"] = numbered[-1].seq
             self._connection.execute(insert(events), [rows.event_row(event) for event in numbered])
@@ -127,6 +129,12 @@ class LockedSweep:
             if trial_id not in found:
                 raise TrialNotFoundError(trial_id)
         return found
+
+    def failed_trials(self) -> list[Trial]:
+        """By number."""
+        is_failed = (trials.c.sweep_id == self.sweep.id) & (trials.c.state == str(TrialState.FAILED))
+        query = select(trials).where(is_failed).order_by(trials.c.number)
+        return [rows.trial_of(row) for row in self._connection.execute(query)]
 
     def save_trials(self, changed: Sequence[Trial]) -> None:
         if not changed:

@@ -18,7 +18,7 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import KeptLine, LogLines
-from sweep_service.domain.spec import Objective
+from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import (
     AttemptState,
     SweepReason,
@@ -26,9 +26,8 @@ from sweep_service.domain.states import (
     TrialState,
     Verb,
     check_deletable,
-    verb_target,
 )
-from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_tables import MemoryTables
@@ -92,8 +91,9 @@ class MemorySweepStore:
     def get_sweep(self, sweep_id: str) -> Sweep:
         return self._tables.sweep(sweep_id)
 
-    def get_state(self, sweep_id: str) -> SweepState:
-        return self._tables.sweep(sweep_id).state
+    def get_standing(self, sweep_id: str) -> Standing:
+        sweep = self._tables.sweep(sweep_id)
+        return Standing(state=sweep.state, revision=sweep.revision)
 
     def list_sweeps(
         self,
@@ -114,13 +114,20 @@ class MemorySweepStore:
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):
-            sweep = tables.sweep(sweep_id)
-            target = verb_target(sweep.state, verb, has_run=sweep.generation > 0)
-            if target is sweep.state:
-                return _without_results(sweep)
-            moved, event = moves.move_sweep(sweep, target, reason=SweepReason.USER, message=message, now=now)
-            tables.append(event)
-            return _without_results(tables.update_sweep(moved, now=now))
+            failed = [trial for trial in tables.trials_of(sweep_id) if trial.state is TrialState.FAILED]
+            controlled, changed, events = moves.control_sweep(
+                tables.sweep(sweep_id), verb, failed=failed, message=message, now=now
+            )
+            for trial in changed:
+                tables.trials[trial.id] = trial
+            tables.append(*events)
+            return _without_results(tables.update_sweep(controlled, now=now))
+
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+        with self._writing() as (tables, now):
+            amended, events = moves.amend_sweep(tables.sweep(sweep_id), spec, revision=revision, now=now)
+            tables.append(*events)
+            return _without_results(tables.update_sweep(amended, now=now))
 
     def delete_sweep(self, sweep_id: str) -> None:
         with self._writing() as (tables, _):
@@ -235,10 +242,17 @@ class MemorySweepStore:
     # --- the conductor ------------------------------------------------------------------------------------------------
 
     def move_sweep(
-        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+        self,
+        lease: Lease,
+        target: SweepState,
+        *,
+        reason: SweepReason | None = None,
+        message: str = "",
+        revision: int | None = None,
     ) -> Sweep:
         with self._fenced(lease) as (tables, now):
             sweep = tables.sweep(lease.sweep_id)
+            moves.check_revision(sweep, revision)
             if target is sweep.state:
                 return _without_results(sweep)
             moved, event = moves.move_sweep(sweep, target, reason=reason, message=message, now=now)

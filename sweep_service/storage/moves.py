@@ -11,8 +11,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sweep_service.domain.errors import IllegalMoveError
+from sweep_service.domain.amendment import changes_between, told
+from sweep_service.domain.errors import IllegalMoveError, SpecChangedError
 from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import (
     ATTEMPT_MOVES,
     SWEEP_MOVES,
@@ -22,7 +24,10 @@ from sweep_service.domain.states import (
     SweepState,
     TrialEnding,
     TrialState,
+    Verb,
+    amended_state,
     check_move,
+    verb_target,
 )
 from sweep_service.domain.trial import Attempt, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
@@ -71,12 +76,93 @@ def move_sweep(
         message=message,
         started_at=now if is_first_run else sweep.started_at,
         ended_at=now if target.is_ended else None,
+        results=None if sweep.state.is_ended else sweep.results,  # what it had come to holds no more
         active_since=(sweep.active_since or now) if target in _ACTIVE else None,
         active_before_s=sweep.active_before_s if target in _ACTIVE else sweep.active_time(now).total_seconds(),
     )
     data = {"from": str(sweep.state), "to": str(target), "reason": None if reason is None else str(reason)}
     event = Event(sweep_id=sweep.id, kind=EventKind.SWEEP_MOVED, message=message, data=data, at=now)
     return moved, event
+
+
+def control_sweep(
+    sweep: Sweep, verb: Verb, *, failed: Sequence[Trial], message: str, now: datetime
+) -> tuple[Sweep, list[Trial], list[Event]]:
+    """The sweep, those of its trials that are changed, and what is told; the sweep itself where nothing is.
+
+    Args:
+        sweep: without its results, or with them.
+        verb: what a user asks of it.
+        failed: its FAILED trials, by number; looked at for a retry.
+        message: of the user.
+        now: the store's time.
+
+    Raises:
+        IllegalMoveError.
+    """
+    target = verb_target(sweep.state, verb, has_run=sweep.generation > 0)
+    if verb is Verb.RETRY:
+        if not failed and sweep.state is not SweepState.FAILED:
+            return sweep, [], []
+        fact = "1 failed trial is" if len(failed) == 1 else f"{len(failed)} failed trials are"
+        message = message or (f"{fact} tried again." if failed else "It is tried again.")
+        data = {"changes": {}, "retried": [trial.number for trial in failed]}
+        amended, events = _amended(sweep, target, message=message, data=data, now=now)
+        retried = [_retried(trial, now=now) for trial in failed]
+        return amended, [trial for trial, _ in retried], [*(event for _, event in retried), *events]
+    if target is sweep.state:
+        return sweep, [], []
+    moved, event = move_sweep(sweep, target, reason=SweepReason.USER, message=message, now=now)
+    return moved, [], [event]
+
+
+def amend_sweep(sweep: Sweep, spec: SweepSpec, *, revision: int, now: datetime) -> tuple[Sweep, list[Event]]:
+    """The sweep with that spec; itself where it has that spec and has not ended.
+
+    Raises:
+        SpecChangedError: it is of another revision.
+        IllegalMoveError.
+    """
+    check_revision(sweep, revision)
+    target = amended_state(sweep.state)
+    changes = changes_between(sweep.spec, spec)
+    if not changes and not sweep.state.is_ended:
+        return sweep, []
+    data = {"changes": {pointer: list(pair) for pointer, pair in changes.items()}, "retried": []}
+    message = told(changes) or "It goes on under the same spec."
+    return _amended(replace(sweep, spec=spec), target, message=message, data=data, now=now)
+
+
+def check_revision(sweep: Sweep, revision: int | None) -> None:
+    """Raise SpecChangedError unless the sweep is of that revision, or none is given."""
+    if revision not in (None, sweep.revision):
+        raise SpecChangedError(f"{sweep.id} has been changed: it is of revision {sweep.revision}, not {revision}.")
+
+
+def _amended(
+    sweep: Sweep, target: SweepState, *, message: str, data: Mapping[str, Any], now: datetime
+) -> tuple[Sweep, list[Event]]:
+    """The sweep in its next revision."""
+    amended = replace(sweep, revision=sweep.revision + 1)
+    data = {"revision": amended.revision, **data}
+    message = plain_text(message)
+    events = [Event(sweep_id=sweep.id, kind=EventKind.SWEEP_AMENDED, message=message, data=data, at=now)]
+    if target is not sweep.state:
+        amended, moved = move_sweep(amended, target, reason=SweepReason.USER, message=message, now=now)
+        events.append(moved)
+    return amended, events
+
+
+def _retried(trial: Trial, *, now: datetime) -> tuple[Trial, Event]:
+    """Waiting for another attempt, which goes on from its last checkpoint. Its tracking run is looked up anew, and
+    opened again by that.
+    """
+    check_move(TRIAL_MOVES, trial.state, TrialState.PENDING)
+    event = _trial_moved(trial, TrialState.PENDING, ending=None, message="", now=now)
+    waiting = replace(
+        trial, state=TrialState.PENDING, ending=None, message="", traceback="", ended_at=None, tracking_ref=None
+    )
+    return waiting, event
 
 
 def claim_sweep(sweep: Sweep, *, owner: str, now: datetime) -> tuple[Sweep, list[Event]]:

@@ -15,7 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sweep_service.clock import SystemClock
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable, verb_target
+from sweep_service.domain.spec import SweepSpec
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves, rows
@@ -93,13 +94,18 @@ class SqlSweepStore(SharedTables):
 
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._locked(sweep_id) as locked:
-            target = verb_target(locked.sweep.state, verb, has_run=locked.sweep.generation > 0)
-            if target is locked.sweep.state:
-                return locked.sweep
-            locked.sweep, event = moves.move_sweep(
-                locked.sweep, target, reason=SweepReason.USER, message=message, now=locked.now
+            failed = locked.failed_trials() if verb is Verb.RETRY else ()
+            locked.sweep, changed, events = moves.control_sweep(
+                locked.sweep, verb, failed=failed, message=message, now=locked.now
             )
-            locked.append(event)
+            locked.save_trials(changed)
+            locked.append(*events)
+            return locked.flush()
+
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+        with self._locked(sweep_id) as locked:
+            locked.sweep, events = moves.amend_sweep(locked.sweep, spec, revision=revision, now=locked.now)
+            locked.append(*events)
             return locked.flush()
 
     def delete_sweep(self, sweep_id: str) -> None:
@@ -144,9 +150,16 @@ class SqlSweepStore(SharedTables):
     # --- the conductor ------------------------------------------------------------------------------------------------
 
     def move_sweep(
-        self, lease: Lease, target: SweepState, *, reason: SweepReason | None = None, message: str = ""
+        self,
+        lease: Lease,
+        target: SweepState,
+        *,
+        reason: SweepReason | None = None,
+        message: str = "",
+        revision: int | None = None,
     ) -> Sweep:
         with self._fenced(lease) as locked:
+            moves.check_revision(locked.sweep, revision)
             if target is locked.sweep.state:
                 return locked.sweep
             locked.sweep, event = moves.move_sweep(locked.sweep, target, reason=reason, message=message, now=locked.now)

@@ -12,7 +12,7 @@ from sweep_service.domain.events import Event
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import SweepState, TrialState
-from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Sweep, Trial
+from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
@@ -53,12 +53,13 @@ class SharedTables:
             raise SweepNotFoundError(sweep_id)
         return rows.sweep_of(row)
 
-    def get_state(self, sweep_id: str) -> SweepState:
+    def get_standing(self, sweep_id: str) -> Standing:
+        query = select(sweeps.c.state, sweeps.c.revision).where(sweeps.c.id == sweep_id)
         with self._database.reading() as connection:
-            state = connection.execute(select(sweeps.c.state).where(sweeps.c.id == sweep_id)).scalar_one_or_none()
-        if state is None:
+            row = connection.execute(query).one_or_none()
+        if row is None:
             raise SweepNotFoundError(sweep_id)
-        return SweepState(state)
+        return Standing(state=SweepState(row.state), revision=row.revision)
 
     def list_sweeps(
         self,

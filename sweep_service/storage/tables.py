@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -138,6 +138,7 @@ sweeps = Table(
     Column("reason", String(30)),
     Column("message", Text, nullable=False),
     Column("generation", Integer, nullable=False),
+    Column("revision", Integer, nullable=False, server_default=text("0")),  # 0: a row from before this column
     Column("best_trial_id", Identifier),
     Column("tracking_ref", Text),
     Column("results", JSON(none_as_null=True)),

@@ -83,7 +83,7 @@ def test_stop_and_cancel_are_asked_and_refused(client: SweepClient, service: Ser
     finish_sweep(service.store, done)
     with pytest.raises(ConflictError) as caught:
         client.stop(done)
-    assert caught.value.allowed == []
+    assert caught.value.allowed == ["retry"]
 
 
 def test_lists_are_walked_through_all_their_pages(client: SweepClient, service: Service) -> None:

@@ -46,7 +46,7 @@ def test_a_sweep_cannot_be_resumed_while_its_trials_come_to_rest(service: Servic
     Conductor(service.store, sweep["id"]).move(SweepState.RUNNING)
     service.http.post(sweep["links"]["pause"])
     answer = problem(service.http.post(sweep["links"]["resume"]), 409)
-    assert (answer["state"], answer["allowed"]) == ("pausing", ["cancel", "pause", "stop"])
+    assert (answer["state"], answer["allowed"]) == ("pausing", ["cancel", "pause", "retry", "stop"])
 
 
 @pytest.mark.parametrize(("verb", "state"), [("stop", "stopping"), ("cancel", "cancelling")])
@@ -73,11 +73,11 @@ def test_a_cancelling_sweep_cannot_be_stopped_and_says_what_is_possible(service:
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel"])
-def test_a_completed_sweep_allows_nothing(service: Service, verb: str) -> None:
+def test_a_completed_sweep_allows_a_retry_alone(service: Service, verb: str) -> None:
     sweep = service.submit()
     finish_sweep(service.store, sweep["id"])
     answer = problem(service.http.post(sweep["links"][verb]), 409)
-    assert (answer["state"], answer["allowed"]) == ("completed", [])
+    assert (answer["state"], answer["allowed"]) == ("completed", ["retry"])
     assert service.http.get(sweep["links"]["self"]).json()["state"] == "completed"
 
 

@@ -44,7 +44,7 @@ def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
         ("PUT", "/api/v1/sweeps", "GET, HEAD, POST"),
         ("DELETE", "/api/v1/sweeps", "GET, HEAD, POST"),
         ("OPTIONS", "/api/v1/sweeps", "GET, HEAD, POST"),
-        ("PATCH", "/api/v1/sweeps/x", "GET, HEAD, DELETE"),
+        ("PUT", "/api/v1/sweeps/x", "GET, HEAD, PATCH, DELETE"),
         ("GET", "/api/v1/sweeps/x/stop", "POST"),
         ("POST", "/healthz", "GET, HEAD"),
         ("POST", "/api/v1/openapi.json", "GET, HEAD"),

@@ -179,7 +179,7 @@ def _filled_before_0005(engine: Engine) -> dict[str, int]:
     sweep = new_sweep(0, state=SweepState.RUNNING, started_at=START)
     counters = {"num_events": 0, "num_reports": 2, "num_delivered": 0}
     row = rows.sweep_row(sweep)
-    del row["active_since"], row["active_before_s"]  # of 0006
+    del row["active_since"], row["active_before_s"], row["revision"]  # of 0006 and 0007
     with engine.begin() as connection:
         connection.execute(insert(tables.sweeps).values(**row, **counters))
         for number in range(2):

@@ -234,7 +234,7 @@ def test_an_ended_trial_takes_nothing_more(store: SweepStore, lease: Lease, endi
     for write in refused:
         with pytest.raises(IllegalMoveError) as raised:
             write()
-        assert raised.value.allowed == ()
+        assert set(raised.value.allowed) <= {TrialState.PENDING}, "of a failed one, by a user"
     assert store.get_trial(trial.id) == trial
     assert store.list_reports(trial.id) == []
     assert events_of(store, lease.sweep_id) == before

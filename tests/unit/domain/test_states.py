@@ -42,6 +42,7 @@ ALLOWED: Mapping[type[StrEnum], str] = {
         pending -> running failed cancelled
         running -> resting completed early_stopped failed infeasible cancelled
         resting -> running failed cancelled
+        failed  -> pending
     """,
     AttemptState: """
         running -> finished failed infeasible lost preempted
@@ -92,8 +93,8 @@ def test_every_state_has_a_row_and_every_state_but_the_first_can_be_reached(kind
 
 
 @pytest.mark.parametrize("state", TrialState)
-def test_a_trial_has_ended_exactly_where_nothing_can_become_of_it(state: TrialState) -> None:
-    assert state.is_ended == (not TRIAL_MOVES[state])
+def test_a_trial_has_ended_exactly_where_nothing_but_a_retry_can_follow(state: TrialState) -> None:
+    assert state.is_ended == (TRIAL_MOVES[state] <= {TrialState.PENDING})
 
 
 @pytest.mark.parametrize("state", AttemptState)
@@ -128,8 +129,9 @@ def test_every_end_of_a_trial_has_an_ending_that_leads_to_it() -> None:
 
 IMPOSSIBLE = {(verb, state) for verb in Verb for state in SweepState if state.is_ended}
 IMPOSSIBLE -= {(Verb.STOP, SweepState.STOPPED), (Verb.CANCEL, SweepState.CANCELLED)}  # in effect already
+IMPOSSIBLE -= set(product([Verb.RETRY], [SweepState.COMPLETED, SweepState.STOPPED, SweepState.FAILED]))
 IMPOSSIBLE |= {(Verb.STOP, SweepState.CANCELLING)}
-IMPOSSIBLE |= set(product([Verb.PAUSE, Verb.RESUME], [SweepState.STOPPING, SweepState.CANCELLING]))
+IMPOSSIBLE |= set(product([Verb.PAUSE, Verb.RESUME, Verb.RETRY], [SweepState.STOPPING, SweepState.CANCELLING]))
 IMPOSSIBLE |= {(Verb.RESUME, SweepState.PAUSING)}  # until they rest, nobody could tell what goes on
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from store_values import FakeClock, new_sweep
 
+from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.errors import (
     ModelUnusableError,
     StoreUnavailableError,
@@ -76,6 +77,15 @@ class ShakyStore(MemorySweepStore):
             raise StoreUnavailableError("the connection broke")
 
 
+def open_plan(sweep: Sweep, trials: Sequence[Trial]) -> Plan:
+    return Plan(
+        sweep=sweep,
+        trainable=CATALOG[sweep.spec.trainable],
+        trials=trials,
+        open_search=open_optuna_search(sweep),
+    )
+
+
 class Rig:
     """A sweep in a store, and generations of it. ``objective`` gives a trial's result from its parameters."""
 
@@ -112,23 +122,25 @@ class Rig:
         if sweep.state is SweepState.STARTING:
             self.store.move_sweep(lease, SweepState.RUNNING)
             sweep = self.store.get_sweep(lease.sweep_id)
-        plan = Plan(
-            sweep=sweep,
-            trainable=CATALOG[sweep.spec.trainable],
-            trials=self.store.list_trials(sweep.id),
-            open_search=open_optuna_search(sweep),
-        )
         generation = Generation(
             store=self.store,
             lease=lease,
             sweep=sweep,
-            plan=plan,
+            trials=self.store.list_trials(sweep.id),
+            open_plan=open_plan,
             clock=self.clock,
             checkpoints=CheckpointFolders(self.checkpoint_root, sweep.id),
         )
         generation.take_up()
         self.lease, self.generation = lease, generation
         return lease, generation
+
+    def amend(self, **patch: Any) -> None:
+        """Change the sweep as a user does, and have the generation go on under it."""
+        sweep = self.sweep
+        spec = amended_spec(sweep.spec, patch, CATALOG)
+        self.store.amend_sweep(sweep.id, spec, revision=sweep.revision)
+        self.generation.amend(self.sweep)
 
     def start_pack(self) -> tuple[str, PackOrder] | Pause:
         self._num_packs += 1

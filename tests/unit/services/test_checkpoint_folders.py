@@ -53,13 +53,15 @@ def test_of_the_trials_that_have_ended_only_the_best_keeps_its_checkpoint(root: 
     assert bests == [0, 1, 1, 3]
 
 
-@pytest.mark.parametrize("ending", [TrialEnding.NON_FINITE, TrialEnding.ERROR])
-def test_a_trial_that_failed_keeps_nothing(root: Path, ending: TrialEnding) -> None:
+@pytest.mark.parametrize(("ending", "is_kept"), [(TrialEnding.NON_FINITE, False), (TrialEnding.ERROR, True)])
+def test_of_trials_without_a_result_those_that_a_retry_would_go_on_with_keep_theirs(
+    root: Path, ending: TrialEnding, *, is_kept: bool
+) -> None:
     rig = Rig(small_spec(), checkpoint_root=root)
     key, order = started(rig)
     rig.generation.report(key, [written(order)])
     rig.train(key, order, ending=ending, metrics={}, checkpoint=None)
-    assert kept(root) == []
+    assert kept(root) == ([order.lanes[0].trial_id] if is_kept else [])
 
 
 def test_a_baseline_and_a_repeat_keep_nothing_even_if_they_did_better_than_the_search(root: Path) -> None:
@@ -138,8 +140,8 @@ def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
     folders = CheckpointFolders(root, "swp_1")
     for trial_id in ("trl_a", "trl_b"):
         folders.of_attempt(trial_id, "att_1").mkdir(parents=True)
-    folders.drop_other_trials(keep="trl_b")
+    folders.drop_other_trials(keep={"trl_b"})
     assert [path.name for path in (root / "swp_1").iterdir()] == ["trl_b"]
-    folders.drop_other_trials(keep=None)
+    folders.drop_other_trials(keep=())
     assert not (root / "swp_1").exists()
-    folders.drop_other_trials(keep=None)
+    folders.drop_other_trials(keep=())

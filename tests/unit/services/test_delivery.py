@@ -100,8 +100,22 @@ def test_a_new_generation_reuses_the_runs_of_the_old_one() -> None:
     rig.next_generation()
     report_steps(rig, 1, 2)
     delivery_of(rig, tracker).try_deliver()
-    assert len(tracker.opened) == len(set(tracker.opened)) == 2
+    of_sweep, of_trial, again = tracker.opened
+    assert of_sweep == again != of_trial, "in each generation once: the sweep may have been re-opened"
     assert [step for _, step, _ in tracker.points] == [1, 2], "a step that was reported again is not delivered again"
+
+
+def test_the_run_of_a_sweep_that_is_changed_gets_its_new_spec() -> None:
+    rig, tracker = Rig(small_spec()), RecordingTracker()
+    delivery = delivery_of(rig, tracker)
+    for _ in range(2):
+        delivery.try_deliver()
+    assert len(tracker.opened) == 1
+    rig.amend(budget={"trials": 9})
+    for _ in range(2):
+        delivery.try_deliver()
+    assert len(tracker.opened) == 2
+    assert rig.sweep.tracking_ref == tracker.opened[0] == tracker.opened[1]
 
 
 def test_a_delivery_without_the_lease_marks_nothing_delivered() -> None:
