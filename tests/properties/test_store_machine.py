@@ -133,6 +133,14 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_trials(sweep_id))
         self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
 
+    @rule(sweep_id=sweep_ids, trials=st.sampled_from([3, 4, 4, 5]), revision=st.sampled_from([0, 0, 1, 2]))
+    def amend_sweep(self, sweep_id: str, trials: int, revision: int) -> None:
+        spec = SPEC.model_copy(update={"budget": SPEC.budget.model_copy(update={"trials": trials})})
+        self.both(lambda store, _: store.amend_sweep(sweep_id, spec, revision=revision))
+        self.both(lambda store, _: store.get_standing(sweep_id))
+        self.both(lambda store, _: store.get_sweep(sweep_id))
+        self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
+
     @rule(sweep_id=sweep_ids, is_meant=rarely)
     def delete_sweep(self, sweep_id: str, is_meant: int) -> None:
         if is_meant:
