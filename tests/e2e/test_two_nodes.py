@@ -90,12 +90,16 @@ def test_the_trials_of_a_node_that_dies_go_on_on_the_other_from_their_checkpoint
 ) -> None:
     name = f"dying {workers_first_by_s}"
     sweep_id = cluster.client.submit(spec_named(name))["id"]
-    await_that(lambda: len(under_way(cluster, sweep_id).get("one", ())) == 2, what="a full pack on node one")
-    await_that(lambda: len(under_way(cluster, sweep_id).get("two", ())) == 2, what="a full pack on node two")
-    runs_sweep = conductor_pid(cluster, sweep_id, generation=1)
-    # The node without the conductor, which would cost a generation and no attempt.
-    victim, other = ("two", "one") if runs_sweep in nodes["one"].pids else ("one", "two")
-    hit = under_way(cluster, sweep_id)[victim]
+
+    def full_pack() -> tuple[str, list[str]] | None:
+        """On a node without the conductor, which would be lost with it."""
+        for node, trials in under_way(cluster, sweep_id).items():
+            if len(trials) == 2 and conductor_pid(cluster, sweep_id, generation=1) not in nodes[node].pids:
+                return node, trials
+        return None
+
+    victim, hit = await_that(full_pack, what="a full pack on one of the nodes")
+    (other,) = nodes.keys() - {victim}
     nodes[victim].kill(workers_first_by_s=workers_first_by_s)
 
     sweep = cluster.client.wait(sweep_id, timeout=200)
