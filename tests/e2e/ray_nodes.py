@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
-from stack_control import RunningStack, await_that
+from stack_control import RunningStack, await_that, read
 
 # Not `ray start`: it takes no address on loopback for another node to join.
 _NODE = """
@@ -47,16 +47,12 @@ class RayNode:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def await_trainer(self) -> None:
-        """Until it has joined, and a trainer waits on it."""
-        await_that(lambda: any(_is_worker(one) for one in self.family), what=f"trainers on node {self.name}")
-
     def kill(self, *, workers_first_by_s: float = 0.0) -> None:
         """As by a power cut. Or as by a machine that ends: its workers a moment before what would tell of their end."""
         family = self.family
         workers = [process for process in family if _is_worker(process)]
         for process in workers if workers_first_by_s else ():
-            process.kill()
+            _kill(process)
         time.sleep(workers_first_by_s)
         for process in family:
             _kill(process)
@@ -64,13 +60,19 @@ class RayNode:
         self.process.wait(10)
 
 
-def start_node(stack: RunningStack, name: str, *, cpus: int, gpus: int) -> RayNode:
-    """A node that joins with so many CPUs and GPUs, whether there are any or not."""
+def join(stack: RunningStack, name: str, *, cpus: int, gpus: int) -> RayNode:
+    """A node of so many CPUs and GPUs, whether there are any or not, with a trainer that waits. Two that started at the
+    same moment would take the same ports.
+    """
     environment = psutil.Process(stack.pid("ray.scripts.scripts", "--head")).environ()
     argv = [sys.executable, "-c", _NODE, environment["SWEEP_RAY_ADDRESS"], name, str(cpus), str(gpus)]
-    with (stack.home / "logs" / f"node-{name}.log").open("wb") as log:
+    path = stack.home / "logs" / f"node-{name}.log"
+    with path.open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
-    return RayNode(name=name, process=process)
+    node = RayNode(name=name, process=process)
+    await_that(lambda: not node.is_alive or any(_is_worker(one) for one in node.family), what=f"a trainer on {name}")
+    assert node.is_alive, read(path)
+    return node
 
 
 def _is_worker(process: psutil.Process) -> bool:

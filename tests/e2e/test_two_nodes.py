@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from ray_nodes import RayNode, start_node
+from ray_nodes import RayNode, join
 from stack_control import RunningStack, await_that, conductor_pid, end_stack, runs_of, start_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-TRIALS, STEPS, EVERY = 4, 3000, 250
+TRIALS, STEPS, EVERY = 4, 2000, 250
 # Ray sees after some five seconds that a node has died, not after fourteen.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -47,9 +47,7 @@ def nodes(cluster: RunningStack, joined: dict[str, RayNode]) -> dict[str, RayNod
     """Two live nodes with a GPU each, by name."""
     for name in ("one", "two"):
         if name not in joined or not joined[name].is_alive:
-            joined[name] = start_node(cluster, name, cpus=1, gpus=1)
-    for node in joined.values():
-        node.await_trainer()
+            joined[name] = join(cluster, name, cpus=1, gpus=1)
     return joined
 
 
@@ -83,7 +81,7 @@ def under_way(stack: RunningStack, sweep_id: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(
     "workers_first_by_s",
-    [pytest.param(0.0, id="at once"), pytest.param(0.3, id="workers first", marks=pytest.mark.long)],
+    [pytest.param(0.0, id="at once"), pytest.param(1.0, id="workers first", marks=pytest.mark.long)],
 )
 def test_the_trials_of_a_node_that_dies_go_on_on_the_other_from_their_checkpoints(
     cluster: RunningStack, nodes: dict[str, RayNode], workers_first_by_s: float
