@@ -12,7 +12,7 @@ from stack_control import RunningStack, await_that, conductor_pid, end_stack, ru
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-TRIALS, STEPS, EVERY = 4, 2000, 250
+STEPS, EVERY = 2000, 250
 # Ray sees after some five seconds that a node has died, not after fourteen.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -51,16 +51,16 @@ def nodes(cluster: RunningStack, joined: dict[str, RayNode]) -> dict[str, RayNod
     return joined
 
 
-def spec_named(name: str) -> dict[str, Any]:
-    """Two packs of two trials, of which each takes the GPU of a node; no trial may fail even once."""
+def spec_named(name: str, *, lanes: int) -> dict[str, Any]:
+    """Two packs of so many trials, of which each takes the GPU of a node; no trial may fail even once."""
     return {
         "name": name,
         "trainable": "digits",
         "params": {"steps": STEPS, "report_every": EVERY, "checkpoint_every": EVERY},
         "space": {"alpha": {"type": "float", "low": 0.0, "high": 3.0}},
         "search": {"sampler": "random", "seed": 4},
-        "budget": {"trials": TRIALS},
-        "resources": {"cpus": 1, "gpus": 1, "parallel": 2, "lanes": 2},
+        "budget": {"trials": 2 * lanes},
+        "resources": {"cpus": 1, "gpus": 1, "parallel": 2, "lanes": lanes},
         "retries": 0,
         "tracking": {"experiment": name},
     }
@@ -80,32 +80,32 @@ def under_way(stack: RunningStack, sweep_id: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "workers_first_by_s",
-    [pytest.param(0.0, id="at once"), pytest.param(1.0, id="workers first", marks=pytest.mark.long)],
+    ("lanes", "workers_first_by_s"),
+    [pytest.param(1, 0.0, id="alone"), pytest.param(2, 1.0, id="together, workers first", marks=pytest.mark.long)],
 )
 def test_the_trials_of_a_node_that_dies_go_on_on_the_other_from_their_checkpoints(
-    cluster: RunningStack, nodes: dict[str, RayNode], workers_first_by_s: float
+    cluster: RunningStack, nodes: dict[str, RayNode], lanes: int, workers_first_by_s: float
 ) -> None:
-    name = f"dying {workers_first_by_s}"
-    sweep_id = cluster.client.submit(spec_named(name))["id"]
+    name = f"dying under {lanes}"
+    sweep_id = cluster.client.submit(spec_named(name, lanes=lanes))["id"]
 
     def full_pack() -> tuple[str, list[str]] | None:
         """On a node without the conductor, which would be lost with it."""
         for node, trials in under_way(cluster, sweep_id).items():
-            if len(trials) == 2 and conductor_pid(cluster, sweep_id, generation=1) not in nodes[node].pids:
+            if len(trials) == lanes and conductor_pid(cluster, sweep_id, generation=1) not in nodes[node].pids:
                 return node, trials
         return None
 
-    victim, hit = await_that(full_pack, what="a full pack on one of the nodes")
+    victim, hit = await_that(full_pack, within_s=150, what="a full pack on one of the nodes")
     (other,) = nodes.keys() - {victim}
     nodes[victim].kill(workers_first_by_s=workers_first_by_s)
 
     sweep = cluster.client.wait(sweep_id, timeout=200)
     assert (sweep["state"], sweep["generation"]) == ("completed", 1)
     ended = trials_of(cluster, sweep_id)
-    assert [(trial["number"], trial["state"]) for trial in ended] == [(n, "completed") for n in range(TRIALS)]
+    assert [(trial["number"], trial["state"]) for trial in ended] == [(n, "completed") for n in range(2 * lanes)]
     moved = [trial for trial in ended if trial["id"] in hit]
-    assert len(moved) == 2
+    assert len(moved) == lanes
     for trial in moved:
         lost, last = trial["attempts"]
         assert (lost["state"], lost["node"]) == ("lost", victim)
