@@ -80,7 +80,7 @@ class AttemptView(BaseModel):
         "sweep with the same generation and pack were trained together. Empty for an attempt that had a process to "
         "itself before packs had names."
     )
-    node: str = Field(description="Where it ran.")
+    node: str = Field(description="Where it ran: the name that its node was started with, or its host's.")
     resumed_from: str | None = Field(description="The checkpoint that it went on from; null: from the beginning.")
     message: str
     started_at: datetime

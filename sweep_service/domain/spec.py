@@ -340,7 +340,10 @@ class SweepSpec(Strict):
     )
     confirm: Confirm | None = None
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        default=2, description="Workers that a trial may lose in a row, without a new checkpoint in between."
+        default=2,
+        description="Failures of a trial's own making after which it is tried again: of its worker, by itself, in a "
+        "row, without a new checkpoint in between. What the cluster takes away (a node that goes, a place that is "
+        "lost) does not count, nor does a pause.",
     )
     tracking: Tracking = Tracking()
     labels: dict[

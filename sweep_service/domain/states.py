@@ -101,7 +101,7 @@ class TrialEnding(StrEnum):
     NON_FINITE = "non_finite"
     OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"
-    WORKER_LOST = "worker_lost"  # its workers died more often than it had retries
+    WORKER_LOST = "worker_lost"  # its workers died more often than it had retries, or far too many nodes under it
     CANCELLED = "cancelled"
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 
-from sweep_service.execution.trainers import NAMESPACE
+from sweep_service.execution.nodes import name_of_node
+from sweep_service.execution.trainers import NAMESPACE, TrainerHandle
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 
 _LOG_TIMEOUT_S = 5.0  # for the conductor to take lines
@@ -53,8 +53,9 @@ class ConductorLink:
 
     def begin(self) -> PackOrder:
         # The handle lets the conductor kill this worker when a user cancels: a step that hangs never comes to report.
-        worker = ray.get_runtime_context().current_actor
-        return ray.get(self._actor.begin.remote(self._pack, socket.gethostname(), worker))
+        here = ray.get_runtime_context()
+        worker = TrainerHandle(actor=here.current_actor, node=here.get_node_id())
+        return ray.get(self._actor.begin.remote(self._pack, name_of_node(worker.node), worker))
 
     def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         return ray.get(self._actor.report.remote(self._pack, list(messages)))

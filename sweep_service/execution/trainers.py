@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,14 @@ _PAUSE_S = 0.2  # between them
 _END_TIMEOUT_S = 3.0  # for a trainer to end by itself, or to say that it trains something else by now
 # The one that trains, and those beside it that must be answered meanwhile: whether it can be had, and its end.
 _MAX_CONCURRENT_CALLS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerHandle:
+    """What the conductor is given of a trainer."""
+
+    actor: Any
+    node: str  # its id in Ray
 
 
 class Taken(StrEnum):
@@ -119,6 +128,10 @@ class Trainer:
         finally:
             over.set()
             self._release(has_gpu=bool(gpus))
+
+    def trains(self, conductor: str, pack: str) -> bool:
+        """Whether it trains that pack now."""
+        return self._training == (conductor, pack)
 
     def end(self, conductor: str, pack: str) -> bool:
         """End this process, in whatever it does, if it still trains that pack: it may have been lent to another sweep

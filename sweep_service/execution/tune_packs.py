@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 from ray.exceptions import RayError
@@ -14,11 +13,13 @@ from ray.exceptions import RayError
 from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster
+from sweep_service.execution.evidence import why_lost
 from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import run_pack
 from sweep_service.execution.searcher import PackSearcher, PackStopper, forget, register
-from sweep_service.execution.trainers import end_trainers
+from sweep_service.execution.trainers import TrainerHandle, end_trainers
 from sweep_service.ports import Clock
+from sweep_service.services.losses import Loss
 from sweep_service.services.supply import PackSupply
 
 _MOST_PENDING = 8  # packs that wait for a place, and their trials with them
@@ -53,8 +54,11 @@ class TunePacks:
             forget(self._conductor)
             shutil.rmtree(self._folder / self._conductor, ignore_errors=True)
 
-    def end(self, workers: Mapping[str, Any]) -> None:
-        end_trainers(workers, conductor=self._conductor)
+    def why_lost(self, pack: str, worker: TrainerHandle) -> Loss:
+        return why_lost(worker, conductor=self._conductor, pack=pack)
+
+    def end(self, workers: Mapping[str, TrainerHandle]) -> None:
+        end_trainers({pack: worker.actor for pack, worker in workers.items()}, conductor=self._conductor)
 
     def cluster(self) -> Cluster:
         try:

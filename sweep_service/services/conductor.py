@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
+from sweep_service.services.losses import Loss
 from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
+_MOST_LOST_AT_ONCE = 32  # packs of which it is found out at the same time why; they may all have been on one node
 
 _T = TypeVar("_T")
 
@@ -78,6 +81,7 @@ class Conductor:
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
         self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
+        self._finders = ThreadPoolExecutor(max_workers=_MOST_LOST_AT_ONCE, thread_name_prefix="lost")
         self._packs_over = threading.Event()
         self._over = threading.Event()
         self._keeper = LeaseKeeper(store=store, lease=lease, settings=settings, over=self._over, on_loss=self._lose)
@@ -172,6 +176,7 @@ class Conductor:
         finally:
             self._over.set()
             self._end_workers()
+            self._finders.shutdown(wait=False)
 
     def _conduct(self, sweep: Sweep) -> None:
         generation = self._open_generation(sweep)
@@ -259,8 +264,9 @@ class Conductor:
             except Exception as error:
                 self._raise_if_lost()
                 logger.exception("%s: the controller of the packs ended.", self._name)
+                was_any_open = supply.lose_open_packs(f"Ray ended its pack: {error}")
                 self._end_workers()
-                if not supply.lose_open_packs(f"Ray ended its pack: {error}"):
+                if not was_any_open:
                     raise
             else:
                 break
@@ -446,16 +452,24 @@ class Conductor:
         if self._lost is not None:
             raise self._lost
 
-    def _let_go(self, pack: str, lost: bool) -> None:
-        """A pack is over. Of a lost one only its place may be gone: its worker would train on, beside its successor."""
-        if lost:
-            self._end_workers(pack)
-        else:
-            self._workers.pop(pack, None)
+    def _let_go(self, pack: str, lost: bool) -> Future[Loss] | None:
+        """A pack is over; if it was lost, find out why, beside the controller: nodes are slow to be known as gone."""
+        worker = self._workers.pop(pack, None)
+        return self._finders.submit(self._why_lost, pack, worker) if lost else None
 
-    def _end_workers(self, *packs: str) -> None:
-        """Those of these packs, or all."""
-        found = {pack: self._workers.pop(pack, None) for pack in packs or list(self._workers)}
+    def _why_lost(self, pack: str, worker: Any | None) -> Loss:
+        if worker is None:  # it has not begun
+            return Loss.PLACE
+        try:
+            loss = self._runner.why_lost(pack, worker)
+        except Exception:  # nothing speaks against its trials
+            logger.exception("%s: why the pack %s was lost cannot be found out.", self._name, pack)
+            return Loss.PLACE
+        logger.warning("%s: the pack %s was lost: %s.", self._name, pack, loss)
+        return loss
+
+    def _end_workers(self) -> None:
+        found = {pack: self._workers.pop(pack, None) for pack in list(self._workers)}
         workers = {pack: worker for pack, worker in found.items() if worker is not None}
         if workers:
             try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,6 +24,7 @@ from sweep_service.services.attempts import Attempts
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, log_lines_of, report_of
+from sweep_service.services.losses import Loss, Losses, LostPack
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packing import Pack, Packing, together
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
@@ -79,7 +79,7 @@ class Generation:
         self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._told: set[str] = set()  # notices on the sweep
-        self._losses: Counter[str] = Counter()  # workers that a trial has lost since its last checkpoint
+        self._losses = Losses(retries=sweep.spec.retries)
         self._is_done = False  # the controller of the packs has been told so
         self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
@@ -248,24 +248,23 @@ class Generation:
                 self._store.add_notice(self._lease, message)
                 self._told.add(message)
 
-    def pack_over(self, key: str, *, lost: bool, message: str = "") -> None:
-        """The pack's worker has ended, or died. Trials of it that have not ended get another attempt, or end for
-        good.
+    def pack_over(self, key: str, *, loss: Loss | None, message: str = "") -> None:
+        """The pack's worker has ended, or the pack was lost. Trials of it that have not ended get another attempt, or
+        end for good.
         """
         with self._acting():
             pack = self._packs.get(key)
             if pack is None:
                 return
-            message = message if lost else "Its worker ended without a result."
-            if pack.num_lost is None:  # or a failed call has been here
-                pack.num_lost, pack.is_lost_trying = len(self._live(pack)), lost and self._is_trying(pack)
-            if pack.is_lost_trying:  # it may have been the trying that took too much: nobody tries again
+            if pack.lost is None:  # or a failed call has been here
+                pack.lost = self._lost(pack, loss, message)
+            if pack.lost.is_trying:  # it may have been the trying that took too much: nobody tries again
                 self._packing.settle(pack.structure, ALONE)
                 self.tell("Trials are trained one by one, because a worker died while it tried to train several.")
             while pack.trial_ids:
                 trial = self._trials[pack.trial_ids[-1]]
                 if not trial.state.is_ended:
-                    self._lose(trial, pack, message)
+                    self._lose(trial, pack, pack.lost)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             self._rest_idle()
             del self._packs[key]
@@ -315,7 +314,8 @@ class Generation:
             self._sweep, self._spec, self._plan, self._early_stopper = sweep, sweep.spec, plan, early_stopper
             self._book.amend(sweep, plan)
             self._packing.amend(sweep.spec, most_at_once=plan.most_at_once)
-            self._queue.put(self._unheld())
+            self._losses.forget(found := self._unheld())  # what failed has all its retries again
+            self._queue.put(found)
             self._make_way()
 
     def pause(self) -> None:
@@ -434,8 +434,7 @@ class Generation:
         return self._store.busy_time(self._sweep.id).until(now)
 
     def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str] = ()) -> None:
-        for trial_id in self._book.record(reports, ends, rests):
-            self._losses.pop(trial_id, None)
+        self._losses.forget(self._book.record(reports, ends, rests))
 
     def _departure(self, trial_id: str, pack: Pack) -> Departure | None:
         """Whether a lane is to leave its pack after its report, and why."""
@@ -487,39 +486,37 @@ class Generation:
         if idle:
             self._record((), (), idle)
 
-    def _lose(self, trial: Trial, pack: Pack, message: str) -> None:
-        """Another attempt for a trial whose worker died; the end for one that has lost more workers than it has
-        retries.
+    def _lost(self, pack: Pack, loss: Loss | None, explanation: str) -> LostPack:
+        return LostPack(
+            loss=loss or Loss.WORKER,
+            num_lanes=len(self._live(pack)),
+            is_trying=loss is not None and loss.may_be_own_making and self._is_trying(pack),
+            message=loss.told(pack.node, explanation) if loss else "Its worker ended without a result.",
+        )
 
-        In company nobody knows whose fault it was: that counts against none of them, but they go on in packs of half
-        the size. What kills its worker is alone in the end. Nor does it count where the worker was trying out how many
-        trials can be trained at once.
-        """
+    def _lose(self, trial: Trial, pack: Pack, lost: LostPack) -> None:
+        """Another attempt for a trial whose pack was lost; the end for one that has lost too many."""
         if self._winding_up is SweepState.CANCELLING:
             self._cancel([trial])
             return
         attempt_id = pack.attempts.get(trial.id)
         if self._winding_up is SweepState.PAUSING:  # nobody has to try again now
             if attempt_id is not None:
-                self._attempts.end(attempt_id, message)
+                self._attempts.end(attempt_id, lost.message)
             self._queue.put([trial.id])
             return
-        num_lanes = pack.num_lost or 0
-        losses = self._losses[trial.id] + (num_lanes == 1 and not pack.is_lost_trying)
-        if num_lanes > 1:
-            self._packing.limit_company(trial.id, num_lanes // 2)
-        if losses > self._spec.retries:
-            text = f"Its workers died {losses} times (retries: {self._spec.retries}). {message}"
-            end = TrialEnd(trial_id=trial.id, ending=TrialEnding.WORKER_LOST, message=text.strip())
-            self._record((), [end])
+        if lost.most_company is not None:
+            self._packing.limit_company(trial.id, lost.most_company)
+        if why_over := self._losses.why_over(trial.id, lost):
+            self._record((), [TrialEnd(trial_id=trial.id, ending=TrialEnding.WORKER_LOST, message=why_over)])
             return
         if attempt_id is not None:
-            self._attempts.end(attempt_id, message)
+            self._attempts.end(attempt_id, lost.message)
         # A user who stops a sweep does not want what has not even started.
         if trial.state is TrialState.PENDING and self._winding_up is SweepState.STOPPING:
             self._cancel([trial])
             return
-        self._losses[trial.id] = losses
+        self._losses.add(trial.id, lost)
         self._queue.put([trial.id])
 
     def _cancel_waiting(self) -> None:

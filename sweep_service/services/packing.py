@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from sweep_service.domain.packing import ALONE, not_fused_because, structure_of
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.trial import Trial
+from sweep_service.services.losses import LostPack
 from trainables.catalog import Trainable
 
 MOST_OFFERED = 256  # lanes that a pack may find to be worth it
@@ -29,8 +30,7 @@ class Pack:
     handed_out: set[str] = field(default_factory=set)  # trials that its worker has been told of
     node: str = ""  # where it runs, once it does
     gives_way: bool = False  # there are more packs than may run at once: its trials go on in others
-    num_lost: int | None = None  # lanes that it had when its worker died, once it has
-    is_lost_trying: bool = False  # that worker was to find out how many trials of the structure a pack takes
+    lost: LostPack | None = None  # once it is over, and some of its trials are not
 
     def part(self, trial_id: str) -> None:
         """The trial leaves the pack, which goes on; what it has said may still be on its way."""

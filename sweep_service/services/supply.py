@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -15,27 +16,31 @@ from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster
 from sweep_service.services.generation import Generation, Pause
+from sweep_service.services.losses import Loss
 
 logger = logging.getLogger(__name__)
-
-WORKER_DIED = "Its worker process died."
 
 
 class PackSupply:
     """The packs of one generation.
 
     The controller calls from one thread; :meth:`explain` and :meth:`fail` may be called from any. ``on_over`` hears of
-    each pack that is over, and whether it was lost, before its trials may go on elsewhere; ``on_fault`` of the first
-    fault.
+    each pack that is over, and whether it was lost; of a lost one it is to find out why, and its trials go on elsewhere
+    once that is done. ``on_fault`` hears of the first fault.
     """
 
     def __init__(
-        self, generation: Generation, *, on_over: Callable[[str, bool], None], on_fault: Callable[[], None]
+        self,
+        generation: Generation,
+        *,
+        on_over: Callable[[str, bool], Future[Loss] | None],
+        on_fault: Callable[[], None],
     ) -> None:
         self._generation = generation
         self._on_over = on_over
         self._on_fault = on_fault
-        self._over: dict[str, bool] = {}  # packs that are over and not settled with the store yet: whether lost
+        # Packs that are over and not settled with the store yet; of those that were lost, why.
+        self._over: dict[str, Future[Loss] | None] = {}
         self._explanations: dict[str, str] = {}  # what workers said went wrong, by pack
         self._is_waiting_for_store = False
         self.fault: Exception | None = None
@@ -47,17 +52,17 @@ class PackSupply:
 
     def next_pack(self, key: str) -> Pause | None:
         """See :meth:`Generation.next_pack`; DONE too where there is a fault."""
-        self._settle()
         pause: Pause | None = Pause.WAIT
-        if not self._over:
+        if self._settle():
             with self._patience():
                 pause = self._generation.next_pack(key)
         return pause if self.fault is None else Pause.DONE
 
     def pack_over(self, key: str, *, lost: bool) -> None:
-        """The pack's worker has ended, or died. Settled with the store now, or as soon as it answers."""
-        self._on_over(key, lost)
-        self._over[key] = lost
+        """The pack's worker has ended, or died. Settled with the store now, or as soon as it answers and as it is known
+        why.
+        """
+        self._over[key] = self._on_over(key, lost)
         self._settle()
 
     def explain(self, key: str, message: str) -> None:
@@ -75,16 +80,22 @@ class PackSupply:
         keys = self._generation.open_packs
         for key in keys:
             self._explanations.setdefault(key, message)
-            self.pack_over(key, lost=True)
+            if key not in self._over:
+                self._over[key] = self._on_over(key, True)
+        wait([finding for finding in self._over.values() if finding is not None])
+        self._settle()
         return bool(keys)
 
-    def _settle(self) -> None:
-        for key, lost in list(self._over.items()):
+    def _settle(self) -> bool:
+        """False: there are packs that the store has refused to settle."""
+        known = {key: finding for key, finding in self._over.items() if finding is None or finding.done()}
+        for key, finding in known.items():
             with self._patience():
-                message = self._explanations.get(key, WORKER_DIED)
-                self._generation.pack_over(key, lost=lost, message=message)
+                loss = finding.result() if finding is not None else None
+                self._generation.pack_over(key, loss=loss, message=self._explanations.get(key, ""))
                 del self._over[key]
                 self._explanations.pop(key, None)
+        return not known.keys() & self._over.keys()
 
     @contextmanager
     def _patience(self) -> Iterator[None]:
@@ -106,6 +117,12 @@ class PackRunner(Protocol):
 
     def run(self, supply: PackSupply, resources: Resources) -> None:
         """Run the packs of the supply until it is done, or over. May raise anything; its workers may then live on."""
+        ...
+
+    def why_lost(self, pack: str, worker: Any) -> Loss:
+        """Why the pack that this worker began was lost, by what is known of the worker and its node. Its process is
+        ended as by :meth:`end`: only its place may be gone. May take some seconds.
+        """
         ...
 
     def end(self, workers: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from sweep_service.execution.actor import open_optuna_search
 from sweep_service.execution.packs import train_pack
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.services.sweeps import SweepService
@@ -39,6 +40,9 @@ class InlinePacks:
             train_pack(link.begin(), link)
             supply.pack_over(pack, lost=False)
             number += 1
+
+    def why_lost(self, pack: str, worker: Any) -> Loss:
+        raise AssertionError("nothing is lost here")
 
     def end(self, workers: Mapping[str, Any]) -> None:
         raise AssertionError("nobody ends anything here")

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -65,11 +66,15 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def start_command(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_command(
+    home: Path, *arguments: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[str]:
     """A `sweep` command on that folder, whose output goes to out.txt and err.txt in it."""
+    paths = [str(PROBLEMS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(PROBLEMS),
+        **settings,
+        "PYTHONPATH": os.pathsep.join(paths),
         "SWEEP_DATA_ROOTS": str(_tables_of(home)),
         "SWEEP_LEASE_TTL": "PT8S",
         "SWEEP_UNSCHEDULABLE_AFTER": "PT3S",
@@ -81,9 +86,13 @@ def start_command(home: Path, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(argv, stdout=out, stderr=err, text=True, env=environment, start_new_session=True)
 
 
-def start_stack(home: Path, *options: str, within_s: float = START_SECONDS) -> RunningStack:
-    """`sweep up` on any free ports, ready. Fails with all of its logs if it ends or is not ready in time."""
-    process = start_command(home, "up", "--port", "0", "--mlflow-port", "0", *options)
+def start_stack(
+    home: Path, *options: str, settings: Mapping[str, str] = MappingProxyType({}), within_s: float = START_SECONDS
+) -> RunningStack:
+    """`sweep up` on any free ports, ready. Fails with all of its logs if it ends or is not ready in time.
+    ``settings`` are variables of its environment.
+    """
+    process = start_command(home, "up", "--port", "0", "--mlflow-port", "0", *options, settings=settings)
     out = home / "out.txt"
     try:
         await_that(lambda: "Submit a sweep" in read(out) or process.poll() is not None, within_s=within_s, what="start")
@@ -155,10 +164,14 @@ def faulty_spec(name: str, **changes: Any) -> dict[str, Any]:
 
 def kill_conductor(stack: RunningStack, sweep_id: str, generation: int) -> None:
     """Kill the process that runs the sweep; others may wait for one."""
+    psutil.Process(conductor_pid(stack, sweep_id, generation)).kill()
+
+
+def conductor_pid(stack: RunningStack, sweep_id: str, generation: int) -> int:
     line = rf"^\S+ \S+ (\d+) INFO .*conductor-{sweep_id}-{generation}: runs "
     started = re.search(line, stack.log("conductors"), re.MULTILINE)
     assert started, f"the log does not tell which process runs {sweep_id}"
-    psutil.Process(int(started[1])).kill()
+    return int(started[1])
 
 
 def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:

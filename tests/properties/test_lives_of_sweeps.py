@@ -38,6 +38,7 @@ from sweep_service.execution.actor import open_optuna_search
 from sweep_service.ports import SweepStore
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.generation import Generation, Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage
 from sweep_service.services.plan import Plan
 from sweep_service.storage.database import open_engine
@@ -210,12 +211,12 @@ class LivesOfSweeps(RuleBasedStateMachine):
                 generation.report(key, [message])
 
     @precondition(lambda self: self.packs)
-    @rule(data=st.data(), lost=st.booleans())
-    def end_pack(self, data: st.DataObject, lost: bool) -> None:
+    @rule(data=st.data(), loss=st.sampled_from([None, Loss.WORKER, Loss.NODE]))
+    def end_pack(self, data: st.DataObject, loss: Loss | None) -> None:
         key = data.draw(st.sampled_from(sorted(self.packs)))
         del self.packs[key]
         with self._conducting() as generation:
-            generation.pack_over(key, lost=lost, message="gone")
+            generation.pack_over(key, loss=loss, message="gone")
 
     # --- users --------------------------------------------------------------------------------------------------------
 
@@ -335,7 +336,7 @@ class LivesOfSweeps(RuleBasedStateMachine):
             self.packs[key] = {t: step for t, step in steps.items() if t not in ended | departures.keys()}
             if not self.packs[key]:
                 del self.packs[key]
-                generation.pack_over(key, lost=False)
+                generation.pack_over(key, loss=None)
 
     def _step(self, trial_id: str) -> int:
         return self.store.get_trial(trial_id).last_step

@@ -151,7 +151,7 @@ class Rig:
     def train(self, key: str, order: PackOrder, **changes: Any) -> None:
         """Report the lanes of a pack to their end, and the pack's end."""
         self.generation.report(key, [self.last_message(lane.trial_id, **changes) for lane in order.lanes])
-        self.generation.pack_over(key, lost=False)
+        self.generation.pack_over(key, loss=None)
 
     def last_message(self, trial_id: str, **changes: Any) -> LaneMessage:
         trial = self.store.get_trial(trial_id)

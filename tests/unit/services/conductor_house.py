@@ -22,6 +22,7 @@ from sweep_service.execution.actor import open_optuna_search
 from sweep_service.services.conductor import Conductor
 from sweep_service.services.generation import Pause
 from sweep_service.services.importance import WeighParameters
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import LaneLines, LaneMessage, PackOrder
 from sweep_service.services.supply import PackSupply
 from sweep_service.settings import Settings
@@ -40,6 +41,7 @@ class FakePacks:
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_kill: Callable[[], None] = lambda: None
         self.killed: list[Any] = []
+        self.evidence: Callable[[str, Any], Loss] = lambda pack, worker: Loss.WORKER
         self.nodes = (NodeResources(node="n", cpus=2, gpus=0),)
         self.num_looks = 0
         self.cluster_errors: list[Exception] = []
@@ -48,14 +50,14 @@ class FakePacks:
 
     def run(self, supply: PackSupply, resources: Resources) -> None:
         while not supply.is_over:
-            self._num_packs += 1
-            key = f"pack-{self._num_packs}"
+            key = f"pack-{self._num_packs + 1}"
             pause = supply.next_pack(key)
             if pause is Pause.DONE:
                 return
             if pause is Pause.WAIT:
                 assert threading.Event().wait(0.01) is False
                 continue
+            self._num_packs += 1
             if self.ends_early:
                 return
             if not self.has_place.is_set():
@@ -80,6 +82,10 @@ class FakePacks:
             supply.pack_over(key, lost=True)
         else:
             supply.pack_over(key, lost=False)
+
+    def why_lost(self, pack: str, worker: Any) -> Loss:
+        self.end({pack: worker})
+        return self.evidence(pack, worker)
 
     def end(self, workers: Mapping[str, Any]) -> None:
         self.on_kill()

@@ -12,6 +12,7 @@ from test_shaky_store import until_it_answers
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage, PackOrder
 
 
@@ -89,7 +90,7 @@ def test_of_packs_too_many_the_newest_give_way_at_their_next_report_and_cost_no_
         checkpoint.write_bytes(b"weights")
         left = LaneMessage(trial_id=order.lanes[0].trial_id, step=5, metrics={}, checkpoint=str(checkpoint), rests=True)
         rig.generation.report(key, [left])
-        rig.generation.pack_over(key, lost=False)
+        rig.generation.pack_over(key, loss=None)
     assert [trial.state for trial in rig.trials] == [TrialState.RUNNING] * 3
     (attempt,) = rig.store.list_attempts(ids[1])
     assert (attempt.state, attempt.message) == (AttemptState.PREEMPTED, "Fewer packs run at once now.")
@@ -109,7 +110,7 @@ def test_a_pack_that_waits_for_a_place_gives_way_at_once() -> None:
     assert rig.generation.next_pack("waits") is None
     rig.amend(resources={"parallel": 1})
     assert rig.generation.begin("waits", node="here").lanes == ()
-    rig.generation.pack_over("waits", lost=False)
+    rig.generation.pack_over("waits", loss=None)
     rig.train(*first)
     rig.run_to_end()
     assert [trial.num_attempts for trial in rig.trials] == [1, 1]
@@ -148,7 +149,7 @@ def test_failed_trials_go_on_from_their_checkpoints(tmp_path: Path) -> None:
     checkpoint.write_bytes(b"weights")
     rig.generation.report(key, [at_work(trial_id, 5, checkpoint=str(checkpoint))])
     rig.generation.report(key, [failed(trial_id)])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert rig.trials[0].state is TrialState.FAILED
     retry(rig)
     orders = [started(rig) for _ in range(2)]
@@ -166,10 +167,23 @@ def test_a_search_that_had_only_failed_goes_on_once_they_are_tried_again() -> No
     for _ in range(5):
         key, order = started(rig)
         rig.generation.report(key, [failed(order.lanes[0].trial_id)])
-        rig.generation.pack_over(key, lost=False)
+        rig.generation.pack_over(key, loss=None)
     retry(rig)
     rig.run_to_end()
     assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED] * 6
+
+
+def test_what_lost_its_workers_too_often_has_all_its_retries_again_after_a_retry() -> None:
+    rig = Rig(small_spec(budget={"trials": 2}, resources={"parallel": 1, "lanes": 1}, retries=1))
+    for _ in range(2):
+        rig.generation.pack_over(started(rig)[0], loss=Loss.WORKER, message="segfault")
+    assert rig.trials[0].ending is TrialEnding.WORKER_LOST
+    other = started(rig)
+    retry(rig)
+    rig.train(*other)
+    for ending in (None, TrialEnding.WORKER_LOST):
+        rig.generation.pack_over(started(rig)[0], loss=Loss.WORKER, message="segfault")
+        assert rig.trials[0].ending is ending
 
 
 def test_once_all_is_done_a_change_is_for_the_next_generation() -> None:
@@ -189,7 +203,7 @@ def test_what_is_to_be_tried_again_is_cancelled_by_a_stop_that_came_first_to_the
     key, order = started(rig)
     running = started(rig)
     rig.generation.report(key, [failed(order.lanes[0].trial_id)])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     rig.store.control_sweep(rig.sweep.id, Verb.RETRY)
     rig.store.control_sweep(rig.sweep.id, Verb.STOP)
     rig.generation.stop()
@@ -205,7 +219,7 @@ def test_a_change_survives_a_store_that_is_away(fails: list[str]) -> None:
     rig = Rig(small_spec(budget={"trials": 2}, resources={"parallel": 2}))
     key, order = started(rig)
     rig.generation.report(key, [failed(order.lanes[0].trial_id)])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     other = started(rig)
     rig.store.control_sweep(rig.sweep.id, Verb.RETRY)
     rig.store.fails.extend(fails)  # type: ignore[arg-type]
@@ -226,7 +240,7 @@ def test_a_change_in_a_pause_is_gone_on_with_after_it() -> None:
     rig.amend(budget={"trials": 3}, resources={"parallel": 2})
     assert rig.generation.report(key, [at_work(trial_id, 5)]) == {trial_id: Departure.RESTS}
     rig.generation.report(key, [resting(trial_id, 5)])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert rig.start_pack() is Pause.DONE
     rig.store.move_sweep(rig.lease, SweepState.PAUSED)
     rig.store.release_lease(rig.lease)

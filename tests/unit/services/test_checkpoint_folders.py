@@ -11,6 +11,7 @@ from sweep_service.domain.errors import PackOverError
 from sweep_service.domain.states import TrialEnding
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import LaneMessage, PackOrder
 
 
@@ -78,7 +79,7 @@ def test_the_files_of_an_earlier_attempt_go_once_the_next_has_its_own(root: Path
     key, order = started(rig)
     first = written(order)
     rig.generation.report(key, [first])
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     key, order = started(rig)
     (lane,) = order.lanes
     assert lane.resume_from == first.checkpoint
@@ -94,7 +95,7 @@ def test_a_worker_that_was_given_up_is_told_so_and_records_nothing(root: Path) -
     rig = Rig(small_spec(budget={"trials": 1}), checkpoint_root=root)
     key, order = started(rig)
     rig.generation.report(key, [written(order)])
-    rig.generation.pack_over(key, lost=True, message="the node is gone")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="the node is gone")
     with pytest.raises(PackOverError):
         rig.generation.report(key, [written(order, 20)])
     with pytest.raises(PackOverError):
@@ -109,7 +110,7 @@ def test_a_trial_that_gets_on_between_the_deaths_of_its_workers_is_not_given_up(
         (lane,) = order.lanes
         message = LaneMessage(trial_id=lane.trial_id, step=step, metrics={"val/normalized_loss": 1.0}, checkpoint="/c")
         rig.generation.report(key, [message])
-        rig.generation.pack_over(key, lost=True, message="died")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     rig.run_to_end()
     assert [(trial.ending, trial.num_attempts) for trial in rig.trials] == [(TrialEnding.COMPLETED, 4)]
 
@@ -124,7 +125,7 @@ def test_a_trial_that_never_gets_beyond_a_step_is_given_up_although_it_writes_ch
         (lane,) = order.lanes
         message = LaneMessage(trial_id=lane.trial_id, step=5, metrics={"val/normalized_loss": 1.0}, checkpoint="/gone")
         rig.generation.report(key, [message])
-        rig.generation.pack_over(key, lost=True, message="died")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     assert [(trial.ending, trial.num_attempts) for trial in rig.trials] == [(TrialEnding.WORKER_LOST, 2)]
 
 

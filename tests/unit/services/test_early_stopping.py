@@ -47,7 +47,7 @@ def train(rig: Rig, key: str, order: PackOrder, value: float) -> None:
     (lane,) = order.lanes
     if not any(report(rig, key, order, step, value) for step in (5, 10, 15)):
         until_it_answers(rig.generation.report, key, [rig.last_message(lane.trial_id, metrics={METRIC: value})])
-    until_it_answers(rig.generation.pack_over, key, lost=False)
+    until_it_answers(rig.generation.pack_over, key, loss=None)
 
 
 def run(rig: Rig, values: Mapping[int, float] | None = None, *, cut: bool = False) -> None:
@@ -78,7 +78,7 @@ def test_a_trial_that_is_not_good_enough_ends_in_the_write_of_its_report_and_is_
     assert [attempt.state for attempt in rig.store.list_attempts(trial.id)] == [AttemptState.FINISHED]
     stopped = LaneMessage(trial_id=trial.id, step=5, metrics={})  # the lane's last word
     assert list(rig.generation.report(key, [stopped])) == [trial.id]
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert rig.store.get_trial(trial.id).num_attempts == 1
 
 
@@ -110,7 +110,7 @@ def test_what_went_wrong_is_told_of_a_failed_sweep_and_not_what_was_stopped_earl
     first, second = started(rig), started(rig)
     report(rig, *first, 5, 1.0)
     assert report(rig, *second, 5, 2.0)
-    rig.generation.pack_over(second[0], lost=False)
+    rig.generation.pack_over(second[0], loss=None)
     rig.train(*first, ending=TrialEnding.ERROR, metrics={}, message="ValueError: no")
     assert rig.start_pack() is Pause.DONE
     outcome = rig.generation.outcome()
@@ -167,7 +167,7 @@ def test_an_objective_that_a_report_lacks_or_that_is_no_number_is_borne() -> Non
     missing = LaneMessage(trial_id=order.lanes[0].trial_id, step=5, metrics={"train/loss": 1.0})
     assert not rig.generation.report(key, [missing])
     assert report(rig, key, order, 10, math.nan)
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     rig.next_generation()
     run(rig)
     assert rig.generation.outcome().state is SweepState.COMPLETED

@@ -14,6 +14,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 
 MINUTE = timedelta(minutes=1)
 GAP = TTL + timedelta(seconds=1)  # what a new generation waits for
@@ -77,7 +78,7 @@ def test_time_in_which_nothing_runs_is_not_used_and_lost_attempts_are() -> None:
     let_pass(rig, timedelta(days=1))
     key, _ = start(rig)
     let_pass(rig, 20 * MINUTE)
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     train_for(rig, 20)
     assert rig.start_pack() is Pause.DONE
     assert [trial.num_attempts for trial in rig.trials] == [1, 2]
@@ -118,7 +119,7 @@ def test_an_attempt_says_in_which_pack_it_was_made() -> None:
     for _ in range(2):
         key, order = start(rig)
         keys.append(key)
-        rig.generation.pack_over(key, lost=True, message="died")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     (lane,) = order.lanes
     assert [attempt.pack for attempt in rig.store.list_attempts(lane.trial_id)] == keys == ["pack-1", "pack-2"]
 

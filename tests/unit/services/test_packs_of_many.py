@@ -14,6 +14,7 @@ from sweep_service.domain.packing import num_startup
 from sweep_service.domain.states import AttemptState, TrialState
 from sweep_service.domain.trial import Role, Trial
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import LaneMessage, LaneOrder, PackOrder
 
 
@@ -221,7 +222,7 @@ def test_a_pack_that_is_split_up_loses_no_trial_and_counts_against_none() -> Non
     told = LaneMessage(trial_id=ids(order)[0], step=10, metrics={"val/normalized_loss": 1.0}, checkpoint="/c/10.pt")
     rig.generation.report(key, [told])
     rig.generation.split(key, len(order.lanes) // 2, "4 lanes do not fit into the memory.")
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     attempts = [rig.store.list_attempts(trial_id)[0].state for trial_id in ids(order)]
     assert set(attempts) == {AttemptState.PREEMPTED}
     assert "A pack is split up: 4 lanes do not fit into the memory." in notices(rig)
@@ -246,7 +247,7 @@ def test_a_worker_that_dies_in_company_is_nobodys_fault_and_the_guilty_one_is_al
         guilty = guilty or ids(order)[3]
         if guilty in ids(order):
             companies.append(len(order.lanes))
-            rig.generation.pack_over(key, lost=True, message="Its worker process died.")
+            rig.generation.pack_over(key, loss=Loss.WORKER, message="Its worker process died.")
         else:
             rig.train(key, order)
     assert companies == [8, 4, 2, 1, 1], "half the company each time, then two workers of its own"
@@ -260,7 +261,7 @@ def test_a_failed_step_halves_the_company_of_who_was_there_and_of_nobody_else() 
     settled(rig, 8)
     key, order = started(rig)
     rig.generation.split(key, 4, "they cannot go on together, because a step failed.", is_of_all=False)
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     sizes = []
     while not isinstance(result := rig.start_pack(), Pause):
         sizes.append(len(result[1].lanes))
@@ -275,7 +276,7 @@ def test_a_failed_step_halves_the_company_of_who_was_there_and_of_nobody_else() 
 def test_a_worker_that_dies_while_it_tries_several_counts_against_nobody_and_nobody_tries_again() -> None:
     rig = Rig(spec_of(8, retries=0, resources={"parallel": 1}))
     key, _ = started(rig)
-    rig.generation.pack_over(key, lost=True, message="Out of memory.")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="Out of memory.")
     assert notices(rig) == ["Trials are trained one by one, because a worker died while it tried to train several."]
     key, order = started(rig)
     assert (len(order.lanes), order.places, order.is_settled) == (1, 1, True)
@@ -291,7 +292,7 @@ def test_a_pack_that_was_set_aside_before_it_was_known_that_fewer_fit_begins_wit
     key, order = started(rig)
     assert len(order.lanes) == 8
     rig.generation.split(key, 2, "8 lanes do not fit into the memory.")
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     order = rig.generation.begin("waits", node="here")
     assert (len(order.lanes), order.places) == (2, 2)
     rig.train("waits", order)

@@ -15,6 +15,7 @@ from test_shaky_store import until_it_answers
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialState, Verb
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage, PackOrder
 
 
@@ -52,7 +53,7 @@ def test_running_trials_rest_at_their_next_report_and_nothing_new_starts() -> No
     assert trial.metrics == {"val/normalized_loss": 0.5}, "what it said at its last report"
     assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
     assert rig.generation.is_over
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert rig.start_pack() is Pause.DONE
     assert rig.generation.outcome().state is SweepState.PAUSED
 
@@ -67,7 +68,7 @@ def test_what_rests_goes_on_from_its_checkpoint_in_the_next_generation_and_costs
     checkpoint.write_bytes(b"weights")
     left = LaneMessage(trial_id=trial_id, step=10, metrics={}, checkpoint=str(checkpoint), rests=True)
     rig.generation.report(key, [left])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     rig.store.move_sweep(rig.lease, SweepState.PAUSED)
     rig.store.release_lease(rig.lease)
     rig.store.control_sweep(rig.sweep.id, Verb.RESUME)
@@ -86,7 +87,7 @@ def test_a_trial_that_ends_by_its_next_report_does_not_rest() -> None:
     trial_id = order.lanes[0].trial_id
     paused(rig)
     assert rig.generation.report(key, [rig.last_message(trial_id)]) == {trial_id: Departure.ENDED}
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED]
     assert rig.generation.outcome().state is SweepState.PAUSED
 
@@ -94,14 +95,14 @@ def test_a_trial_that_ends_by_its_next_report_does_not_rest() -> None:
 def test_what_waits_for_a_place_does_not_start_and_a_trial_between_two_workers_rests_at_once() -> None:
     rig = Rig(small_spec(resources={"parallel": 2}))
     key, order = started(rig)
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     assert rig.generation.next_pack("with the lost one") is None
     assert rig.generation.next_pack("with a new one") is None
     paused(rig)
     assert [trial.state for trial in rig.trials] == [TrialState.RESTING, TrialState.PENDING]
     assert rig.generation.begin("with a new one", node="here").lanes == ()
     for pack in ("with a new one", "with the lost one"):
-        rig.generation.pack_over(pack, lost=False)
+        rig.generation.pack_over(pack, loss=None)
     assert rig.start_pack() is Pause.DONE
     assert attempts(rig, order.lanes[0].trial_id) == [AttemptState.LOST]
 
@@ -110,7 +111,7 @@ def test_a_worker_that_dies_before_it_can_rest_loses_its_attempt_and_the_trial_r
     rig = Rig(small_spec(retries=0))
     key, order = started(rig)
     paused(rig)
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
     assert attempts(rig, order.lanes[0].trial_id) == [AttemptState.LOST]
     assert rig.generation.is_over
@@ -140,7 +141,7 @@ def test_a_lane_rests_once_although_the_store_fails_in_the_middle_of_it(fail: An
     assert rig.generation.report(key, [resting(trial_id, 10)]) == {}
     assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
     assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert attempts(rig, trial_id) == [AttemptState.PREEMPTED]
 
 
@@ -151,7 +152,7 @@ def test_a_worker_that_dies_in_a_pause_leaves_nothing_running_whichever_write_fa
     key, _ = started(rig)
     paused(rig)
     rig.store.fails += [None] * num_calm + [fail]
-    until_it_answers(rig.generation.pack_over, key, lost=True, message="died")
+    until_it_answers(rig.generation.pack_over, key, loss=Loss.WORKER, message="died")
     rig.store.fails.clear()
     assert rig.start_pack() is Pause.DONE
     assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
@@ -164,7 +165,7 @@ def test_a_pause_that_fails_half_way_loses_no_trial(fail: Any, following: str) -
     rig = Rig(small_spec(budget={"trials": 1}, retries=0))
     key, _ = started(rig)
     rig.generation.split(key, 1, "it is between two packs")
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     assert rig.generation.next_pack("set aside") is None
     rig.store.control_sweep(rig.sweep.id, Verb.PAUSE)
     rig.store.fails.append(fail)
@@ -174,11 +175,11 @@ def test_a_pause_that_fails_half_way_loses_no_trial(fail: Any, following: str) -
     if following == "the next pack":
         assert rig.start_pack() is Pause.WAIT
         assert [trial.state for trial in rig.trials] == [TrialState.RESTING]
-        rig.generation.pack_over("set aside", lost=False)
+        rig.generation.pack_over("set aside", loss=None)
         assert rig.start_pack() is Pause.DONE
         return
     rig.generation.stop()
-    rig.generation.pack_over("set aside", lost=False)
+    rig.generation.pack_over("set aside", loss=None)
     rig.run_to_end()
     # Whether it rested, and is cancelled by the stop, or not, and goes on, is the store's to say: nothing is left over.
     (trial,) = rig.trials
@@ -195,7 +196,7 @@ def test_a_trial_whose_start_failed_before_a_pause_rests_and_its_worker_finds_no
     paused(rig)
     assert rig.generation.begin("pack-1", node="here").lanes == ()
     rig.generation.stop()
-    rig.generation.pack_over("pack-1", lost=False)
+    rig.generation.pack_over("pack-1", loss=None)
     rig.run_to_end()
     states = [attempt for trial in rig.trials for attempt in attempts(rig, trial.id)]
     assert rig.trials[0].state.is_ended
@@ -209,10 +210,10 @@ def test_a_trial_whose_worker_dies_in_a_pause_is_finished_where_a_stop_comes_bef
     paused(rig)
     rig.store.fails += [None, "before"]  # the end of its attempt is stored, its rest is not
     with pytest.raises(StoreUnavailableError):
-        rig.generation.pack_over(key, lost=True, message="died")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     rig.store.control_sweep(rig.sweep.id, Verb.STOP)
     rig.generation.stop()
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     rig.run_to_end()
     assert [trial.state for trial in rig.trials] == [TrialState.COMPLETED]
 
@@ -223,13 +224,13 @@ def test_a_resumed_trial_whose_workers_die_before_they_begin_fails_and_not_its_s
     paused(rig)
     rig.generation.report(key, [at_work(order.lanes[0].trial_id, 10)])
     rig.generation.report(key, [resting(order.lanes[0].trial_id, 10)])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     rig.store.move_sweep(rig.lease, SweepState.PAUSED)
     rig.store.control_sweep(rig.sweep.id, Verb.RESUME)
     rig.next_generation()
     for key in ("trying", "without a trainer"):  # the first may have been lost by finding out how many go together
         assert rig.generation.next_pack(key) is None
-        rig.generation.pack_over(key, lost=True, message="torch does not load")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="torch does not load")
     rig.run_to_end()
     assert [trial.state for trial in rig.trials] == [TrialState.FAILED, TrialState.COMPLETED]
 
@@ -249,7 +250,7 @@ def test_a_lane_that_was_asked_to_rest_before_a_stop_goes_on_in_another_pack_and
     assert attempts(rig, ids[0]) == [AttemptState.PREEMPTED]
     assert rig.generation.refill(key, 1) == (), "its worker takes it for gone"
     rig.generation.report(key, [rig.last_message(ids[1])])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
     rig.next_generation()  # a crash changes nothing
     rig.generation.stop()
     rig.run_to_end()
@@ -279,7 +280,7 @@ def test_a_stop_that_overtakes_a_pause_finishes_what_runs_and_cancels_what_rests
     rig.generation.stop()
     rig.generation.report(second[0], [resting(ids[1], 10)])  # had been asked before
     for key, _ in (first, second):
-        rig.generation.pack_over(key, lost=False)
+        rig.generation.pack_over(key, loss=None)
     rig.train(*third)
     rig.run_to_end()
     assert [trial.state for trial in rig.trials] == [

@@ -15,6 +15,7 @@ from sweep_service.domain.events import EventKind
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.ranking import best_trial
 
@@ -162,7 +163,7 @@ def test_a_trial_whose_checkpoint_is_gone_trains_anew_and_the_sweep_says_so() ->
     trial_id = order.lanes[0].trial_id
     message = LaneMessage(trial_id=trial_id, step=10, metrics={"val/normalized_loss": 1.0}, checkpoint="/gone/10.pt")
     rig.generation.report(key, [message])
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     key, order = started(rig)
     assert order.lanes[0].resume_from is None
     assert [attempt.resumed_from for attempt in rig.store.list_attempts(trial_id)] == [None, None]
@@ -234,7 +235,7 @@ def test_a_lost_worker_costs_an_attempt_and_too_many_cost_the_trial() -> None:
     rig = Rig(small_spec(budget={"trials": 1}, retries=2, resources={"lanes": 1}))
     for _ in range(3):
         key, _ = started(rig)
-        rig.generation.pack_over(key, lost=True, message="died")
+        rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     assert rig.start_pack() is Pause.DONE
     (trial,) = rig.trials
     assert (trial.state, trial.ending, trial.num_attempts) == (TrialState.FAILED, TrialEnding.WORKER_LOST, 3)
@@ -244,7 +245,7 @@ def test_a_lost_worker_costs_an_attempt_and_too_many_cost_the_trial() -> None:
 def test_a_worker_that_dies_before_it_begins_loses_nothing() -> None:
     rig = Rig(small_spec(budget={"trials": 1}))
     assert rig.generation.next_pack("never-begun") is None
-    rig.generation.pack_over("never-begun", lost=True, message="died")
+    rig.generation.pack_over("never-begun", loss=Loss.WORKER, message="died")
     rig.run_to_end()
     assert [(trial.state, trial.num_attempts) for trial in rig.trials] == [(TrialState.COMPLETED, 1)]
 
@@ -256,7 +257,7 @@ def test_stop_finishes_what_runs_cancels_what_has_not_begun_and_skips_the_compar
     rig.store.control_sweep(rig.sweep.id, Verb.STOP)
     rig.generation.stop()
     assert rig.generation.begin("set-aside", node="here").lanes == ()
-    rig.generation.pack_over("set-aside", lost=False)
+    rig.generation.pack_over("set-aside", loss=None)
     rig.train(*running)
     assert rig.start_pack() is Pause.DONE
     assert sorted(trial.state for trial in rig.trials) == [TrialState.CANCELLED, TrialState.COMPLETED]
@@ -268,7 +269,7 @@ def test_a_running_trial_whose_worker_dies_during_a_stop_is_still_finished() -> 
     key, _ = started(rig)
     rig.store.control_sweep(rig.sweep.id, Verb.STOP)
     rig.generation.stop()
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     rig.run_to_end()
     assert [(trial.state, trial.num_attempts) for trial in rig.trials] == [(TrialState.COMPLETED, 2)]
 
@@ -280,7 +281,7 @@ def test_cancel_ends_every_trial_at_once_and_answers_late_reports_with_stop() ->
     rig.generation.cancel()
     trial_id = order.lanes[0].trial_id
     assert list(rig.generation.report(key, [rig.last_message(trial_id)])) == [trial_id]
-    rig.generation.pack_over(key, lost=True, message="killed")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="killed")
     assert rig.start_pack() is Pause.DONE
     assert {trial.state for trial in rig.trials} == {TrialState.CANCELLED}
     assert rig.generation.outcome().state is SweepState.CANCELLED
@@ -289,7 +290,7 @@ def test_cancel_ends_every_trial_at_once_and_answers_late_reports_with_stop() ->
 def test_each_attempt_writes_its_checkpoints_to_a_folder_of_its_own() -> None:
     rig = Rig(small_spec(budget={"trials": 1}))
     key, first = started(rig)
-    rig.generation.pack_over(key, lost=True, message="died")
+    rig.generation.pack_over(key, loss=Loss.WORKER, message="died")
     _, second = started(rig)
     assert first.lanes[0].checkpoint_dir != second.lanes[0].checkpoint_dir
     assert first.lanes[0].trial_id in first.lanes[0].checkpoint_dir

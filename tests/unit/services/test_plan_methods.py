@@ -54,7 +54,7 @@ def fail(rig: Rig, key: str, order: Any) -> None:
     """The trials of a pack end with an error of their code."""
     ended = {"metrics": {}, "checkpoint": None, "ending": TrialEnding.ERROR, "message": "ValueError: no such column"}
     rig.generation.report(key, [rig.last_message(lane.trial_id, **ended) for lane in order.lanes])
-    rig.generation.pack_over(key, lost=False)
+    rig.generation.pack_over(key, loss=None)
 
 
 def run_with_failing(rig: Rig, *failing: str) -> None:
@@ -279,6 +279,6 @@ def test_trials_are_stopped_early_among_those_of_their_balancer() -> None:
         if not rig.store.get_trial(lane.trial_id).state.is_ended:
             rig.train(key, order, metrics={"val/normalized_loss": value})
         else:
-            rig.generation.pack_over(key, lost=False)
+            rig.generation.pack_over(key, loss=None)
         ended[lane.balancer].append(rig.store.get_trial(lane.trial_id).state)
     assert all(set(states) == {TrialState.COMPLETED} for states in ended.values())

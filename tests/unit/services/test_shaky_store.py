@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.states import AttemptState, TrialState
 from sweep_service.services.generation import Pause
+from sweep_service.services.losses import Loss
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -40,7 +41,7 @@ def run_sweep(rig: Rig, *, lose: int = -1) -> None:
         if index != lose:
             messages = [rig.last_message(lane.trial_id) for lane in order.lanes]
             until_it_answers(rig.generation.report, key, messages)
-        until_it_answers(rig.generation.pack_over, key, lost=index == lose, message="died")
+        until_it_answers(rig.generation.pack_over, key, loss=Loss.WORKER if index == lose else None, message="died")
     raise AssertionError("no end")
 
 
