@@ -6,6 +6,7 @@ import contextlib
 import gc
 import math
 import multiprocessing
+import random
 import shutil
 import sys
 import tempfile
@@ -73,7 +74,8 @@ def _ask_services(database: str, url: str, filled: Filled, asking: Asking, filli
     one = Load(clients=1)
     with contextlib.closing(open_sql_store(url)) as store:
         _forget_garbage()
-        for name, call in service_calls(store, filled, document(filling.trials_a_sweep)).items():
+        calls = {"reference": _calculate, **service_calls(store, filled, document(filling.trials_a_sweep))}
+        for name, call in calls.items():
             _tell(f"{database}: service, {name} ...")
             seconds, took_s = timed(call, num_calls=asking.num_calls, load=one)
             yield row_of(seconds, database=database, layer="service", operation=name, load=one, took_s=took_s)
@@ -128,6 +130,11 @@ def _folder() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _calculate(_: random.Random) -> None:
+    """Takes as long as ever, unless others take the processor."""
+    sum(number * number for number in range(50_000))
 
 
 def _forget_garbage() -> None:
