@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,16 @@ class Conducting:
     params: Mapping[str, Any]  # of a trial
     metrics: Mapping[str, float]  # of a report
     rounds: int  # packs, one after the other
-    begins_at: float  # by time.time(): when the others begin too
     claims: int  # sweeps that it takes; it runs the last one
     load: Load
+
+
+_others: list[Barrier] = []  # in a process that conducts: where it waits for the others
+
+
+def begin_together(barrier: Barrier) -> None:
+    """To be called first in each process that is to conduct."""
+    _others.append(barrier)
 
 
 def conduct(work: Conducting) -> dict[str, list[float]]:
@@ -135,7 +143,7 @@ def conduct(work: Conducting) -> dict[str, list[float]]:
     rng = random.Random(os.getpid())
     try:
         store.check_ready()  # connected, and all imported
-        time.sleep(max(0.0, work.begins_at - time.time()))
+        _others[0].wait()
         for _ in range(work.claims):
             work.load.rest(rng)
             with watch.of("claim"):

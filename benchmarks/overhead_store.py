@@ -16,7 +16,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.overhead_calls import LANES, Conducting, conduct, http_calls, served, service_calls, submit
+from benchmarks.overhead_calls import (
+    LANES,
+    Conducting,
+    begin_together,
+    conduct,
+    http_calls,
+    served,
+    service_calls,
+    submit,
+)
 from benchmarks.overhead_filling import Filled, Filling, document, fill
 from benchmarks.overhead_postgres import running_postgres
 from benchmarks.overhead_rows import Load, Row, row_of, timed
@@ -25,7 +34,6 @@ from sweep_service.storage.sql import open_sql_store
 from trainables.catalog import Trainable, load_catalog
 
 DATABASES = ("sqlite", "postgres")
-_START_S = 1.5  # and as many seconds as there are: for the processes of conductors to be up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +113,6 @@ def _ask_as_conductors(database: str, url: str, asking: Asking, catalog: Mapping
             params=census.defaults(),
             metrics=dict.fromkeys([*census.metrics, *keys], 0.123456789),
             rounds=math.ceil(share / LANES),
-            begins_at=time.time() + _START_S + load.clients,
             claims=share,
             load=load,
         )
@@ -115,7 +122,8 @@ def _ask_as_conductors(database: str, url: str, asking: Asking, catalog: Mapping
 
 def _at_once(work: Conducting) -> list[Mapping[str, list[float]]]:
     num = work.load.clients
-    with ProcessPoolExecutor(num, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num, context, initializer=begin_together, initargs=(context.Barrier(num),)) as pool:
         return list(pool.map(conduct, [work] * num))
 
 
