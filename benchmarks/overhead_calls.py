@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks.overhead_filling import STEPS, Filled
-from benchmarks.overhead_rows import Call, Load, Stopwatch
+from benchmarks.overhead_rows import Call, Load, Stopwatch, Took
 from benchmarks.sweep_throughput_processes import private_environment, said, started
 from sweep_service.clock import SystemClock
 from sweep_service.domain.ids import IdPrefix, new_id
@@ -135,8 +135,8 @@ def begin_together(barrier: Barrier) -> None:
     _others.append(barrier)
 
 
-def conduct(work: Conducting) -> dict[str, list[float]]:
-    """Take sweeps and run packs of the last one, without training anything; the seconds of each write, by name."""
+def conduct(work: Conducting) -> dict[str, list[Took]]:
+    """Take sweeps and run packs of the last one, without training anything; each write, by name."""
     store = open_sql_store(work.database_url)
     watch = Stopwatch()
     lease = None
@@ -156,7 +156,7 @@ def conduct(work: Conducting) -> dict[str, list[float]]:
             _run_pack(writes, lease, work, first + LANES * number)
     finally:
         store.close()
-    return watch.seconds
+    return watch.calls
 
 
 @dataclass(frozen=True, kw_only=True)

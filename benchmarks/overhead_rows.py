@@ -54,6 +54,7 @@ class Row:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    processor_p99_ms: float  # of the calling thread, without a server's
     calls_per_second: float  # of all clients together; 0: not known, for other calls came in between
 
     @property
@@ -61,17 +62,26 @@ class Row:
         return not self.load.is_judged or self.p99_ms < AIM_P99_MS
 
 
+@dataclass(frozen=True)
+class Took:
+    """One call."""
+
+    seconds: float
+    processor_seconds: float  # of the caller's thread: what others on the machine take is not in it
+
+
 class Stopwatch:
-    """How long calls took, by what they are called. Not for several threads."""
+    """What calls took, by what they are called. Not for several threads."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.calls: dict[str, list[Took]] = defaultdict(list)
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, processor_began = time.perf_counter(), time.thread_time()
         yield
-        self.seconds[name].append(time.perf_counter() - began)
+        took = Took(time.perf_counter() - began, time.thread_time() - processor_began)
+        self.calls[name].append(took)
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:
@@ -80,10 +90,9 @@ def percentile(seconds: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def row_of(
-    seconds: Sequence[float], *, database: str, layer: str, operation: str, load: Load, took_s: float = 0.0
-) -> Row:
+def row_of(calls: Sequence[Took], *, database: str, layer: str, operation: str, load: Load, took_s: float = 0.0) -> Row:
     """``took_s``: from the first of these calls to the last, where nothing else was done meanwhile."""
+    seconds = [call.seconds for call in calls]
     return Row(
         database=database,
         layer=layer,
@@ -93,16 +102,17 @@ def row_of(
         p50_ms=1000 * percentile(seconds, 0.5),
         p99_ms=1000 * percentile(seconds, 0.99),
         max_ms=1000 * max(seconds),
+        processor_p99_ms=1000 * percentile([call.processor_seconds for call in calls], 0.99),
         calls_per_second=len(seconds) / took_s if took_s else 0.0,
     )
 
 
-def timed(call: Call, *, num_calls: int, load: Load, warm_up: int = 5) -> tuple[list[float], float]:
-    """Seconds of each call, and of all: ``num_calls`` shared out among clients that begin at the same moment."""
+def timed(call: Call, *, num_calls: int, load: Load, warm_up: int = 5) -> tuple[list[Took], float]:
+    """Each call, and the seconds of all: ``num_calls`` shared out among clients that begin at the same moment."""
     barrier = threading.Barrier(load.clients)
     share = math.ceil(num_calls / load.clients)
 
-    def client(number: int) -> tuple[list[float], float, float]:
+    def client(number: int) -> tuple[list[Took], float, float]:
         rng = random.Random(number)
         for _ in range(warm_up):
             call(rng)
@@ -113,12 +123,12 @@ def timed(call: Call, *, num_calls: int, load: Load, warm_up: int = 5) -> tuple[
             load.rest(rng)
             with watch.of("call"):
                 call(rng)
-        return watch.seconds["call"], began, time.perf_counter()
+        return watch.calls["call"], began, time.perf_counter()
 
     with ThreadPoolExecutor(load.clients) as pool:
         found = list(pool.map(client, range(load.clients)))
     took_s = max(end for _, _, end in found) - min(began for _, began, _ in found)
-    return [seconds for several, _, _ in found for seconds in several], took_s
+    return [call for several, _, _ in found for call in several], took_s
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -143,9 +153,10 @@ def _line(key: tuple[str, str], found: Mapping[Load, Row], loads: Sequence[Load]
     for load in loads:
         row = found.get(load)
         if row is None:
-            cells += f" |{'–':>9}{'':18}"
+            cells += f" |{'–':>8}{'':24}"
             continue
         rate = f"{row.calls_per_second:.0f}" if row.calls_per_second else "–"
-        cells += f" |{row.p50_ms:9.1f}{row.p99_ms:9.1f}{rate:>9}"
+        processor = "–" if row.layer == "http" else f"{row.processor_p99_ms:.1f}"
+        cells += f" |{row.p50_ms:8.1f}{row.p99_ms:8.1f}{processor:>8}{rate:>8}"
     missed = [str(load) for load, row in found.items() if not row.meets_aim]
     return f"{key[0]:9} {key[1]:28}{cells} | {'missed: ' + '; '.join(missed) if missed else 'met'}"

@@ -28,7 +28,7 @@ from benchmarks.overhead_calls import (
 )
 from benchmarks.overhead_filling import Filled, Filling, document, fill
 from benchmarks.overhead_postgres import running_postgres
-from benchmarks.overhead_rows import Load, Row, row_of, timed
+from benchmarks.overhead_rows import Load, Row, Took, row_of, timed
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import open_sql_store
 from trainables.catalog import Trainable, load_catalog
@@ -85,8 +85,8 @@ def _ask_services(database: str, url: str, filled: Filled, asking: Asking, filli
         calls = {"reference": _calculate, **service_calls(store, filled, document(filling.trials_a_sweep))}
         for name, call in calls.items():
             _tell(f"{database}: service, {name} ...")
-            seconds, took_s = timed(call, num_calls=asking.num_calls, load=one)
-            yield row_of(seconds, database=database, layer="service", operation=name, load=one, took_s=took_s)
+            took, took_s = timed(call, num_calls=asking.num_calls, load=one)
+            yield row_of(took, database=database, layer="service", operation=name, load=one, took_s=took_s)
 
 
 def _ask_server(
@@ -96,8 +96,8 @@ def _ask_server(
         for name, call in http_calls(address, filled, document(filling.trials_a_sweep)).items():
             for load in asking.loads:
                 _tell(f"{database}: http, {name}, {load} ...")
-                seconds, took_s = timed(call, num_calls=asking.num_calls, load=load)
-                yield row_of(seconds, database=database, layer="http", operation=name, load=load, took_s=took_s)
+                took, took_s = timed(call, num_calls=asking.num_calls, load=load)
+                yield row_of(took, database=database, layer="http", operation=name, load=load, took_s=took_s)
 
 
 def _ask_as_conductors(database: str, url: str, asking: Asking, catalog: Mapping[str, Trainable]) -> Iterator[Row]:
@@ -116,19 +116,19 @@ def _ask_as_conductors(database: str, url: str, asking: Asking, catalog: Mapping
             claims=share,
             load=load,
         )
-        for name, seconds in _merged(_at_once(work)).items():
-            yield row_of(seconds, database=database, layer="conductor", operation=name, load=load)
+        for name, took in _merged(_at_once(work)).items():
+            yield row_of(took, database=database, layer="conductor", operation=name, load=load)
 
 
-def _at_once(work: Conducting) -> list[Mapping[str, list[float]]]:
+def _at_once(work: Conducting) -> list[Mapping[str, list[Took]]]:
     num = work.load.clients
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num, context, initializer=begin_together, initargs=(context.Barrier(num),)) as pool:
         return list(pool.map(conduct, [work] * num))
 
 
-def _merged(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
-    return {name: [seconds for one in found for seconds in one[name]] for name in found[0]}
+def _merged(found: Sequence[Mapping[str, list[Took]]]) -> dict[str, list[Took]]:
+    return {name: [call for one in found for call in one[name]] for name in found[0]}
 
 
 @contextlib.contextmanager

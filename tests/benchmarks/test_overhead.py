@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import overhead
 from benchmarks.overhead_filling import Filling
-from benchmarks.overhead_rows import Load, percentile, row_of, table
+from benchmarks.overhead_rows import Load, Took, percentile, row_of, table
 from benchmarks.overhead_shares import PACK, PARTS, REPORTING, WAITED_FOR, read_calls, sweeping_of
 from benchmarks.overhead_shares import row_of as share_row
 from benchmarks.overhead_shares import table as share_table
@@ -104,7 +104,7 @@ def test_percentiles_are_values_that_were_measured():
     [(ONE, False), (Load(clients=8, mean_pause_s=0.1), False), (Load(clients=8), True)],
 )
 def test_the_aim_is_not_asked_of_clients_that_do_not_pause(load, meets_aim):
-    row = row_of([0.01, 0.2], database="sqlite", layer="http", operation="get", load=load)
+    row = row_of([Took(0.01, 0.01), Took(0.2, 0.01)], database="sqlite", layer="http", operation="get", load=load)
     assert row.meets_aim is meets_aim
     assert table([row]).endswith("met" if meets_aim else f"missed: {load}")
 
@@ -190,7 +190,7 @@ def test_every_wrapped_function_is_there_and_every_counted_one_is_wrapped():
 
 
 def test_the_json_is_one_object_with_the_stores_and_the_sweeps(monkeypatch, capsys):
-    row = row_of([0.01, 0.02], database="sqlite", layer="service", operation="get", load=ONE)
+    row = row_of([Took(0.01, 0.01), Took(0.02, 0.01)], database="sqlite", layer="service", operation="get", load=ONE)
     stores, sweeps = [], []
 
     def fake_store(database, filling, asking):
