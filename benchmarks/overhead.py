@@ -37,9 +37,11 @@ database. Certain calls in the trainers and the conductor are timed from outside
 
 Not counted: what the store is asked for and does not change (the watch's look at the state, twice a second), Ray, and
 MLflow, which is for people. A write that waits for a processor, or for Python's lock, is counted whole: so on a machine
-that trains on all processors, ``waited for`` is more than the write takes on an idle one. ``at the end`` is the same
-sweep with no checkpoints but each trial's last one (``checkpoint_every``): what the sweeps' seconds differ by is the
-check of what is counted, as far as sweeps of one kind do not differ by more. The exit status is 0 whatever is missed.
+that trains on all processors, ``waited for`` is more than the write takes on an idle one. Packs have
+4 lanes, as ``lanes: auto`` would make them on an idle machine, so that all sweeps are alike; ``1 lane`` trains trials
+one by one, with a report of one lane at a time. ``checkpoints at the end`` is the sweep with no checkpoints but each
+trial's last one (``checkpoint_every``): what the sweeps' seconds differ by is the check of what is counted, as far as
+sweeps of one kind do not differ by more. The exit status is 0 whatever is missed.
 """
 
 from __future__ import annotations

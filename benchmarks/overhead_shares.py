@@ -166,7 +166,7 @@ def row_of(database: str, variant: str, rounds: Sequence[Sweeping], *, num_proce
 def table(rows: Sequence[Row]) -> str:
     """The rows as text: shares first, then what they consist of."""
     heads = ("waited for", "reporting", "beside", "processors", "sweep s", "packs' s")
-    lines = [f"{'database':10} {'checkpoints':12}" + "".join(f"{head:>12}" for head in heads) + "  rounds"]
+    lines = [f"{'database':10} {'sweep':32}" + "".join(f"{head:>12}" for head in heads) + "  rounds"]
     for row in rows:
         shares = (row.waited_share, row.reporting_share, row.beside_share, row.processor_share)
         cells = "".join(f"{100 * share:10.2f} %" for share in shares)
@@ -175,10 +175,10 @@ def table(rows: Sequence[Row]) -> str:
             f"{seconds:.1f} s {100 * share:.2f} %"
             for seconds, share in zip(row.round_seconds, row.round_waited_shares, strict=True)
         )
-        lines.append(f"{row.database:10} {row.variant:12}{cells}{seconds}  {raw}")
+        lines.append(f"{row.database:10} {row.variant:32}{cells}{seconds}  {raw}")
     lines.append(f"aim: waited for < {100 * AIM_SHARE:.0f} %")
     for row in rows:
-        lines += ["", f"{row.database}, checkpoints {row.variant}: {'calls':>18}{'s':>9}{'ms each':>9}{'longest':>9}"]
+        lines += ["", f"{f'{row.database}, {row.variant}:':38} {'calls':>8}{'s':>9}{'ms each':>9}{'longest':>9}"]
         lines += [_part_line(name, part, row) for name, part in row.parts.items()]
     return "\n".join(lines)
 

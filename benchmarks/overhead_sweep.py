@@ -15,21 +15,29 @@ from typing import Any
 from benchmarks.overhead_postgres import running_postgres
 from benchmarks.overhead_shares import Row, Sweeping, read_calls, row_of, sweeping_of
 from benchmarks.sweep_throughput_processes import Family
-from benchmarks.sweep_throughput_stack import SETTLE_S, private_stack, run
+from benchmarks.sweep_throughput_stack import private_stack, run
 from sweep_service.client import SweepClient
 from sweep_service.demo import demo_spec
 
 PROBE = Path(__file__).resolve().parent / "overhead_probe"
 SELDOM = 10_000_000  # steps between checkpoints: there is the one of the last step, which becomes the model
-VARIANTS: Mapping[str, int] = {"as they are": 0, "at the end": SELDOM}  # -> checkpoint_every; 0: five a trial
+LANES = 4  # what lanes: auto makes of the demo's sweep on a machine that has nothing else to do
+VARIANTS: Mapping[str, Mapping[str, int]] = {
+    "4 lanes": {"lanes": LANES, "checkpoint_every": 0},  # 0: five a trial
+    "4 lanes, checkpoints at the end": {"lanes": LANES, "checkpoint_every": SELDOM},
+    "1 lane": {"lanes": 1, "checkpoint_every": 0},
+}
 QUICK: Mapping[str, Any] = {"budget": {"trials": 4}, "baselines": [], "confirm": None}
 QUICK_STEPS = 200
+SETTLE_S = 5.0  # for trainers to be free again, and the next conductor to be made
 
 
 def spec_of(variant: str, *, is_quick: bool) -> dict[str, Any]:
-    """The demo's sweep, and nothing is registered of it."""
-    spec: dict[str, Any] = {**demo_spec(), "name": f"overhead, checkpoints {variant}", "tracking": {}}
-    spec["params"] = {**spec["params"], "checkpoint_every": VARIANTS[variant]}
+    """The demo's sweep with that number of lanes, and nothing is registered of it."""
+    changes = VARIANTS[variant]
+    spec: dict[str, Any] = {**demo_spec(), "name": f"overhead, {variant}", "tracking": {}}
+    spec["params"] = {**spec["params"], "checkpoint_every": changes["checkpoint_every"]}
+    spec["resources"] = {**spec["resources"], "lanes": changes["lanes"]}
     if is_quick:
         spec |= QUICK
         spec["params"] = {**spec["params"], "steps": QUICK_STEPS}
@@ -48,7 +56,7 @@ def measure_sweeps(database: str, *, rounds: int, is_quick: bool) -> list[Row]:
             url, _ = stack.enter_context(private_stack(folder, ray_folder, settings))
             client = stack.enter_context(SweepClient(url, timeout=60))
             _tell(f"{database}: warming up ...")
-            run(client, spec_of("as they are", is_quick=True))
+            run(client, spec_of(next(iter(VARIANTS)), is_quick=True))
             found = _rounds(client, notes, database, rounds=rounds, is_quick=is_quick)
     finally:
         if left := family.end():
@@ -65,7 +73,7 @@ def _rounds(
         names = list(VARIANTS) if number % 2 == 0 else list(VARIANTS)[::-1]
         for name in names:
             time.sleep(SETTLE_S)
-            _tell(f"{database}: round {number + 1} of {rounds}, checkpoints {name} ...")
+            _tell(f"{database}: round {number + 1} of {rounds}, {name} ...")
             began = time.time()
             run(client, spec_of(name, is_quick=is_quick))
             one = sweeping_of(read_calls(notes), began=began, ended=time.time())

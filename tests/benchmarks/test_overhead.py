@@ -140,11 +140,14 @@ def test_the_shares_are_of_the_packs_time_and_of_the_sweeps(tmp_path):
     assert set(WAITED_FOR) < set(PARTS)
 
 
-def test_the_variants_are_one_sweep_but_for_their_checkpoints():
+def test_the_variants_are_one_sweep_but_for_lanes_and_checkpoints():
     for is_quick in (False, True):
         specs = [spec_of(name, is_quick=is_quick) for name in VARIANTS]
-        every = [spec["params"].pop("checkpoint_every") for spec in specs]
-        assert every == list(VARIANTS.values())
+        changes = [
+            {"lanes": spec["resources"].pop("lanes"), "checkpoint_every": spec["params"].pop("checkpoint_every")}
+            for spec in specs
+        ]
+        assert changes == list(VARIANTS.values())
         assert len({SweepSpec.model_validate({**spec, "name": "x"}).model_dump_json() for spec in specs}) == 1
 
 
