@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,26 @@ from sweep_service.demo import demo_spec
 PROBE = Path(__file__).resolve().parent / "overhead_probe"
 SELDOM = 10_000_000  # steps between checkpoints: there is the one of the last step, which becomes the model
 LANES = 4  # what lanes: auto makes of the demo's sweep on a machine that has nothing else to do
-VARIANTS: Mapping[str, Mapping[str, int]] = {
-    "4 lanes": {"lanes": LANES, "checkpoint_every": 0},  # 0: five a trial
-    "4 lanes, checkpoints at the end": {"lanes": LANES, "checkpoint_every": SELDOM},
-    "1 lane": {"lanes": 1, "checkpoint_every": 0},
+LONG_STEPS, LONG_TRIALS = 8000, 8  # ten times the demo's steps, half its search and nothing else
+_SEARCH_ALONE: Mapping[str, Any] = {"baselines": [], "confirm": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """How the demo's sweep is changed."""
+
+    lanes: int = LANES
+    checkpoint_every: int = 0  # five a trial
+    is_long: bool = False
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "4 lanes": Variant(),
+    "4 lanes, checkpoints at the end": Variant(checkpoint_every=SELDOM),
+    "1 lane": Variant(lanes=1),
+    "4 lanes, 8 trials of 8,000 steps": Variant(is_long=True),
 }
-QUICK: Mapping[str, Any] = {"budget": {"trials": 4}, "baselines": [], "confirm": None}
+QUICK: Mapping[str, Any] = {"budget": {"trials": 4}, **_SEARCH_ALONE}
 QUICK_STEPS = 200
 SETTLE_S = 5.0  # for trainers to be free again, and the next conductor to be made
 
@@ -35,12 +50,15 @@ SETTLE_S = 5.0  # for trainers to be free again, and the next conductor to be ma
 def spec_of(variant: str, *, is_quick: bool) -> dict[str, Any]:
     """The demo's sweep with that number of lanes, and nothing is registered of it."""
     changes = VARIANTS[variant]
-    spec: dict[str, Any] = {**demo_spec(), "name": f"overhead, {variant}", "tracking": {}}
-    spec["params"] = {**spec["params"], "checkpoint_every": changes["checkpoint_every"]}
-    spec["resources"] = {**spec["resources"], "lanes": changes["lanes"]}
+    spec: dict[str, Any] = {**demo_spec(), "name": f"overhead: {variant}", "tracking": {}}
+    spec["params"] = {**spec["params"], "checkpoint_every": changes.checkpoint_every}
+    spec["resources"] = {**spec["resources"], "lanes": changes.lanes}
+    if changes.is_long:
+        spec |= {"budget": {"trials": LONG_TRIALS}, **_SEARCH_ALONE}
+        spec["params"]["steps"] = LONG_STEPS
     if is_quick:
         spec |= QUICK
-        spec["params"] = {**spec["params"], "steps": QUICK_STEPS}
+        spec["params"]["steps"] = QUICK_STEPS * (LONG_STEPS // demo_spec()["params"]["steps"] if changes.is_long else 1)
     return spec
 
 

@@ -140,15 +140,18 @@ def test_the_shares_are_of_the_packs_time_and_of_the_sweeps(tmp_path):
     assert set(WAITED_FOR) < set(PARTS)
 
 
-def test_the_variants_are_one_sweep_but_for_lanes_and_checkpoints():
-    for is_quick in (False, True):
-        specs = [spec_of(name, is_quick=is_quick) for name in VARIANTS]
-        changes = [
-            {"lanes": spec["resources"].pop("lanes"), "checkpoint_every": spec["params"].pop("checkpoint_every")}
-            for spec in specs
-        ]
-        assert changes == list(VARIANTS.values())
-        assert len({SweepSpec.model_validate({**spec, "name": "x"}).model_dump_json() for spec in specs}) == 1
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_the_variants_are_one_sweep_but_for_what_they_are_called_by(is_quick):
+    specs = {name: spec_of(name, is_quick=is_quick) for name in VARIANTS}
+    read = {name: SweepSpec.model_validate(spec) for name, spec in specs.items()}
+    assert {name: one.resources.lanes for name, one in read.items()} == {n: v.lanes for n, v in VARIANTS.items()}
+    for name, variant in VARIANTS.items():
+        assert specs[name]["params"].pop("checkpoint_every") == variant.checkpoint_every
+        if variant.is_long:
+            assert specs.pop(name)["params"]["steps"] == 10 * specs["4 lanes"]["params"]["steps"]
+    for spec in specs.values():
+        del spec["name"], spec["resources"]["lanes"]
+        assert spec == specs["4 lanes"]
 
 
 SCRIPT = """
