@@ -15,11 +15,12 @@ logs. Then there are timed, at least 200 calls each, on random sweeps:
     conductor   what a conductor writes, each a process of its own under the same loads: it claims sweeps, then runs
                 packs of 4 trials that report 10 times, without training anything
 
-Clients that do not pause show how much can be had (calls/s): then each waits for all others, so the aim, a p99 below
-50 ms, is not asked of them. What is left over of a machine that others use shows in ``reference``: a loop of some
-3 ms of arithmetic, timed in the same way. SQLite's file is as the service opens it (write-ahead log, synchronous =
-NORMAL: its commits wait for no disk, its checkpoints do); PostgreSQL's settings are its defaults (fsync), after a
-``VACUUM ANALYZE``, as its autovacuum would have done. Both are on the machine that asks.
+Clients that do not pause show how much can be had (calls/s): then each waits for all others, so the aim, a p99 below 50
+ms, is not asked of them. ``cpu p99`` is of the processor time of the calling thread, which others on the machine do not
+lengthen as they do the clock's; of HTTP it is not known, nor of a PostgreSQL server. How busy others keep the machine
+shows in ``reference``: a loop of some 2 ms of arithmetic, timed in the same way. SQLite's file is as the service opens
+it (write-ahead log, synchronous = NORMAL: its commits wait for no disk, its checkpoints do); PostgreSQL's settings are
+its defaults (fsync), after a ``VACUUM ANALYZE``, as its autovacuum would have done. Both are on the machine that asks.
 
 **The sweep** (``--only sweep``) is the demo's, of census_income, over REST in a stack of its own, once with each
 database. Certain calls in the trainers and the conductor are timed from outside (``overhead_probe``, a
@@ -37,11 +38,11 @@ database. Certain calls in the trainers and the conductor are timed from outside
 
 Not counted: what the store is asked for and does not change (the watch's look at the state, twice a second), Ray, and
 MLflow, which is for people. A write that waits for a processor, or for Python's lock, is counted whole: so on a machine
-that trains on all processors, ``waited for`` is more than the write takes on an idle one. Packs have
-4 lanes, as ``lanes: auto`` would make them on an idle machine, so that all sweeps are alike; ``1 lane`` trains trials
-one by one, with a report of one lane at a time. ``checkpoints at the end`` is the sweep with no checkpoints but each
-trial's last one (``checkpoint_every``): what the sweeps' seconds differ by is the check of what is counted, as far as
-sweeps of one kind do not differ by more. The exit status is 0 whatever is missed.
+that trains on all processors, ``waited for`` is more than the write takes on an idle one. Packs have 4 lanes, as
+``lanes: auto`` would make them on an idle machine, so that all sweeps are alike; ``1 lane`` trains trials one by one,
+with a report of one lane at a time. ``checkpoints at the end`` is the sweep with no checkpoints but each trial's last
+one (``checkpoint_every``): what the sweeps' seconds differ by is the check of what is counted, as far as sweeps of one
+kind do not differ by more. The exit status is 0 whatever is missed.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from benchmarks.overhead_calls import (
 )
 from benchmarks.overhead_filling import Filled, Filling, document, fill
 from benchmarks.overhead_postgres import running_postgres
-from benchmarks.overhead_rows import Load, Row, Took, row_of, timed
+from benchmarks.overhead_rows import REFERENCE, Load, Row, Took, row_of, timed
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import open_sql_store
 from trainables.catalog import Trainable, load_catalog
@@ -82,7 +82,7 @@ def _ask_services(database: str, url: str, filled: Filled, asking: Asking, filli
     one = Load(clients=1)
     with contextlib.closing(open_sql_store(url)) as store:
         _forget_garbage()
-        calls = {"reference": _calculate, **service_calls(store, filled, document(filling.trials_a_sweep))}
+        calls = {REFERENCE: _calculate, **service_calls(store, filled, document(filling.trials_a_sweep))}
         for name, call in calls.items():
             _tell(f"{database}: service, {name} ...")
             took, took_s = timed(call, num_calls=asking.num_calls, load=one)

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import overhead
 from benchmarks.overhead_filling import Filling
-from benchmarks.overhead_rows import Load, Took, percentile, row_of, table
+from benchmarks.overhead_rows import REFERENCE, Load, Took, percentile, row_of, table
 from benchmarks.overhead_shares import PACK, PARTS, REPORTING, WAITED_FOR, read_calls, sweeping_of
 from benchmarks.overhead_shares import row_of as share_row
 from benchmarks.overhead_shares import table as share_table
@@ -58,7 +58,7 @@ def test_a_sqlite_store_is_filled_and_asked_by_users_and_conductors(tmp_path):
     store = measure_store("sqlite", SMALL, asking, url=url)
     checked(store, asking)
     check_contents(open_sql_store(url))
-    lines = table(store.rows).splitlines()
+    lines = [line for line in table(store.rows).splitlines() if not line.startswith("The machine")]
     assert len(lines) == 2 + len({(row.layer, row.operation) for row in store.rows})
 
 
@@ -107,6 +107,17 @@ def test_the_aim_is_not_asked_of_clients_that_do_not_pause(load, meets_aim):
     row = row_of([Took(0.01, 0.01), Took(0.2, 0.01)], database="sqlite", layer="http", operation="get", load=load)
     assert row.meets_aim is meets_aim
     assert table([row]).endswith("met" if meets_aim else f"missed: {load}")
+
+
+def test_the_table_says_when_others_have_used_the_machine():
+    values = {"database": "sqlite", "layer": "service", "operation": REFERENCE, "load": ONE}
+    calm = row_of([Took(0.002, 0.002), Took(0.003, 0.002)], **values)
+    busy = row_of([Took(0.002, 0.002), Took(0.002, 0.002), Took(0.02, 0.002)], **values)
+    assert "busy" not in table([calm])
+    assert "is 10 times its p50" in table([busy]).splitlines()[-1]
+    heads, line = table([calm]).splitlines()[1:]
+    assert heads.split("|")[1].split() == ["p50", "ms", "p99", "cpu", "p99", "calls/s"]
+    assert line.split("|")[1].split() == ["2.0", "3.0", "2.0", "–"]
 
 
 def noted(folder, *calls):
