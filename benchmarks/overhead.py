@@ -29,6 +29,7 @@ database. Certain calls in the trainers and the conductor are timed from outside
     waited for   copies and files of checkpoints, with fsync, and their removal; ``record``, ``add_trials`` and the
                  starts and ends of attempts, which a pack waits for: seconds of these over seconds of all packs, from
                  the moment they have a place to their end. This is what the aim, below 3 %, is of.
+    by cpu       the same by processor time, which others on the machine do not lengthen; without the waits for disks
     reporting    an upper bound: all that training waits for at reports and for trials, with Ray's calls, the wait for
                  the other pack's report, early stopping, log lines, and the notes of this benchmark
     beside       heartbeats, the outbox, lines, notices and moves of the sweep: their seconds, of threads that nobody
@@ -40,9 +41,10 @@ Not counted: what the store is asked for and does not change (the watch's look a
 MLflow, which is for people. A write that waits for a processor, or for Python's lock, is counted whole: so on a machine
 that trains on all processors, ``waited for`` is more than the write takes on an idle one. Packs have 4 lanes, as
 ``lanes: auto`` would make them on an idle machine, so that all sweeps are alike; ``1 lane`` trains trials one by one,
-with a report of one lane at a time. ``checkpoints at the end`` is the sweep with no checkpoints but each trial's last
-one (``checkpoint_every``): what the sweeps' seconds differ by is the check of what is counted, as far as sweeps of one
-kind do not differ by more. The exit status is 0 whatever is missed.
+with a report of one lane at a time. In the last variant there are ten times as many steps between two reports and two
+checkpoints. ``checkpoints at the end`` is the sweep with no checkpoints but each trial's last one
+(``checkpoint_every``): what the sweeps' seconds differ by is the check of what is counted, as far as sweeps of one kind
+do not differ by more. The exit status is 0 whatever is missed.
 """
 
 from __future__ import annotations

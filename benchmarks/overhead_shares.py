@@ -39,6 +39,7 @@ PARTS: Mapping[str, Sequence[str]] = {
 }
 """What durability consists of."""
 
+IN_THE_PACK = ("checkpoints: copied", "checkpoints: written")  # by the thread that trains
 WAITED_FOR = tuple(PARTS)[:5]
 """The parts for which a pack stands still. All others go on beside it, and take no more than a processor's time."""
 
@@ -71,6 +72,7 @@ class Sweeping:
     seconds: float  # from the POST to the sweep's end
     pack_seconds: float  # of all packs together
     num_packs: int
+    pack_processor_seconds: float  # of their threads: what others on the machine take is not in it
     reporting_seconds: float  # of all packs together: everything between two steps that is not evaluation
     parts: Mapping[str, Part]
 
@@ -78,6 +80,15 @@ class Sweeping:
     def waited_share(self) -> float:
         """Of the packs' time, how much they stood still for checkpoints and fenced writes."""
         return sum(self.parts[name].seconds for name in WAITED_FOR) / self.pack_seconds
+
+    @property
+    def waited_processor_share(self) -> float:
+        """The same by processor time: of what training and its durability would take if nobody waited for anything, a
+        disk or a processor.
+        """
+        seconds = {name: self.parts[name].processor_seconds for name in WAITED_FOR}
+        elsewhere = sum(taken for name, taken in seconds.items() if name not in IN_THE_PACK)
+        return sum(seconds.values()) / (self.pack_processor_seconds + elsewhere)
 
     @property
     def reporting_share(self) -> float:
@@ -115,6 +126,7 @@ def sweeping_of(calls: Sequence[Call], *, began: float, ended: float) -> Sweepin
         seconds=ended - began,
         pack_seconds=sum(call.seconds for call in packs),
         num_packs=len(packs),
+        pack_processor_seconds=sum(call.processor_seconds for call in packs),
         reporting_seconds=sum(call.seconds for call in own if call.what in REPORTING),
         parts={name: _part([call for call in own if call.what in names]) for name, names in PARTS.items()},
     )
@@ -140,6 +152,7 @@ class Row:
     pack_seconds: float
     num_packs: int
     waited_share: float  # the aim is below AIM_SHARE
+    waited_processor_share: float
     reporting_share: float
     beside_share: float
     processor_share: float
@@ -156,6 +169,7 @@ def row_of(database: str, variant: str, rounds: Sequence[Sweeping], *, num_proce
         pack_seconds=statistics.median(one.pack_seconds for one in rounds),
         num_packs=middle.num_packs,
         waited_share=statistics.median(one.waited_share for one in rounds),
+        waited_processor_share=statistics.median(one.waited_processor_share for one in rounds),
         reporting_share=statistics.median(one.reporting_share for one in rounds),
         beside_share=statistics.median(one.beside_share for one in rounds),
         processor_share=statistics.median(one.processor_share(num_processors) for one in rounds),
@@ -165,10 +179,16 @@ def row_of(database: str, variant: str, rounds: Sequence[Sweeping], *, num_proce
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text: shares first, then what they consist of."""
-    heads = ("waited for", "reporting", "beside", "processors", "sweep s", "packs' s")
+    heads = ("waited for", "by cpu", "reporting", "beside", "processors", "sweep s", "packs' s")
     lines = [f"{'database':10} {'sweep':32}" + "".join(f"{head:>12}" for head in heads) + "  rounds"]
     for row in rows:
-        shares = (row.waited_share, row.reporting_share, row.beside_share, row.processor_share)
+        shares = (
+            row.waited_share,
+            row.waited_processor_share,
+            row.reporting_share,
+            row.beside_share,
+            row.processor_share,
+        )
         cells = "".join(f"{100 * share:10.2f} %" for share in shares)
         seconds = f"{statistics.median(row.round_seconds):12.1f}{row.pack_seconds:12.1f}"
         raw = ", ".join(

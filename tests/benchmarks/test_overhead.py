@@ -142,6 +142,7 @@ def test_the_shares_are_of_the_packs_time_and_of_the_sweeps(tmp_path):
     one = sweeping_of(calls, began=100.0, ended=120.0)
     assert (one.seconds, one.pack_seconds, one.num_packs) == (20, 20, 2)
     assert one.waited_share == pytest.approx(0.05)
+    assert one.waited_processor_share == pytest.approx(0.5 / (10 + 0.3))
     assert one.reporting_share == pytest.approx(2.1 / 20)
     assert one.beside_share == pytest.approx(0.5 / 20)
     assert one.processor_share(2) == pytest.approx(0.75 / 40)
