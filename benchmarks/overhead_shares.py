@@ -29,8 +29,8 @@ PARTS: Mapping[str, Sequence[str]] = {
     "heartbeats": ("SqlSweepStore.renew_lease",),
     "writes: outbox, tracking refs": ("SqlSweepStore.mark_delivered", "SqlSweepStore.set_tracking_ref"),
     "writes: logs, notices": ("SqlSweepStore.append_logs", "SqlSweepStore.add_notice"),
+    "claims": ("SqlSweepStore.claim_sweep",),  # twice a second, whether anything waits or not
     "writes: of the sweep": (
-        "SqlSweepStore.claim_sweep",
         "SqlSweepStore.move_sweep",
         "SqlSweepStore.set_results",
         "SqlSweepStore.release_lease",
