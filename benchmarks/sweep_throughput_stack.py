@@ -101,13 +101,13 @@ def measure_service(workload: Workload, variant: ServiceVariant, folder: Path, r
     """
     family = Family()
     try:
-        with _private_stack(folder, ray_folder) as (url, up_seconds), SweepClient(url, timeout=60) as client:
+        with private_stack(folder, ray_folder) as (url, up_seconds), SweepClient(url, timeout=60) as client:
             _refuse_early(client, workload, variant)
-            _run(client, warm_up_spec(workload))
+            run(client, warm_up_spec(workload))
             time.sleep(SETTLE_S)
             with PeakMemory(family) as memory:
                 started_at = time.time()
-                sweep = _run(client, spec_of(workload, variant))
+                sweep = run(client, spec_of(workload, variant))
                 seconds = time.time() - started_at
             finals = [trial["objective"] for trial in client.trials(sweep["id"]) if trial["state"] == "completed"]
             return Measurement(
@@ -133,7 +133,8 @@ def _refuse_early(client: SweepClient, workload: Workload, variant: ServiceVaria
         raise NotAvailableError("; ".join(reasons) or str(error)) from error
 
 
-def _run(client: SweepClient, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def run(client: SweepClient, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sweep, completed. Raises VariantFailedError."""
     sweep = client.wait(client.submit(spec)["id"], poll=POLL_S)
     if sweep["state"] != "completed":
         raise VariantFailedError(f"the sweep {sweep['state']}: {sweep['reason']} {json.dumps(sweep['results'])[:2000]}")
@@ -152,12 +153,17 @@ def _curve(client: SweepClient, sweep_id: str, started_at: float) -> Curve:
 
 
 @contextlib.contextmanager
-def _private_stack(folder: Path, ray_folder: Path) -> Iterator[tuple[str, float]]:
-    """The address of a stack that is ready, and how long that took; ended at the end of the block."""
+def private_stack(
+    folder: Path, ray_folder: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, float]]:
+    """The address of a stack that is ready, and how long that took; ended at the end of the block. ``settings`` are
+    set in its environment besides.
+    """
     argv = [sys.executable, "-m", "sweep_service.cli", "up", "--home", str(folder / "home")]
     argv += ["--port", "0", "--mlflow-port", "0", "--cpus", str(PARALLEL), "--gpus", "0"]
     began = time.monotonic()
-    with started(argv, folder, {**private_environment(ray_folder), "COLUMNS": "200"}) as process:
+    environment = {**private_environment(ray_folder), "COLUMNS": "200", **(settings or {})}
+    with started(argv, folder, environment) as process:
         try:
             url = _await_ready(process, folder, began + UP_WITHIN_S)
             yield url, time.monotonic() - began
