@@ -33,6 +33,10 @@ class TrialView(BaseModel):
     objective: float | None = Field(description="The objective at the last step; only of completed trials.")
     metrics: dict[str, float | None] = Field(description="Of the last report; null: not a finite number.")
     last_step: int
+    checkpoint: str | None = Field(
+        description="The file of its last checkpoint, on the nodes; of a trial that has ended it stays if it is among "
+        "the best (checkpoints.keep_best of the spec) or has failed."
+    )
     num_attempts: int
     tracking_ref: str | None = Field(description="Its MLflow run.")
     provenance: dict[str, Any] = Field(description="Code version, data hash, package versions.")
@@ -59,6 +63,7 @@ class TrialView(BaseModel):
             objective=trial.objective,
             metrics=dict(trial.metrics),
             last_step=trial.last_step,
+            checkpoint=trial.checkpoint,
             num_attempts=trial.num_attempts,
             tracking_ref=trial.tracking_ref,
             provenance=dict(trial.provenance),

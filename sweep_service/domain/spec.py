@@ -284,6 +284,18 @@ class Tracking(Strict):
     )
 
 
+class Checkpoints(Strict):
+    """Which checkpoints stay, in the folder that the service is given for them. A trial that runs, rests or has failed
+    has its last one.
+    """
+
+    keep_best: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1,
+        description="Completed search trials whose last checkpoint stays, also after the end of the sweep: the best by "
+        "the objective. The API shows where: checkpoint of a trial.",
+    )
+
+
 _PARTS: Mapping[str, type[Strict]] = {
     "objective": Objective,
     "search": Search,
@@ -291,6 +303,7 @@ _PARTS: Mapping[str, type[Strict]] = {
     "budget": Budget,
     "resources": Resources,
     "confirm": Confirm,
+    "checkpoints": Checkpoints,
     "tracking": Tracking,
 }
 """The fields of a spec that are objects of their own."""
@@ -345,6 +358,7 @@ class SweepSpec(Strict):
         "row, without a new checkpoint in between. What the cluster takes away (a node that goes, a place that is "
         "lost) does not count, nor does a pause.",
     )
+    checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     labels: dict[
         Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[str, StringConstraints(pattern=_LABEL)]

@@ -27,7 +27,7 @@ from sweep_service.domain.errors import (
     TrainableMissingError,
 )
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import SweepReason, SweepState, TrialState
+from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Standing, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -39,6 +39,7 @@ from sweep_service.services.losses import Loss
 from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch, Plan
+from sweep_service.services.ranking import with_checkpoints
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackRunner, PackSupply
 from sweep_service.settings import Settings
@@ -387,10 +388,8 @@ class Conductor:
 
     def _end(self, ending: Sweep, trials: Sequence[Trial]) -> None:
         self._store.set_results(self._lease, ending.results or {})
-        # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints. A retry
-        # goes on from those of trials that have failed.
-        to_retry = {trial.id for trial in trials if trial.state is TrialState.FAILED}
-        self._checkpoints.drop_other_trials(keep=to_retry | {ending.best_trial_id or ""})
+        # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints.
+        self._checkpoints.drop_other_trials(keep=with_checkpoints(ending.spec, trials) | {ending.best_trial_id or ""})
         self._store.move_sweep(
             self._lease, ending.state, reason=ending.reason, message=ending.message, revision=ending.revision
         )

@@ -17,6 +17,15 @@ def best_trial(spec: SweepSpec, trials: Sequence[Trial]) -> Trial | None:
     return next(iter(ranked(spec, [trial for trial in trials if trial.role is Role.SEARCH])), None)
 
 
+def with_checkpoints(spec: SweepSpec, trials: Sequence[Trial]) -> set[str]:
+    """The ids of those whose checkpoints stay: the best of the search, as many as the spec says; what has failed, for a
+    retry goes on from there; what has not ended.
+    """
+    best = ranked(spec, [trial for trial in trials if trial.role is Role.SEARCH])[: spec.checkpoints.keep_best]
+    in_use = [trial for trial in trials if not trial.state.is_ended or trial.state is TrialState.FAILED]
+    return {trial.id for trial in (*best, *in_use)}
+
+
 def best_baseline(spec: SweepSpec, trials: Sequence[Trial], balancer: str) -> Trial | None:
     """The completed baseline trial of that balancer with the best objective. None: none completed."""
     own = [trial for trial in trials if trial.role is Role.BASELINE and trial.balancer == balancer]

@@ -11,7 +11,7 @@ from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.plan import Plan
-from sweep_service.services.ranking import best_trial
+from sweep_service.services.ranking import best_trial, with_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class TrialBook:
         self._checkpoints = checkpoints
         self.trials = {trial.id: trial for trial in plan.trials}
         self._best: Trial | None = self.trials.get(sweep.best_trial_id or "")
+        self._with_checkpoints = with_checkpoints(sweep.spec, plan.trials)
 
     def amend(self, sweep: Sweep, plan: Plan) -> None:
         """Go on under what a user has changed."""
@@ -51,6 +52,8 @@ class TrialBook:
         """A new trial, or what has become of a known one, by the store's account."""
         self.trials[trial.id] = trial
         self._plan.take(trial)
+        if not trial.state.is_ended:
+            self._with_checkpoints.add(trial.id)
 
     def read_again(self) -> Sequence[Trial]:
         """Take the trials as the store has them, after a write of which it is not known whether it happened; those that
@@ -76,15 +79,18 @@ class TrialBook:
             self._take_end(end)
         for trial_id in rests:
             self.take(replace(self.trials[trial_id], state=TrialState.RESTING))
-        done = [end.trial_id for end in ends]
         if best is not None:
-            done += [self._best.id] if self._best else []
             self._best = self.trials[best]
-        for trial_id in done:
-            is_best = self._best is not None and trial_id == self._best.id
-            if not is_best and self.trials[trial_id].state is not TrialState.FAILED:  # a retry goes on from its last
-                self._checkpoints.drop_trial(trial_id)
+        if ends:
+            self._drop_checkpoints()
         return further
+
+    def _drop_checkpoints(self) -> None:
+        """Those that nobody needs any more."""
+        kept = with_checkpoints(self._sweep.spec, list(self.trials.values()))
+        for trial_id in self._with_checkpoints - kept:
+            self._checkpoints.drop_trial(trial_id)
+        self._with_checkpoints = kept
 
     def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
         """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""

@@ -54,6 +54,20 @@ def test_of_the_trials_that_have_ended_only_the_best_keeps_its_checkpoint(root: 
     assert bests == [0, 1, 1, 3]
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_as_many_of_the_best_keep_theirs_as_the_spec_says(root: Path, *, is_restarted: bool) -> None:
+    values = [3.0, 1.0, 2.0, 0.5, 4.0]
+    spec = small_spec(budget={"trials": 5}, checkpoints={"keep_best": 2})
+    rig = Rig(spec, lambda trial: values[trial.number], checkpoint_root=root)
+    expected = [{0}, {0, 1}, {1, 2}, {1, 3}, {1, 3}]
+    for best in expected:
+        key, order = started(rig)
+        rig.train(key, order, checkpoint=written(order, 20).checkpoint)
+        assert set(kept(root)) == {rig.trials[number].id for number in best}
+        if is_restarted:
+            rig.next_generation()
+
+
 @pytest.mark.parametrize(("ending", "is_kept"), [(TrialEnding.NON_FINITE, False), (TrialEnding.ERROR, True)])
 def test_of_trials_without_a_result_those_that_a_retry_would_go_on_with_keep_theirs(
     root: Path, ending: TrialEnding, *, is_kept: bool
