@@ -96,6 +96,8 @@ class Delivery:
 
     def _deliver(self) -> None:
         sweep = self._store.get_sweep(self._lease.sweep_id)
+        if self._opened is not None and self._opened[0] != sweep.revision:
+            self._look_at_all_again()
         sweep_ref = self._sweep_ref(sweep)
         # Read before the outbox: what is ended here has all its reports in there, so that no run is closed too early.
         trials = self._store.list_trials(sweep.id, after=self._all_closed_up_to)
@@ -108,6 +110,12 @@ class Delivery:
                 self._closed.add(trial.id)
         for trial in takewhile(self._needs_nothing_more, trials):
             self._all_closed_up_to = trial.number
+
+    def _look_at_all_again(self) -> None:
+        """Trials whose runs had been closed may be tried again, or have been by now: those are without a run."""
+        trials = self._store.list_trials(self._lease.sweep_id)
+        self._closed -= {trial.id for trial in trials if trial.tracking_ref is None or not trial.state.is_ended}
+        self._all_closed_up_to = -1
 
     def _needs_nothing_more(self, trial: Trial) -> bool:
         """Closed, refused, or ended before it ever started and so without a run."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conductor_fakes import Rig, small_spec
+from conductor_fakes import CATALOG, Rig, small_spec
 from lane_words import at_work, resting
 from test_shaky_store import until_it_answers
 
+from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
+from sweep_service.domain.trial import Role
 from sweep_service.services.generation import Pause
 from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage, PackOrder
+from sweep_service.services.results import summarise
 
 
 def started(rig: Rig) -> tuple[str, PackOrder]:
@@ -57,6 +60,28 @@ def test_a_larger_budget_draws_what_the_sweep_would_have_drawn_with_it_and_repea
     at_once.run_to_end()
     # The first eight are at random. What comes then depends on the results and the number alone.
     assert [tuple(trial.searched.values()) for trial in at_once.trials][:3] == points[:3]
+
+
+def test_of_a_better_trial_after_the_comparison_the_repeats_are_made_as_well() -> None:
+    spec = small_spec(budget={"trials": 2}, baselines=["equal"], confirm={"seeds": 2})
+    rig = Rig(spec, lambda trial: 1.0 - trial.number / 100)
+    while not isinstance(result := rig.start_pack(), Pause):
+        rig.train(*result)
+    first_best = rig.sweep.best_trial_id
+    rig.store.move_sweep(rig.lease, SweepState.COMPLETED)
+    rig.store.release_lease(rig.lease)
+    budget = {"budget": {"trials": 4}}
+    amended = amended_spec(rig.sweep.spec, budget, CATALOG)
+    rig.store.amend_sweep(rig.sweep.id, amended, revision=0)
+    rig.next_generation()
+    while not isinstance(result := rig.start_pack(), Pause):
+        rig.train(*result)
+    best = rig.sweep.best_trial_id
+    assert best != first_best
+    repeats = [trial for trial in rig.trials if trial.role is Role.CONFIRM]
+    assert sum(trial.confirms == best for trial in repeats) == 2
+    verdict = summarise(rig.sweep, rig.trials)["verdict"]
+    assert verdict is not None
 
 
 def test_a_target_that_is_reached_already_ends_the_search() -> None:

@@ -11,11 +11,17 @@ from conductor_fakes import RecordingTracker, Rig, small_spec
 
 from sweep_service.domain.errors import LeaseLostError
 from sweep_service.domain.events import Event, EventKind
-from sweep_service.domain.states import SweepState
+from sweep_service.domain.states import SweepState, TrialEnding, Verb
 from sweep_service.domain.trial import Trial
 from sweep_service.services.delivery import Delivery, pause_after
 from sweep_service.services.generation import Pause
-from sweep_service.services.packs import LaneMessage
+from sweep_service.services.packs import LaneMessage, PackOrder
+
+
+def started(rig: Rig) -> tuple[str, PackOrder]:
+    result = rig.start_pack()
+    assert not isinstance(result, Pause)
+    return result
 
 
 def delivery_of(rig: Rig, tracker: RecordingTracker) -> Delivery:
@@ -116,6 +122,28 @@ def test_the_run_of_a_sweep_that_is_changed_gets_its_new_spec() -> None:
         delivery.try_deliver()
     assert len(tracker.opened) == 2
     assert rig.sweep.tracking_ref == tracker.opened[0] == tracker.opened[1]
+
+
+@pytest.mark.parametrize("is_seen", ["at once", "when it has ended again"])
+def test_a_trial_that_is_tried_again_in_a_running_sweep_goes_on_in_its_run(is_seen: str) -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 2}, resources={"parallel": 1})), RecordingTracker()
+    delivery = delivery_of(rig, tracker)
+    key, order = started(rig)
+    trial_id = order.lanes[0].trial_id
+    rig.train(key, order, ending=TrialEnding.ERROR, metrics={"val/normalized_loss": 3.0}, step=10)
+    delivery.try_deliver()
+    (ref,) = tracker.closed
+    rig.store.control_sweep(rig.sweep.id, Verb.RETRY)
+    rig.generation.amend(rig.sweep)
+    if is_seen == "at once":
+        delivery.try_deliver()
+    del tracker.closed[ref]
+    rig.run_to_end()
+    assert delivery.try_deliver()
+    assert tracker.closed[ref] == "completed"
+    assert tracker.opened.count(ref) == 2
+    assert rig.store.get_trial(trial_id).tracking_ref == ref
+    assert rig.store.undelivered(rig.sweep.id, limit=10) == []
 
 
 def test_a_delivery_without_the_lease_marks_nothing_delivered() -> None:
