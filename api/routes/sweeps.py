@@ -147,8 +147,8 @@ def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     dependencies=[Depends(no_query)],
 )
 def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
-    """Change what a sweep is to do: its budget, `resources.parallel` or `early_stopping`, as a JSON merge patch: what
-    it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if anything is
+    """Change what a sweep is to do: its budget, `resources.parallel`, `early_stopping` or `priority`, as a JSON merge
+    patch: what it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if anything is
     wrong.
 
     A sweep that runs goes on under it at once; fewer packs let the newest go with a checkpoint. One that has ended, but

@@ -300,6 +300,7 @@ class SweepService:
             adopted=adoption.adopted if adoption else (),
             created_at=now,
             updated_at=now,
+            queued_at=now,
         )
 
     def _checked(self, document: Any) -> tuple[SweepSpec, Trainable, Adoption | None]:

@@ -63,7 +63,7 @@ def event_of(row: Row[Any]) -> Event:
 
 def sweep_row(sweep: Sweep) -> dict[str, Any]:
     """The columns of the value; the lease's and the counters' are apart, and what it has adopted."""
-    return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical()}
+    return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical(), "priority": sweep.spec.priority}
 
 
 def adopted_documents(adopted: Sequence[AdoptedTrial]) -> list[dict[str, Any]]:

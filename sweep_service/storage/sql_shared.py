@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Executable, Row, case, func, select
@@ -11,13 +11,15 @@ from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, Swe
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
-from sweep_service.domain.states import SweepState, TrialState
+from sweep_service.domain.states import PASSED_OVER, SweepState, TrialState
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
 from sweep_service.storage.tables import (
+    IN_QUEUE,
+    QUEUE_ORDER,
     SWEEP_WITHOUT_RESULTS,
     adoptions,
     attempts,
@@ -79,6 +81,14 @@ class SharedTables:
         query = select(*SWEEP_WITHOUT_RESULTS).where(*conditions).order_by(order).limit(limit)
         with self._database.reading() as connection:
             return [rows.sweep_of(row) for row in connection.execute(query)]
+
+    def queue_places(self, sweep_ids: Collection[str]) -> Mapping[str, int]:
+        waits_turn = sweeps.c.reason.is_(None) | sweeps.c.reason.not_in(sorted(PASSED_OVER))
+        place = func.row_number().over(order_by=QUEUE_ORDER)
+        queue = select(sweeps.c.id, place.label("place")).where(IN_QUEUE, waits_turn).subquery()
+        query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(sorted(sweep_ids)))
+        with self._database.reading() as connection:
+            return {row.id: row.place for row in connection.execute(query)}
 
     def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
         keys = submission_keys.c
