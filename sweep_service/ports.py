@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
@@ -229,6 +230,17 @@ class SweepStore(LogStore, Protocol):
         ...
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        """What the sweeps in these states ask of the cluster, in the order in which they would be claimed."""
+        ...
+
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
+        """Say why a sweep that is QUEUED is passed over (event: SWEEP_NOTICE, if it was not for that reason before);
+        None: it is not any more (event: SWEEP_NOTICE, if it was). Changes nothing once it is not QUEUED. Raises
+        SweepNotFoundError.
+        """
+        ...
 
     def claim_sweep(
         self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None

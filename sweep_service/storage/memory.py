@@ -17,6 +17,7 @@ from sweep_service.domain.errors import (
     LeaseLostError,
 )
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import (
@@ -209,6 +210,15 @@ class MemorySweepStore:
         return self._tables.cluster
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
+
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        return self._tables.demands(states)
+
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
+        with self._writing() as (tables, now):
+            sweep, told = moves.explain_wait(tables.sweep(sweep_id), reason, message, now=now)
+            tables.append(*told)
+            tables.update_sweep(sweep, now=now)
 
     def claim_sweep(
         self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None

@@ -192,6 +192,21 @@ def claim_sweep(sweep: Sweep, *, owner: str, now: datetime) -> tuple[Sweep, list
     return claimed, events
 
 
+def explain_wait(sweep: Sweep, reason: SweepReason | None, message: str, *, now: datetime) -> tuple[Sweep, list[Event]]:
+    """Passed over in the queue for that reason, or for none any more; itself where that changes nothing. Raises
+    ValueError for a reason of another kind.
+    """
+    if reason is not None and reason not in PASSED_OVER:
+        raise ValueError(f"No queued sweep is passed over because of {reason}.")
+    message = plain_text(message)
+    is_news = reason is not sweep.reason and (reason or sweep.reason) in PASSED_OVER
+    if sweep.state is not SweepState.QUEUED or not (is_news or (reason and message != sweep.message)):
+        return sweep, []
+    said = message if reason else "It waits its turn again."
+    events = [notice(sweep.id, said, trial_id=None, now=now)] if is_news else []
+    return replace(sweep, reason=reason, message=message if reason else ""), events
+
+
 def notice(sweep_id: str, message: str, *, trial_id: str | None, now: datetime) -> Event:
     return Event(sweep_id=sweep_id, trial_id=trial_id, kind=EventKind.SWEEP_NOTICE, message=plain_text(message), at=now)
 

@@ -139,6 +139,12 @@ class SqlSweepStore(SharedTables):
             locked.flush()
             return lease
 
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
+        with self._locked(sweep_id) as locked:
+            locked.sweep, told = moves.explain_wait(locked.sweep, reason, message, now=locked.now)
+            locked.append(*told)
+            locked.flush()
+
     def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
         with self._fenced(lease) as locked:
             renewed = replace(lease, expires_at=locked.now + ttl)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Executable, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, case, func, select, text
 
 from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import PASSED_OVER, SweepState, TrialState
@@ -89,6 +91,20 @@ class SharedTables:
         query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(sorted(sweep_ids)))
         with self._database.reading() as connection:
             return {row.id: row.place for row in connection.execute(query)}
+
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        spec = sweeps.c.spec  # of which little is read: a queue may be long
+        columns = [sweeps.c[name] for name in ("id", "project", "priority", "state", "reason", "message")]
+        is_queued = sweeps.c.state == str(SweepState.QUEUED)
+        query = (
+            select(*columns, spec["labels"].label("labels"), spec["resources"].label("resources"))
+            .where(sweeps.c.ended_at.is_(None), sweeps.c.state.in_(sorted(states)))
+            .order_by(is_queued, *QUEUE_ORDER)
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(query).all()
+            num_packs = _num_packs(connection) if found else {}
+        return [rows.demand_of(row, num_packs=num_packs.get(row.id, 0)) for row in found]
 
     def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
         keys = submission_keys.c
@@ -219,6 +235,14 @@ class SharedTables:
         query = select(publications.c.document).where(publications.c.name == name)
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one_or_none()
+
+
+def _num_packs(connection: Connection) -> Mapping[str, int]:
+    """How many packs of each sweep run now."""
+    is_running = text("attempts.state = 'running'")  # a literal, for SQLite to see that an index has just these
+    key = attempts.c.generation, func.coalesce(func.nullif(attempts.c.pack, ""), attempts.c.id)
+    packs = select(attempts.c.sweep_id, *key).where(is_running).distinct()
+    return Counter(row.sweep_id for row in connection.execute(packs))
 
 
 def _conditions(only: SweepFilter) -> Iterator[ColumnElement[bool]]:

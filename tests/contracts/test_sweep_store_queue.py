@@ -6,12 +6,17 @@ from collections.abc import Collection
 from datetime import timedelta
 
 import pytest
-from store_values import SPEC, START, TTL, FakeClock, claimed, new_sweep
+from sqlalchemy import Engine, text
+from store_values import SPEC, START, TTL, FakeClock, claimed, events_of, new_attempt, new_sweep, new_trial
 
+from sweep_service.domain.errors import SweepNotFoundError
+from sweep_service.domain.events import EventKind
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import SweepState, Verb
+from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb
 from sweep_service.domain.trial import Lease
 from sweep_service.ports import SweepStore
+from sweep_service.storage.sql import SqlSweepStore
 
 S = SweepState
 IDS = [new_sweep(index).id for index in range(6)]
@@ -129,3 +134,112 @@ def test_a_spec_from_before_there_were_priorities_has_none_above_others() -> Non
     document = SPEC.canonical()
     del document["priority"]
     assert SweepSpec.trusted(document).priority == 0
+
+
+# --- what is passed over ----------------------------------------------------------------------------------------------
+
+
+def notices(store: SweepStore) -> list[str]:
+    return [event.message for event in events_of(store, IDS[0]) if event.kind is EventKind.SWEEP_NOTICE]
+
+
+@pytest.mark.parametrize("reason", [SweepReason.UNSCHEDULABLE, SweepReason.LIMITED])
+def test_a_sweep_that_is_passed_over_says_why_and_has_no_place(store: SweepStore, reason: SweepReason) -> None:
+    add(store, 1, 0)
+    store.explain_wait(IDS[0], reason, "8 GPUs")
+    told = store.get_sweep(IDS[0])
+    assert (told.state, told.reason, told.message, told.queued_at) == (S.QUEUED, reason, "8 GPUs", START)
+    assert store.queue_places(IDS) == {IDS[1]: 1}
+    assert notices(store) == ["8 GPUs"]
+
+
+def test_the_same_reason_is_told_once_and_shown_as_it_is_now(store: SweepStore) -> None:
+    add(store, 0)
+    for message in ("8 GPUs, of 2", "8 GPUs, of 2", "8 GPUs, of 4"):
+        store.explain_wait(IDS[0], SweepReason.UNSCHEDULABLE, message)
+    assert store.get_sweep(IDS[0]).message == "8 GPUs, of 4"
+    assert notices(store) == ["8 GPUs, of 2"]
+    store.explain_wait(IDS[0], SweepReason.LIMITED, "no packs")
+    assert notices(store) == ["8 GPUs, of 2", "no packs"]
+
+
+def test_a_sweep_that_is_passed_over_no_more_waits_where_it_did(store: SweepStore) -> None:
+    add(store, 1, 0)
+    store.explain_wait(IDS[0], SweepReason.UNSCHEDULABLE, "8 GPUs")
+    for _ in range(2):
+        store.explain_wait(IDS[0], None)
+    sweep = store.get_sweep(IDS[0])
+    assert (sweep.reason, sweep.message) == (None, "")
+    assert store.queue_places(IDS) == {IDS[0]: 1, IDS[1]: 2}
+    assert notices(store) == ["8 GPUs", "It waits its turn again."]
+
+
+def test_what_a_user_has_led_to_is_not_wiped_out(store: SweepStore) -> None:
+    lease = claimed(store)
+    store.move_sweep(lease, S.FAILED)
+    before = store.control_sweep(IDS[0], Verb.RETRY)
+    store.explain_wait(IDS[0], None)
+    assert store.get_sweep(IDS[0]) == before
+    assert before.reason is SweepReason.USER
+
+
+def test_a_claim_ends_the_reason_of_the_wait(store: SweepStore) -> None:
+    add(store, 0)
+    store.explain_wait(IDS[0], SweepReason.LIMITED, "no packs")
+    assert claim(store) is not None
+    before = store.get_sweep(IDS[0])
+    assert (before.state, before.reason, before.message) == (S.STARTING, None, "")
+    store.explain_wait(IDS[0], SweepReason.LIMITED, "no packs")
+    assert store.get_sweep(IDS[0]) == before, "it is not in the queue any more"
+
+
+def test_a_sweep_is_passed_over_for_reasons_of_the_queue_alone(store: SweepStore) -> None:
+    add(store, 0)
+    with pytest.raises(ValueError, match="user"):
+        store.explain_wait(IDS[0], SweepReason.USER)
+    with pytest.raises(SweepNotFoundError):
+        store.explain_wait(IDS[1], None)
+
+
+# --- demands ----------------------------------------------------------------------------------------------------------
+
+
+def test_demands_are_what_sweeps_ask_for_in_the_order_of_claims(store: SweepStore) -> None:
+    add(store, 0, 5)
+    store.explain_wait(IDS[0], SweepReason.LIMITED, "no packs")
+    first, second = store.list_demands([S.QUEUED])
+    assert (first.id, first.priority, first.reason, first.num_packs) == (IDS[1], 5, None, 0)
+    assert (second.id, second.reason, second.message) == (IDS[0], SweepReason.LIMITED, "no packs")
+    assert (second.project, second.labels, second.state) == ("default", {"team": "ads"}, S.QUEUED)
+    assert second.resources == SPEC.resources
+    assert store.list_demands([S.RUNNING]) == []
+    assert store.list_demands([]) == []
+
+
+def test_the_packs_of_a_sweep_are_counted_while_an_attempt_of_theirs_runs(store: SweepStore) -> None:
+    store.add_sweep(new_sweep(1))
+    lease = claimed(store)
+    other = store.claim_sweep(owner="dispatcher", ttl=TTL)
+    assert other is not None
+    trials = [new_trial(lease.sweep_id, number) for number in range(4)]
+    store.add_trials(lease, trials)
+    for trial, pack in zip(trials, ("a", "a", "b", ""), strict=True):
+        store.start_attempt(lease, new_attempt(trial, pack=pack))
+
+    def counts() -> dict[str, int]:
+        return {demand.id: demand.num_packs for demand in store.list_demands([S.STARTING])}
+
+    assert counts() == {IDS[0]: 3, IDS[1]: 0}
+    store.end_attempt(lease, new_attempt(trials[0]).id, AttemptState.PREEMPTED)
+    assert counts() == {IDS[0]: 3, IDS[1]: 0}
+    store.end_attempt(lease, new_attempt(trials[1]).id, AttemptState.PREEMPTED)
+    assert counts() == {IDS[0]: 2, IDS[1]: 0}
+
+
+def test_a_spec_from_before_there_were_resources_asks_for_the_defaults(emptied_postgres: Engine) -> None:
+    store = SqlSweepStore(emptied_postgres)
+    add(store, 0)
+    with emptied_postgres.begin() as connection:
+        connection.execute(text("UPDATE sweeps SET spec = CAST(spec AS jsonb) - 'resources' - 'labels'"))
+    (demand,) = store.list_demands([S.QUEUED])
+    assert (demand.resources, demand.labels) == (Resources(), {})

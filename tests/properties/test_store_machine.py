@@ -19,7 +19,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial, said
 
 from sweep_service.domain.errors import SweepServiceError
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
+from sweep_service.domain.states import (
+    PASSED_OVER,
+    AttemptState,
+    SweepReason,
+    SweepState,
+    TrialEnding,
+    TrialState,
+    Verb,
+)
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
 from sweep_service.ports import SubmissionKey, SweepFilter, SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
@@ -182,6 +190,13 @@ class SameStores(RuleBasedStateMachine):
         mine, theirs = self.both(lambda store, _: store.claim_sweep(owner="dispatcher", **options))
         if mine is not None:
             self.leases[mine.sweep_id].append((mine, theirs))
+
+    @rule(sweep_id=sweep_ids, reason=st.none() | st.sampled_from(sorted(PASSED_OVER)), message=messages)
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str) -> None:
+        self.both(lambda store, _: store.explain_wait(sweep_id, reason, message))
+        self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
+        self.both(lambda store, _: store.list_demands(SweepState))
+        self.both(lambda store, _: store.queue_places(SWEEP_IDS))
 
     @rule(sweep_id=sweep_ids, age=rarely, ttl=ttls)
     def renew_lease(self, sweep_id: str, age: int, ttl: timedelta) -> None:
