@@ -12,11 +12,8 @@ from sweep_service.domain.limits import Demand, PackLimit
 from sweep_service.domain.states import PASSED_OVER, SweepReason, SweepState
 from sweep_service.domain.trial import Cluster
 from sweep_service.ports import SweepStore
-from sweep_service.services.limits import allowance_of
+from sweep_service.services.limits import ACTIVE, allowance_of
 from sweep_service.services.outcome import unschedulable
-
-ACTIVE = frozenset(state for state in SweepState if not state.is_ended) - {SweepState.QUEUED, SweepState.PAUSED}
-"""States of sweeps whose packs run, or are to."""
 
 _MOST_NAMED = 100  # sweeps that a claim may choose from: several dispatchers may want one each
 
