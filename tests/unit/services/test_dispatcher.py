@@ -31,7 +31,7 @@ class FakeConductors:
         self.is_lost = False
         self.ended: list[EndedConductor] = []
         self.found_out: dict[str, str] = {}
-        self.nodes = (NodeResources(node="n", cpus=2, gpus=0),)
+        self.nodes: tuple[NodeResources, ...] = (NodeResources(node="n", cpus=2, gpus=0),)
         self.now = START
 
     def prepare(self) -> None:
