@@ -11,6 +11,7 @@ import http.client
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -255,10 +256,17 @@ def _settings(home: Path) -> Settings:
     try:
         return Settings(home=home)
     except ValidationError as error:
-        faults = (f"SWEEP_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors())
+        faults = (f"{_variable(*map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise LaunchError(f"Wrong in the environment: {'; '.join(faults)}.") from error
     except SettingsError as error:  # no JSON where a list is wanted
-        raise LaunchError(f"Wrong in the environment: {error}.") from error
+        field = re.search(r'field "(\w+)"', str(error))
+        fault = f"{_variable(field[1])}: it is no JSON" if field else str(error)
+        raise LaunchError(f"Wrong in the environment: {fault}.") from error
+
+
+def _variable(name: str = "", *path: str) -> str:
+    """What a setting is read from, and where in it."""
+    return " at ".join(part for part in (f"SWEEP_{name.upper()}", "/".join(path)) if part)
 
 
 def _migrated_store(url: str) -> SqlSweepStore:

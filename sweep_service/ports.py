@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
@@ -130,6 +131,12 @@ class SweepStore(LogStore, Protocol):
         """
         ...
 
+    def queue_places(self, sweep_ids: Collection[str]) -> Mapping[str, int]:
+        """The places in the queue of those of these sweeps that are in it; 1: the next one to be claimed. In it are the
+        sweeps that are QUEUED and wait their turn: one whose reason says that it is passed over is not.
+        """
+        ...
+
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         """Move the sweep where the verb takes it, reason USER; unchanged (no event) where the verb is in effect
         already. One that no conductor has had ends at once, any other is for a conductor to end.
@@ -224,9 +231,24 @@ class SweepStore(LogStore, Protocol):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
-        """Take the oldest sweep that waits: QUEUED, or with work left and no live lease (its conductor died). With
-        ``winding_up_only`` none that would start new trials: PAUSING, STOPPING or CANCELLING.
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        """What the sweeps in these states ask of the cluster, in the order in which they would be claimed."""
+        ...
+
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
+        """Say why a sweep that is QUEUED is passed over (event: SWEEP_NOTICE, if it was not for that reason before);
+        None: it is not any more (event: SWEEP_NOTICE, if it was). Changes nothing once it is not QUEUED. Raises
+        SweepNotFoundError.
+        """
+        ...
+
+    def claim_sweep(
+        self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
+    ) -> Lease | None:
+        """Take the sweep whose turn it is: one with work left and no live lease (its conductor died), else the first of
+        those that are QUEUED: by priority, then by how long it has waited, then by id. With ``winding_up_only`` none
+        that would start new trials: PAUSING, STOPPING or CANCELLING. Of the queued ones only those that ``queued``
+        names; None: any.
 
         A queued one moves to STARTING, the others keep their state; the generation goes up by one (event:
         SWEEP_CLAIMED).

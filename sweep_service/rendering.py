@@ -43,10 +43,16 @@ def state_text(state: object, reason: object = None) -> Text:
     return text
 
 
+def standing_text(sweep: Document) -> Text:
+    """The state, coloured, with its reason or its place in the queue."""
+    place = sweep.get("position")
+    return state_text(sweep.get("state"), sweep.get("reason") if place is None else f"{number(place)} in the queue")
+
+
 def progress_line(sweep: Document) -> str:
     """Where the sweep stands, on one line without colours: for logs and pipes."""
     progress = as_mapping(sweep.get("progress"))
-    parts = [plain(sweep.get("state", "unknown"))]
+    parts = [standing_text(sweep).plain if sweep.get("state") == "queued" else plain(sweep.get("state", "unknown"))]
     parts.append(f"search {progress.get('used_trials', 0)}/{progress.get('budget_trials', '?')}")
     for role, states in as_mapping(progress.get("trials")).items():
         counts = _counts(states)
@@ -59,6 +65,8 @@ def progress_line(sweep: Document) -> str:
         if is_best:
             shown += f" at {parameters(leader.get('searched'))}"
         parts.append(shown)
+    if sweep.get("state") == "queued" and sweep.get("message"):  # what it waits for; how it ended is shown then
+        parts.append(plain(sweep["message"]))
     return " | ".join(parts)
 
 
@@ -69,7 +77,7 @@ def live_view(sweep: Document) -> RenderableType:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         Text(plain(sweep.get("name", "")), style="bold"),
-        state_text(sweep.get("state"), sweep.get("reason")),
+        standing_text(sweep),
         ProgressBar(total=total, completed=used, width=30),
         Text(f"{used}/{total} search trials"),
     )
@@ -234,7 +242,7 @@ def sweeps_table(sweeps: Iterable[Document]) -> Table:
             Text(plain(sweep.get("id", ""))),
             Text(plain(sweep.get("name", ""))),
             Text(plain(sweep.get("trainable", ""))),
-            state_text(sweep.get("state"), sweep.get("reason")),
+            standing_text(sweep),
             Text(number(sweep.get("budget_trials"))),
             Text(plain(sweep.get("created_at", ""))[:19].replace("T", " ")),
             Text(plain(sweep.get("message", ""))),

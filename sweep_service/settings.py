@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sweep_service.domain.limits import PackLimit
+
 
 class Settings(BaseSettings):
     """The settings of every process; each reads those that it needs. Relative paths are made absolute."""
@@ -37,7 +39,8 @@ class Settings(BaseSettings):
     )
     unschedulable_after: timedelta = Field(
         default=timedelta(seconds=30),
-        description="A sweep that no node could ever hold fails after this; until then, nodes may be joining.",
+        description="A sweep that no node could ever hold says so after this, and waits on in the queue; one that has "
+        "been started fails. Until then, nodes may be joining.",
     )
     drain_grace: timedelta = Field(
         default=timedelta(seconds=10),
@@ -54,6 +57,11 @@ class Settings(BaseSettings):
     )
     max_running_sweeps: Annotated[int, Field(ge=1)] = Field(
         default=4, description="Sweeps that run at once in the cluster; each conductor holds about 0.5 GB."
+    )
+    limits: tuple[PackLimit, ...] = Field(
+        default=(),
+        description='Packs that may run at once over all sweeps, as JSON: [{"label": "team:ads", "packs": 4}, '
+        '{"project": "default", "packs": 8}]. The same for every process that has a conductor.',
     )
     log_level: str = "INFO"
 

@@ -41,6 +41,8 @@ def main() -> int:
             start_grace=settings.start_grace,
             poll_interval=settings.poll_interval,
             max_running_sweeps=settings.max_running_sweeps,
+            unschedulable_after=settings.unschedulable_after,
+            limits=settings.limits,
         )
         ended = _set_by_signals()
         logger.info("Dispatching.")

@@ -67,6 +67,7 @@ def new_sweep(index: int = 0, **changes: Any) -> Sweep:
         "state": SweepState.QUEUED,
         "created_at": START,
         "updated_at": START,
+        "queued_at": START,
     }
     return Sweep(**values | changes)
 

@@ -123,7 +123,9 @@ def list_sweeps(query: Annotated[SweepQuery, Query()], service: Service) -> Swee
         beyond=sweep_key(query), only=query.only, oldest_first=query.oldest_first, limit=query.page_size
     )
     token = sweep_token(query, page.items[-1].id) if page.has_more else None
-    return SweepPage(sweeps=[SweepSummary.of(sweep) for sweep in page.items], next_page_token=token)
+    places = service.places(page.items)
+    summaries = [SweepSummary.of(sweep, place=places.get(sweep.id)) for sweep in page.items]
+    return SweepPage(sweeps=summaries, next_page_token=token)
 
 
 @router.get(
@@ -147,9 +149,9 @@ def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     dependencies=[Depends(no_query)],
 )
 def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
-    """Change what a sweep is to do: its budget, `resources.parallel` or `early_stopping`, as a JSON merge patch: what
-    it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if anything is
-    wrong.
+    """Change what a sweep is to do: its budget, `resources.parallel`, `early_stopping` or `priority`, as a JSON merge
+    patch: what it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if
+    anything is wrong.
 
     A sweep that runs goes on under it at once; fewer packs let the newest go with a checkpoint. One that has ended, but
     for a cancelled one, is queued again, and goes on where it had ended. The same patch again changes nothing.

@@ -20,6 +20,7 @@ def patch_schema(schemas: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {
             "budget": _part(schemas["Budget"], required=("trials",)),
             "resources": {"type": "object", "additionalProperties": False, "properties": {"parallel": parallel}},
+            "priority": _or_null(_without_default(schemas["SweepSpec"]["properties"]["priority"])),
             "early_stopping": {"anyOf": [_part(schemas["EarlyStopping"]), {"type": "null"}]},
         },
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -27,6 +27,15 @@ EXAMPLE_SPEC = {
     "confirm": {"seeds": 5},
     "labels": {"team": "ads"},
 }
+
+
+Position = Annotated[
+    int | None,
+    Field(
+        description="Its place in the queue; 1: the next one to start. null: it does not wait its turn, because it is "
+        "not queued, or is passed over until what its reason says has changed (`unschedulable`, `limited`)."
+    ),
+]
 
 
 class Links(BaseModel):
@@ -108,6 +117,8 @@ class SweepSummary(BaseModel):
     state: SweepState
     reason: SweepReason | None = Field(description="Why it is in that state, where that needs explaining.")
     message: str
+    priority: int
+    position: Position
     budget_trials: int
     best_trial_id: str | None
     created_at: datetime
@@ -117,8 +128,9 @@ class SweepSummary(BaseModel):
     links: Links
 
     @classmethod
-    def of(cls, sweep: Sweep) -> SweepSummary:
-        return cls(**_common(sweep), budget_trials=sweep.spec.budget.trials)
+    def of(cls, sweep: Sweep, *, place: int | None) -> SweepSummary:
+        spec = sweep.spec
+        return cls(**_common(sweep), priority=spec.priority, position=place, budget_trials=spec.budget.trials)
 
 
 class SweepPage(BaseModel):
@@ -140,6 +152,7 @@ class SweepView(BaseModel):
     state: SweepState
     reason: SweepReason | None = Field(description="Why it is in that state, where that needs explaining.")
     message: str
+    position: Position
     spec: dict[str, Any] = Field(description="What was submitted and amended since, with every default filled in.")
     generation: int = Field(description="How many times a conductor was started for it.")
     revision: int = Field(description="How often it was changed since it was submitted: amended, or retried.")
@@ -168,6 +181,7 @@ class SweepView(BaseModel):
         sweep = overview.sweep
         return cls(
             **_common(sweep),
+            position=overview.place,
             spec=sweep.spec.canonical(),
             generation=sweep.generation,
             revision=sweep.revision,

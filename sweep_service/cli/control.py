@@ -48,14 +48,14 @@ def amend(
         list[str],
         typer.Argument(
             metavar="FIELD=VALUE...",
-            help="What to change of budget, resources.parallel and early_stopping, such as budget.trials=64; null "
-            "removes a field.",
+            help="What to change of budget, resources.parallel, early_stopping and priority, such as budget.trials=64; "
+            "null removes a field.",
         ),
     ],
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Change a sweep's budget, parallel packs or early stopping; one that has ended goes on."""
+    """Change a sweep's budget, parallel packs, early stopping or priority; one that has ended goes on."""
     patch = _patch_of(changes)
     with connected(url) as client:
         sweep = client.amend(resolve(client, sweep_id, least=SURE_LENGTH), patch)

@@ -1,5 +1,6 @@
 """Changes to what a sweep is to do, after it has been submitted: its budget, how many packs run at once, which trials
-are ended early. All else decides what its trials are, and those that it has would not be of the same sweep.
+are ended early; and when its turn is. All else decides what its trials are, and those that it has would not be of the
+same sweep.
 
 A change is a JSON merge patch (RFC 7396): what it names is set, null removes, the rest stays.
 """
@@ -19,8 +20,10 @@ _FIELDS: Mapping[str, frozenset[str] | None] = {
     "budget": None,  # all of it
     "early_stopping": None,
     "resources": frozenset({"parallel"}),  # what a pack takes is reserved by packs that run
+    "priority": None,
 }
-_WHAT_CAN = "What can be changed is budget, resources.parallel and early_stopping."
+_PLAIN = frozenset({"priority"})  # values, no objects
+_WHAT_CAN = "What can be changed is budget, resources.parallel, early_stopping and priority."
 
 Changes = Mapping[str, tuple[Any, Any]]
 """What is different, by JSON pointer: before and after; None: not given."""
@@ -61,6 +64,8 @@ def _scope_findings(patch: Mapping[str, Any]) -> Iterator[Finding]:
         pointer = json_pointer([name])
         if name not in _FIELDS:
             yield _out_of_scope(pointer, name, SweepSpec.model_fields)
+        elif name in _PLAIN:
+            continue
         elif not isinstance(value, Mapping) and not (value is None and name == "early_stopping"):
             detail = "Must be an object with the fields to change, such as {trials: 64} in budget."
             yield Finding(pointer=pointer, code="not_an_object", detail=detail)

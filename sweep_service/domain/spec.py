@@ -345,6 +345,11 @@ class SweepSpec(Strict):
     early_stopping: EarlyStopping | None = None
     budget: Budget
     resources: Resources = Resources()
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(
+        default=0,
+        description="Of sweeps that wait, those with a higher one start first; of equal ones, those that have waited "
+        "longest. It also decides who gets more of the packs that a limit of the service allows. What runs goes on.",
+    )
     baselines: tuple[Baseline, ...] = Field(
         default=(),
         strict=False,

@@ -45,8 +45,13 @@ class SweepReason(StrEnum):
     NO_IMPROVEMENT = "no_improvement"
     TOO_MANY_FAILURES = "too_many_failures"
     UNSCHEDULABLE = "unschedulable"  # no node of the cluster can ever hold one of its trials
+    LIMITED = "limited"  # as many packs run already as a limit of the service allows
     USER = "user"
     ERROR = "error"
+
+
+PASSED_OVER = frozenset({SweepReason.UNSCHEDULABLE, SweepReason.LIMITED})
+"""Why a queued sweep does not wait its turn: others behind it are started, until that has changed."""
 
 
 class TrialState(StrEnum):

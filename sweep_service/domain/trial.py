@@ -55,6 +55,7 @@ class Sweep:
     adopted: tuple[AdoptedTrial, ...] = ()  # in the order of their making; no trials of this sweep
     created_at: datetime
     updated_at: datetime
+    queued_at: datetime | None = None  # since when it is QUEUED; None: it is not
     started_at: datetime | None = None  # first moment in RUNNING
     ended_at: datetime | None = None
     active_since: datetime | None = None  # since when its conductor runs; None: it waits, rests or has ended

@@ -26,6 +26,7 @@ from sweep_service.domain.errors import (
     SweepServiceError,
     TrainableMissingError,
 )
+from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Standing, Sweep, Trial
@@ -35,6 +36,7 @@ from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
+from sweep_service.services.limits import ACTIVE, allowance_of, limits_of
 from sweep_service.services.losses import Loss
 from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
@@ -83,6 +85,7 @@ class Conductor:
         self._clock = clock
         self._open_search = open_search
         self._importance = Importance(weigh_parameters)
+        self._limits: Sequence[PackLimit] = ()  # that the sweep is under
         self._runner = runner
         self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
@@ -106,12 +109,17 @@ class Conductor:
         self._workers[pack] = worker
         has_lanes = False
         try:
-            order = self._patiently(lambda generation: generation.begin(pack, node=node))
+            order = self._patiently(lambda generation: self._begin(generation, pack, node))
             has_lanes = bool(order.lanes)
             return order
         finally:
             if not has_lanes:  # it is free for others
                 self._workers.pop(pack, None)
+
+    def _begin(self, generation: Generation, pack: str, node: str) -> PackOrder:
+        """Others may have begun packs since this one was set aside."""
+        self._look_at_limits(generation)
+        return generation.begin(pack, node=node)
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         """What the lanes of a pack say; the answer names those that are to leave it."""
@@ -217,8 +225,10 @@ class Conductor:
     def _conduct(self, sweep: Sweep) -> None:
         generation = self._open_generation(sweep)
         supply = PackSupply(generation, on_over=self._let_go, on_fault=self._end_workers)
+        self._limits = limits_of(sweep.project, sweep.spec.labels, self._settings.limits)
         self._generation, self._supply = generation, supply
         generation.take_up()
+        self._look_at_limits(generation)
         self._obey(sweep.state)
         delivering = threading.Thread(target=self._deliver, name="delivery", daemon=True)
         delivering.start()
@@ -465,6 +475,14 @@ class Conductor:
                 generation.amend(self._store.get_sweep(self._lease.sweep_id))
         finally:  # whatever comes of that, a cancel must get through
             self._obey(standing.state)
+        if generation is not None:
+            self._look_at_limits(generation)
+
+    def _look_at_limits(self, generation: Generation) -> None:
+        """Let as many packs run as the limits leave to this sweep among those that run now."""
+        if self._limits:
+            demands = self._store.list_demands(ACTIVE)
+            generation.allow(allowance_of(self._lease.sweep_id, demands, self._settings.limits))
 
     def _asked(self) -> SweepState:
         """Where users want the sweep."""

@@ -6,15 +6,17 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 from sweep_service.cluster_port import Conductors, EndedConductor
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError, SweepNotFoundError
+from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.ports import SweepStore
 from sweep_service.services.outcome import cancel_unfinished
+from sweep_service.services.queue_watch import QueueWatch
 from trainables.catalog import Trainable
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class Dispatcher:
         start_grace: timedelta,
         poll_interval: timedelta,
         max_running_sweeps: int,
+        unschedulable_after: timedelta,
+        limits: Collection[PackLimit] = (),
     ) -> None:
         self._store = store
         self._conductors = conductors
@@ -48,6 +52,7 @@ class Dispatcher:
         self._start_grace = start_grace
         self._poll_interval = poll_interval
         self._max_running = max_running_sweeps
+        self._queue = QueueWatch(store=store, unschedulable_after=unschedulable_after, limits=limits)
         self._looked_at: float | None = None
         self._is_published = False  # the catalogue, as it is known now
         self._ended: list[EndedConductor] = []  # conductors that are gone and not settled yet
@@ -64,7 +69,7 @@ class Dispatcher:
                 if not self._is_published:
                     self._store.publish_catalog(self._trainables)
                     self._is_published = True
-                self._look()
+                self._look_now_and_then()
                 self.settle_ended()
                 while not ended.is_set() and self.dispatch_one():
                     pass
@@ -88,7 +93,10 @@ class Dispatcher:
         or to rest, which takes no worker for long.
         """
         is_full = self._conductors.num_running() >= self._max_running
-        lease = self._store.claim_sweep(owner=self._owner, ttl=self._start_grace, winding_up_only=is_full)
+        queued = () if is_full else self._queue.startable()
+        lease = self._store.claim_sweep(
+            owner=self._owner, ttl=self._start_grace, winding_up_only=is_full, queued=queued
+        )
         if lease is None:
             return False
         logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)
@@ -140,9 +148,15 @@ class Dispatcher:
         except IllegalMoveError:  # only one that is being cancelled cannot fail
             self._store.move_sweep(lease, SweepState.CANCELLED)
 
-    def _look(self) -> None:
+    def _look_now_and_then(self) -> None:
         now = time.monotonic()
         if self._looked_at is None or now - self._looked_at >= CLUSTER_INTERVAL_S:
-            self._store.publish_cluster(self._conductors.cluster())
-            self._conductors.prepare()
+            self.look()
             self._looked_at = now
+
+    def look(self) -> None:
+        """See what the cluster has, and tell the sweeps that wait for more."""
+        cluster = self._conductors.cluster()
+        self._store.publish_cluster(cluster)
+        self._queue.look(cluster)
+        self._conductors.prepare()

@@ -24,6 +24,7 @@ from sweep_service.services.attempts import Attempts
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, log_lines_of, report_of
+from sweep_service.services.limits import UNLIMITED, Allowance
 from sweep_service.services.losses import Loss, Losses, LostPack
 from sweep_service.services.outcome import Outcome, outcome_of
 from sweep_service.services.packing import Pack, Packing, together
@@ -80,6 +81,7 @@ class Generation:
         self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
         self._told: set[str] = set()  # notices on the sweep
         self._losses = Losses(retries=sweep.spec.retries)
+        self._allowance = UNLIMITED  # packs that the service's limits leave it
         self._is_done = False  # the controller of the packs has been told so
         self._is_leaving = False  # this process is to end
         self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
@@ -114,11 +116,14 @@ class Generation:
         if self._lets_rest:
             self._rest_idle()
             return Pause.WAIT if self._packs else Pause.DONE
-        if len(self._packs) >= self._spec.resources.parallel:
+        if self._num_idle <= 0 and self._packs:
             return Pause.WAIT
         trial_id = self._queue.take()
         if trial_id is None:
             return Pause.WAIT if self._packs else Pause.DONE
+        if self._num_idle <= 0:  # it may have no pack for now, but is not over
+            self._queue.put_first([trial_id])
+            return Pause.WAIT
         structure = self._packing.structure(self._trials[trial_id])
         pack = Pack(key=key, structure=structure, trial_ids=[trial_id])
         if self._packing.is_settled(pack.structure):
@@ -321,6 +326,15 @@ class Generation:
             self._queue.put(found)
             self._make_way()
 
+    def allow(self, allowance: Allowance) -> None:
+        """Let so many packs run from now on, if the sweep wants them."""
+        with self._acting():
+            if allowance.told:
+                self.tell(allowance.told)
+            if allowance != self._allowance:
+                self._allowance = allowance
+                self._make_way()
+
     def pause(self) -> None:
         """No new trials; those that run rest at their next report, those that wait for a worker now."""
         with self._acting():
@@ -392,7 +406,7 @@ class Generation:
     @property
     def _num_idle(self) -> int:
         """Packs that could run besides."""
-        return self._spec.resources.parallel - len(self._packs)
+        return min(self._spec.resources.parallel, self._allowance.startable) - len(self._packs)
 
     def _live(self, pack: Pack) -> Sequence[Trial]:
         """The pack's trials that have not ended."""
@@ -476,11 +490,12 @@ class Generation:
             pack.part(trial_id)
 
     def _make_way(self) -> None:
-        """Of more packs than may run now the newest give way: their trials leave them at their next report, with a
-        checkpoint, and wait for another.
+        """Of more packs than may run now the newest give way, first those that have not begun: their trials leave them
+        at their next report, with a checkpoint, and wait for another.
         """
-        for place, pack in enumerate(self._packs.values()):
-            pack.gives_way = place >= self._spec.resources.parallel
+        most = min(self._spec.resources.parallel, self._allowance.most)
+        for place, pack in enumerate(sorted(self._packs.values(), key=lambda pack: not pack.node)):
+            pack.gives_way = place >= (most if pack.node else min(most, self._allowance.startable))
             if pack.gives_way and not pack.node:
                 self._put_back(pack)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -12,7 +13,13 @@ from typing import Any, Literal
 from sweep_service.domain.adoption import Adoption
 from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.branches import draw_uniform
-from sweep_service.domain.errors import CatalogMissingError, Finding, InvalidSpecError, SpecChangedError
+from sweep_service.domain.errors import (
+    CatalogMissingError,
+    Finding,
+    InvalidSpecError,
+    SpecChangedError,
+    StoreUnavailableError,
+)
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
 from sweep_service.domain.lines import fixed_params
@@ -55,6 +62,7 @@ class SweepOverview:
 
     sweep: Sweep
     progress: Progress
+    place: int | None  # in the queue; 1: the next one to start; None: it does not wait its turn
     # The best completed trial of the search, then of each other balancer that is searched by itself, then of each
     # baseline, in the spec's order.
     leaders: tuple[Trial, ...]
@@ -125,7 +133,7 @@ class SweepService:
         The same document under the same key is queued once, however often it is submitted; it is not checked again
         either, for the catalogue may have changed.
 
-        The store is not asked again once it has the sweep: an error of that would pass for one of queueing it.
+        Once the store has the sweep no error of it counts: that would pass for one of queueing.
 
         Raises:
             InvalidSpecError: with everything that is wrong.
@@ -142,7 +150,11 @@ class SweepService:
         stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "")
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
-        overview = SweepOverview(sweep=sweep, progress=_progress(sweep, {}, timedelta(0)), leaders=())
+        place = None
+        with suppress(StoreUnavailableError):
+            place = self.places([sweep]).get(sweep.id)
+        progress = _progress(sweep, {}, timedelta(0))
+        overview = SweepOverview(sweep=sweep, progress=progress, place=place, leaders=())
         return Submission(overview=overview, is_replay=False)
 
     def preview(self, document: Any) -> Preview:
@@ -171,7 +183,13 @@ class SweepService:
         sweep = self._sweep(sweep_id)
         busy = self._store.busy_time(sweep_id) if sweep.spec.resources.gpus else BusyTime()
         progress = _progress(sweep, self._store.count_trials(sweep_id), busy.until(self._clock.now()))
-        return SweepOverview(sweep=sweep, progress=progress, leaders=tuple(self._leaders(sweep)))
+        place = self.places([sweep]).get(sweep.id)
+        return SweepOverview(sweep=sweep, progress=progress, place=place, leaders=tuple(self._leaders(sweep)))
+
+    def places(self, sweeps: Sequence[Sweep]) -> Mapping[str, int]:
+        """Their places in the queue, of those that wait their turn."""
+        queued = [sweep.id for sweep in sweeps if sweep.state is SweepState.QUEUED]
+        return self._store.queue_places(queued) if queued else {}
 
     def get_state(self, sweep_id: str) -> SweepState:
         """Where the sweep stands."""
@@ -300,6 +318,7 @@ class SweepService:
             adopted=adoption.adopted if adoption else (),
             created_at=now,
             updated_at=now,
+            queued_at=now,
         )
 
     def _checked(self, document: Any) -> tuple[SweepSpec, Trainable, Adoption | None]:

@@ -60,6 +60,7 @@ def accept_sweep(sweep: Sweep) -> Sweep:
         created_by=plain_text(sweep.created_by),
         created_at=utc_time(sweep.created_at, field="created_at"),
         updated_at=utc_time(sweep.updated_at, field="updated_at"),
+        queued_at=utc_time(sweep.queued_at or sweep.created_at, field="queued_at"),
     )
 
 

@@ -7,17 +7,26 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, true, update
+from sqlalchemy import Connection, Row, Select, Table, bindparam, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
-from sweep_service.domain.states import AttemptState, TrialState
+from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage import moves, rows, sql_logs
-from sweep_service.storage.tables import SWEEP_WITHOUT_RESULTS, attempts, events, reports, sweeps, trials
+from sweep_service.storage.tables import (
+    IN_QUEUE,
+    QUEUE_ORDER,
+    SWEEP_WITHOUT_RESULTS,
+    attempts,
+    events,
+    reports,
+    sweeps,
+    trials,
+)
 
 _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
     "state", "ending", "message", "traceback", "objective", "metrics", "last_step", "checkpoint", "tracking_ref",
@@ -66,22 +75,29 @@ class LockedSweep:
         return cls(connection, row, locked_at)
 
     @classmethod
-    def lock_oldest_waiting(
-        cls, connection: Connection, now: ColumnElement[datetime], *, winding_up_only: bool
+    def lock_abandoned(
+        cls, connection: Connection, now: ColumnElement[datetime], states: Collection[SweepState]
+    ) -> LockedSweep | None:
+        """The first one in one of these states that nobody has a lease on."""
+        has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
+        is_abandoned = sweeps.c.ended_at.is_(None) & sweeps.c.state.in_(sorted(states)) & has_no_lease
+        query = select(*SWEEP_WITHOUT_RESULTS).where(is_abandoned).order_by(sweeps.c.priority.desc(), sweeps.c.id)
+        return cls._lock_first(connection, now, query)
+
+    @classmethod
+    def lock_queued(
+        cls, connection: Connection, now: ColumnElement[datetime], among: Collection[str] | None
+    ) -> LockedSweep | None:
+        """The first one of the queue, or of those in it that are named."""
+        query = select(*SWEEP_WITHOUT_RESULTS).where(IN_QUEUE).order_by(*QUEUE_ORDER)
+        return cls._lock_first(connection, now, query if among is None else query.where(sweeps.c.id.in_(sorted(among))))
+
+    @classmethod
+    def _lock_first(
+        cls, connection: Connection, now: ColumnElement[datetime], query: Select[Any]
     ) -> LockedSweep | None:
         """Passes over the rows that somebody else has locked: they are being claimed or changed right now."""
-        is_queued = sweeps.c.state == "queued"
-        has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
-        is_abandoned = sweeps.c.state.in_(sorted(moves.CLAIMABLE_WITHOUT_LEASE)) & has_no_lease
-        is_wanted = sweeps.c.state.in_(sorted(moves.ON_THE_WAY)) if winding_up_only else true()
-        query = (
-            select(*SWEEP_WITHOUT_RESULTS)
-            .where(sweeps.c.ended_at.is_(None), is_queued | is_abandoned, is_wanted)
-            .order_by(sweeps.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).one_or_none()
         return None if row is None else cls(connection, row, _read_clock(connection, now))
 
     def insert(self, table: Table, values: Sequence[dict[str, Any]]) -> None:

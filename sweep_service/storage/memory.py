@@ -17,6 +17,7 @@ from sweep_service.domain.errors import (
     LeaseLostError,
 )
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import (
@@ -112,6 +113,10 @@ class MemorySweepStore:
         in_order = sorted(wanted, key=lambda sweep: sweep.id, reverse=not oldest_first)
         return [_without_results(sweep) for sweep in in_order[:limit]]
 
+    def queue_places(self, sweep_ids: Collection[str]) -> Mapping[str, int]:
+        queue = sorted(filter(moves.waits_turn, self._tables.sweeps.values()), key=moves.claim_order)
+        return {sweep.id: place for place, sweep in enumerate(queue, start=1) if sweep.id in sweep_ids}
+
     def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
         with self._writing() as (tables, now):
             failed = [trial for trial in tables.trials_of(sweep_id) if trial.state is TrialState.FAILED]
@@ -206,16 +211,29 @@ class MemorySweepStore:
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        return self._tables.demands(states)
+
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
         with self._writing() as (tables, now):
-            waiting = sorted(
-                sweep.id
+            sweep, told = moves.explain_wait(tables.sweep(sweep_id), reason, message, now=now)
+            tables.append(*told)
+            tables.update_sweep(sweep, now=now)
+
+    def claim_sweep(
+        self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
+    ) -> Lease | None:
+        with self._writing() as (tables, now):
+            waiting = [
+                sweep
                 for sweep in tables.sweeps.values()
-                if tables.is_claimable(sweep, now) and (sweep.state in moves.ON_THE_WAY or not winding_up_only)
-            )
+                if tables.is_claimable(sweep, now)
+                and (sweep.state in moves.ON_THE_WAY or not winding_up_only)
+                and (sweep.state is not SweepState.QUEUED or queued is None or sweep.id in queued)
+            ]
             if not waiting:
                 return None
-            claimed, events = moves.claim_sweep(tables.sweep(waiting[0]), owner=owner, now=now)
+            claimed, events = moves.claim_sweep(min(waiting, key=moves.claim_order), owner=owner, now=now)
             tables.append(*events)
             tables.update_sweep(claimed, now=now)
             lease = Lease(

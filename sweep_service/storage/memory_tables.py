@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sweep_service.domain.errors import KeyReusedError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
@@ -106,6 +108,25 @@ class MemoryTables:
         if sweep is not self.sweeps.get(sweep.id):
             sweep = self.sweeps[sweep.id] = replace(sweep, updated_at=now)
         return sweep
+
+    def demands(self, states: Collection[SweepState]) -> list[Demand]:
+        packs = {(a.sweep_id, a.pack_key) for a in self.attempts.values() if not a.state.is_ended}
+        num_packs = Counter(sweep_id for sweep_id, _ in packs)
+        asking = sorted((s for s in self.sweeps.values() if s.state in states), key=moves.claim_order)
+        return [
+            Demand(
+                id=sweep.id,
+                project=sweep.project,
+                labels=sweep.spec.labels,
+                priority=sweep.spec.priority,
+                state=sweep.state,
+                reason=sweep.reason,
+                message=sweep.message,
+                resources=sweep.spec.resources,
+                num_packs=num_packs[sweep.id],
+            )
+            for sweep in asking
+        ]
 
     def append(self, *events: Event) -> None:
         for event in events:

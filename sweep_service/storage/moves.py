@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sweep_service.domain.amendment import changes_between, told
@@ -17,6 +17,7 @@ from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import (
     ATTEMPT_MOVES,
+    PASSED_OVER,
     SWEEP_MOVES,
     TRIAL_MOVES,
     AttemptState,
@@ -43,6 +44,20 @@ _ACTIVE = CLAIMABLE_WITHOUT_LEASE - {SweepState.STARTING}
 
 ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})
 """States of a sweep that is to end or to rest: whoever claims it starts nothing new."""
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def claim_order(sweep: Sweep) -> tuple[bool, int, datetime, str]:
+    """The least is claimed first: sweeps that somebody must take over, for their trials are in mid-training; then, of
+    those that are queued, by priority, and who has waited longest.
+    """
+    return sweep.queued_at is not None, -sweep.spec.priority, sweep.queued_at or _LONG_AGO, sweep.id
+
+
+def waits_turn(sweep: Sweep) -> bool:
+    """Whether it is in the queue, and not passed over."""
+    return sweep.state is SweepState.QUEUED and sweep.reason not in PASSED_OVER
 
 
 def submitted(sweep: Sweep) -> Event:
@@ -76,6 +91,7 @@ def move_sweep(
         message=message,
         started_at=now if is_first_run else sweep.started_at,
         ended_at=now if target.is_ended else None,
+        queued_at=now if target is SweepState.QUEUED else None,
         results=None if sweep.state.is_ended else sweep.results,  # what it had come to holds no more
         active_since=(sweep.active_since or now) if target in _ACTIVE else None,
         active_before_s=sweep.active_before_s if target in _ACTIVE else sweep.active_time(now).total_seconds(),
@@ -174,6 +190,21 @@ def claim_sweep(sweep: Sweep, *, owner: str, now: datetime) -> tuple[Sweep, list
         claimed, moved = move_sweep(claimed, SweepState.STARTING, reason=None, message="", now=now)
         events.append(moved)
     return claimed, events
+
+
+def explain_wait(sweep: Sweep, reason: SweepReason | None, message: str, *, now: datetime) -> tuple[Sweep, list[Event]]:
+    """Passed over in the queue for that reason, or for none any more; itself where that changes nothing. Raises
+    ValueError for a reason of another kind.
+    """
+    if reason is not None and reason not in PASSED_OVER:
+        raise ValueError(f"No queued sweep is passed over because of {reason}.")
+    message = plain_text(message)
+    is_news = reason is not sweep.reason and (reason or sweep.reason) in PASSED_OVER
+    if sweep.state is not SweepState.QUEUED or not (is_news or (reason and message != sweep.message)):
+        return sweep, []
+    said = message if reason else "It waits its turn again."
+    events = [notice(sweep.id, said, trial_id=None, now=now)] if is_news else []
+    return replace(sweep, reason=reason, message=message if reason else ""), events
 
 
 def notice(sweep_id: str, message: str, *, trial_id: str | None, now: datetime) -> Event:

@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.limits import Demand
+from sweep_service.domain.resources import Resources
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import AdoptedTrial, Attempt, Cluster, NodeResources, Report, Role, Sweep, Trial
@@ -35,6 +37,20 @@ def sweep_of(row: Row[Any]) -> Sweep:
     values["state"] = SweepState(values["state"])
     values["reason"] = None if values["reason"] is None else SweepReason(values["reason"])
     return Sweep(**values, adopted=adopted_of(row._mapping.get("adopted") or ()))
+
+
+def demand_of(row: Row[Any], *, num_packs: int) -> Demand:
+    return Demand(
+        id=row.id,
+        project=row.project,
+        labels=row.labels or {},
+        priority=row.priority,
+        state=SweepState(row.state),
+        reason=None if row.reason is None else SweepReason(row.reason),
+        message=row.message,
+        resources=Resources.trusted(row.resources or {}),
+        num_packs=num_packs,
+    )
 
 
 def trial_of(row: Row[Any]) -> Trial:
@@ -63,7 +79,7 @@ def event_of(row: Row[Any]) -> Event:
 
 def sweep_row(sweep: Sweep) -> dict[str, Any]:
     """The columns of the value; the lease's and the counters' are apart, and what it has adopted."""
-    return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical()}
+    return _columns(sweep, _SWEEP) | {"spec": sweep.spec.canonical(), "priority": sweep.spec.priority}
 
 
 def adopted_documents(adopted: Sequence[AdoptedTrial]) -> list[dict[str, Any]]:

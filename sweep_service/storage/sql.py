@@ -115,9 +115,15 @@ class SqlSweepStore(SharedTables):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    def claim_sweep(self, *, owner: str, ttl: timedelta, winding_up_only: bool = False) -> Lease | None:
+    def claim_sweep(
+        self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
+    ) -> Lease | None:
+        abandoned = moves.ON_THE_WAY if winding_up_only else moves.CLAIMABLE_WITHOUT_LEASE
         with self._database.writing() as connection:
-            locked = LockedSweep.lock_oldest_waiting(connection, self._database.now(), winding_up_only=winding_up_only)
+            now = self._database.now()
+            locked = LockedSweep.lock_abandoned(connection, now, abandoned)
+            if locked is None and not winding_up_only:
+                locked = LockedSweep.lock_queued(connection, now, queued)
             if locked is None:
                 return None
             locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)
@@ -132,6 +138,12 @@ class SqlSweepStore(SharedTables):
             locked.set_columns(lease_token=lease.token, lease_owner=owner, lease_expires_at=lease.expires_at)
             locked.flush()
             return lease
+
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
+        with self._locked(sweep_id) as locked:
+            locked.sweep, told = moves.explain_wait(locked.sweep, reason, message, now=locked.now)
+            locked.append(*told)
+            locked.flush()
 
     def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
         with self._fenced(lease) as locked:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Executable, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Executable, Row, case, func, select, text
 
 from sweep_service.domain.errors import CatalogMissingError, KeyReusedError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
-from sweep_service.domain.states import SweepState, TrialState
+from sweep_service.domain.states import PASSED_OVER, SweepState, TrialState
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
 from sweep_service.storage.tables import (
+    IN_QUEUE,
+    QUEUE_ORDER,
     SWEEP_WITHOUT_RESULTS,
     adoptions,
     attempts,
@@ -79,6 +83,28 @@ class SharedTables:
         query = select(*SWEEP_WITHOUT_RESULTS).where(*conditions).order_by(order).limit(limit)
         with self._database.reading() as connection:
             return [rows.sweep_of(row) for row in connection.execute(query)]
+
+    def queue_places(self, sweep_ids: Collection[str]) -> Mapping[str, int]:
+        waits_turn = sweeps.c.reason.is_(None) | sweeps.c.reason.not_in(sorted(PASSED_OVER))
+        place = func.row_number().over(order_by=QUEUE_ORDER)
+        queue = select(sweeps.c.id, place.label("place")).where(IN_QUEUE, waits_turn).subquery()
+        query = select(queue.c.id, queue.c.place).where(queue.c.id.in_(sorted(sweep_ids)))
+        with self._database.reading() as connection:
+            return {row.id: row.place for row in connection.execute(query)}
+
+    def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
+        spec = sweeps.c.spec  # of which little is read: a queue may be long
+        columns = [sweeps.c[name] for name in ("id", "project", "priority", "state", "reason", "message")]
+        is_queued = sweeps.c.state == str(SweepState.QUEUED)
+        query = (
+            select(*columns, spec["labels"].label("labels"), spec["resources"].label("resources"))
+            .where(sweeps.c.ended_at.is_(None), sweeps.c.state.in_(sorted(states)))
+            .order_by(is_queued, *QUEUE_ORDER)
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(query).all()
+            num_packs = _num_packs(connection) if found else {}
+        return [rows.demand_of(row, num_packs=num_packs.get(row.id, 0)) for row in found]
 
     def find_submitted(self, *, project: str, created_by: str, key: SubmissionKey) -> Sweep | None:
         keys = submission_keys.c
@@ -209,6 +235,14 @@ class SharedTables:
         query = select(publications.c.document).where(publications.c.name == name)
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one_or_none()
+
+
+def _num_packs(connection: Connection) -> Mapping[str, int]:
+    """How many packs of each sweep run now."""
+    is_running = text("attempts.state = 'running'")  # a literal, for SQLite to see that an index has just these
+    key = attempts.c.generation, func.coalesce(func.nullif(attempts.c.pack, ""), attempts.c.id)
+    packs = select(attempts.c.sweep_id, *key).where(is_running).distinct()
+    return Counter(row.sweep_id for row in connection.execute(packs))
 
 
 def _conditions(only: SweepFilter) -> Iterator[ColumnElement[bool]]:

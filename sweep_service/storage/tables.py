@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -154,6 +154,8 @@ sweeps = Table(
     Column("num_events", BigInteger, nullable=False),
     Column("num_reports", BigInteger, nullable=False),
     Column("num_delivered", BigInteger, nullable=False),  # the outbox begins after the report of this seq
+    Column("priority", Integer, nullable=False, server_default=text("0")),  # of the spec
+    Column("queued_at", UtcDateTime),
     _one_of("state", SweepState),
     CheckConstraint(f"(state IN ({_ended(SweepState)})) = (ended_at IS NOT NULL)", name="ended"),
     CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
@@ -166,6 +168,15 @@ Index(
     sweeps.c.id,
     sqlite_where=text("ended_at IS NULL"),
     postgresql_where=text("ended_at IS NULL"),
+)
+IN_QUEUE = text("sweeps.state = 'queued'")  # a literal, or SQLite would not see that the index is of these rows
+QUEUE_ORDER = (sweeps.c.priority.desc(), sweeps.c.queued_at, sweeps.c.id)
+"""Of sweeps that are queued, the next one first."""
+Index(
+    "ix_sweeps_queue",
+    *QUEUE_ORDER,
+    sqlite_where=text("state = 'queued'"),
+    postgresql_where=text("state = 'queued'"),
 )
 
 adoptions = Table(

@@ -154,7 +154,7 @@ def test_a_watcher_that_is_interrupted_says_that_the_sweep_goes_on(service: Serv
     env = {**os.environ, "SWEEP_URL": service.url, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout is not None
-        assert watcher.stdout.readline().startswith("queued | search 0/4")
+        assert "in the queue) | search 0/4" in watcher.stdout.readline()
         watcher.send_signal(signal.SIGINT)
         _, errors = watcher.communicate(timeout=30)
     assert watcher.returncode == 130

@@ -179,7 +179,8 @@ def _filled_before_0005(engine: Engine) -> dict[str, int]:
     sweep = new_sweep(0, state=SweepState.RUNNING, started_at=START)
     counters = {"num_events": 0, "num_reports": 2, "num_delivered": 0}
     row = rows.sweep_row(sweep)
-    del row["active_since"], row["active_before_s"], row["revision"]  # of 0006 and 0007
+    for newer in ("active_since", "active_before_s", "revision", "priority", "queued_at"):  # of 0006 to 0008
+        del row[newer]
     with engine.begin() as connection:
         connection.execute(insert(tables.sweeps).values(**row, **counters))
         for number in range(2):

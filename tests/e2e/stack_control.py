@@ -78,6 +78,7 @@ def start_command(
         "SWEEP_DATA_ROOTS": str(_tables_of(home)),
         "SWEEP_LEASE_TTL": "PT8S",
         "SWEEP_UNSCHEDULABLE_AFTER": "PT3S",
+        "SWEEP_LIMITS": '[{"label": "only:one", "packs": 1}]',  # of test_queue_of_users alone
         "COLUMNS": "200",
     }
     home.mkdir(parents=True, exist_ok=True)

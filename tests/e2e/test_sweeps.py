@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from mlflow import MlflowClient
-from stack_control import RunningStack, await_that, faulty_spec, kill_conductor, run_sweep, runs_of
+from stack_control import RunningStack, await_that, events_of, faulty_spec, kill_conductor, run_sweep, runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -233,13 +233,17 @@ def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_clien
     assert {run.info.status for run in (parent, *children)} == {"KILLED"}
 
 
-def test_a_sweep_that_no_node_can_ever_hold_fails_with_that_reason(stack: RunningStack) -> None:
-    spec = faulty_spec("greedy", resources={"cpus": 1, "gpus": 8, "parallel": 1})
-    sweep = run_sweep(stack, spec)
-    assert (sweep["state"], sweep["reason"]) == ("failed", "unschedulable")
+def test_a_sweep_that_no_node_can_ever_hold_says_so_and_holds_up_nobody(stack: RunningStack) -> None:
+    greedy = stack.client.submit(faulty_spec("greedy", priority=9, resources={"cpus": 1, "gpus": 8, "parallel": 1}))
+    behind = stack.client.submit(faulty_spec("behind it", budget={"trials": 1}))["id"]
+    await_that(lambda: stack.client.get(greedy["id"])["reason"], within_s=30, what="it to say why it waits")
+    sweep = stack.client.get(greedy["id"])
+    assert (sweep["state"], sweep["reason"], sweep["position"]) == ("queued", "unschedulable", None)
     assert "8 GPUs" in sweep["message"]
     assert "2 GPUs" in sweep["message"]
-    assert stack.client.trials(sweep["id"]) == []
+    assert [event["message"] for event in events_of(stack, sweep["id"], "sweep.notice")] == [sweep["message"]]
+    assert stack.client.wait(behind, timeout=180)["state"] == "completed"
+    assert stack.client.cancel(sweep["id"])["state"] == "cancelled"
 
 
 @pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("stop", "stopped")])

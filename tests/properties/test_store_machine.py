@@ -19,7 +19,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial, said
 
 from sweep_service.domain.errors import SweepServiceError
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
+from sweep_service.domain.states import (
+    PASSED_OVER,
+    AttemptState,
+    SweepReason,
+    SweepState,
+    TrialEnding,
+    TrialState,
+    Verb,
+)
 from sweep_service.domain.trial import Cluster, Lease, NodeResources, Report, Sweep, Trial
 from sweep_service.ports import SubmissionKey, SweepFilter, SweepStore, TrialEnd
 from sweep_service.storage.database import open_engine
@@ -37,6 +45,7 @@ numbers = st.sampled_from(NUMBERS)
 rarely = st.sampled_from([0] * 7 + [1])
 ttls = st.sampled_from([LONG] * 6 + [timedelta(seconds=30), timedelta(0)])
 messages = st.text(max_size=5)
+priorities = st.sampled_from([0, 0, 0, 1, -1])
 packs = st.tuples(st.sampled_from([1, 1, 1, 2]), st.sampled_from(["a", "a", "b", "", "\x00"]))  # generation, name
 metric_values = st.floats(allow_subnormal=False)
 documents = st.dictionaries(
@@ -111,9 +120,12 @@ class SameStores(RuleBasedStateMachine):
     def let_time_pass(self, seconds: int) -> None:
         self.clock.advance(timedelta(seconds=seconds))
 
-    @rule(index=st.integers(0, 2), message=messages)
-    def add_sweep(self, index: int, message: str) -> None:
-        self.both(lambda store, _: store.add_sweep(new_sweep(index, message=message)))
+    @rule(index=st.integers(0, 2), message=messages, priority=priorities)
+    def add_sweep(self, index: int, message: str, priority: int = 0) -> None:
+        sweep = new_sweep(
+            index, message=message, spec=SPEC.model_copy(update={"priority": priority}), queued_at=self.clock.now()
+        )
+        self.both(lambda store, _: store.add_sweep(sweep))
 
     @rule(index=st.integers(0, 2), word=st.sampled_from("ab"), digest=st.sampled_from("xy"))
     def add_sweep_under_a_key(self, index: int, word: str, digest: str) -> None:
@@ -133,9 +145,15 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_trials(sweep_id))
         self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
 
-    @rule(sweep_id=sweep_ids, trials=st.sampled_from([3, 4, 4, 5]), revision=st.sampled_from([0, 0, 1, 2]))
-    def amend_sweep(self, sweep_id: str, trials: int, revision: int) -> None:
-        spec = SPEC.model_copy(update={"budget": SPEC.budget.model_copy(update={"trials": trials})})
+    @rule(
+        sweep_id=sweep_ids,
+        trials=st.sampled_from([3, 4, 4, 5]),
+        priority=priorities,
+        revision=st.sampled_from([0, 0, 1, 2]),
+    )
+    def amend_sweep(self, sweep_id: str, trials: int, priority: int, revision: int) -> None:
+        budget = SPEC.budget.model_copy(update={"trials": trials})
+        spec = SPEC.model_copy(update={"budget": budget, "priority": priority})
         self.both(lambda store, _: store.amend_sweep(sweep_id, spec, revision=revision))
         self.both(lambda store, _: store.get_standing(sweep_id))
         self.both(lambda store, _: store.get_sweep(sweep_id))
@@ -165,13 +183,20 @@ class SameStores(RuleBasedStateMachine):
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
-    @rule(ttl=ttls, winding_up_only=rarely.map(bool))
-    def claim_sweep(self, ttl: timedelta, winding_up_only: bool) -> None:
-        mine, theirs = self.both(
-            lambda store, _: store.claim_sweep(owner="dispatcher", ttl=ttl, winding_up_only=winding_up_only)
-        )
+    @rule(ttl=ttls, winding_up_only=rarely.map(bool), queued=st.none() | st.lists(sweep_ids, max_size=2))
+    def claim_sweep(self, ttl: timedelta, winding_up_only: bool, queued: list[str] | None = None) -> None:
+        self.both(lambda store, _: store.queue_places(SWEEP_IDS))
+        options: dict[str, Any] = {"ttl": ttl, "winding_up_only": winding_up_only, "queued": queued}
+        mine, theirs = self.both(lambda store, _: store.claim_sweep(owner="dispatcher", **options))
         if mine is not None:
             self.leases[mine.sweep_id].append((mine, theirs))
+
+    @rule(sweep_id=sweep_ids, reason=st.none() | st.sampled_from(sorted(PASSED_OVER)), message=messages)
+    def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str) -> None:
+        self.both(lambda store, _: store.explain_wait(sweep_id, reason, message))
+        self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
+        self.both(lambda store, _: store.list_demands(SweepState))
+        self.both(lambda store, _: store.queue_places(SWEEP_IDS))
 
     @rule(sweep_id=sweep_ids, age=rarely, ttl=ttls)
     def renew_lease(self, sweep_id: str, age: int, ttl: timedelta) -> None:

@@ -18,6 +18,7 @@ from sweep_service.rendering import (
     progress_line,
     results_view,
     shown_updates,
+    sweeps_table,
 )
 
 ROWS = [
@@ -247,3 +248,16 @@ def test_where_each_balancer_has_a_search_the_best_names_its_balancer_and_the_ot
     text = shown(live_view(sweep))
     assert "best so far (gradnorm)" in text
     assert "  equal" in text
+
+
+def test_a_sweep_that_waits_shows_its_place_and_one_that_is_passed_over_why() -> None:
+    waits = SWEEP | {"state": "queued", "position": 3, "leaders": []}
+    assert progress_line(waits).startswith("queued (3 in the queue) | search 5/16")
+    assert "queued (3 in the queue)" in shown(live_view(waits))
+    told = "A trial asks for 8 GPUs; the cluster has: 2 CPUs and 0 GPUs."
+    passed_over = waits | {"position": None, "reason": "unschedulable", "message": told}
+    assert progress_line(passed_over).startswith("queued (unschedulable) | ")
+    assert progress_line(passed_over).endswith(f" | {told}")
+    for view in (live_view(passed_over), sweeps_table([passed_over])):
+        assert "queued (unschedulable)" in shown(view)
+        assert told in shown(view)

@@ -60,9 +60,20 @@ def test_null_removes() -> None:
     assert (rule.pruner, rule.reduction_factor) == ("median", None)
 
 
+def test_a_priority_is_set_and_null_takes_it_away() -> None:
+    urgent = amended({"priority": 10})
+    assert urgent.model_copy(update={"priority": 0}) == SPEC
+    assert told(changes_between(SPEC, urgent)) == "priority: 0 → 10."
+    assert amended_spec(urgent, {"priority": None}, CATALOG) == SPEC
+
+
 @pytest.mark.parametrize(
     ("patch", "found"),
     [
+        ({"priority": 101}, {("/priority", "less_than_equal")}),
+        ({"priority": -101}, {("/priority", "greater_than_equal")}),
+        ({"priority": 1.5}, {("/priority", "int_type")}),
+        ({"priority": {"of": 1}}, {("/priority", "int_type")}),
         ({}, {("", "empty")}),
         (["budget"], {("", "not_an_object")}),
         (None, {("", "not_an_object")}),

@@ -13,6 +13,7 @@ from store_values import START, new_sweep
 
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import LeaseLostError, PackOverError
+from sweep_service.domain.events import EventKind
 from sweep_service.domain.logs import LogLine, LogStream
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.spec import SweepSpec
@@ -165,6 +166,15 @@ class House:
 
     def ask(self, verb: Verb) -> None:
         self.store.control_sweep(self.lease.sweep_id, verb)
+
+    def await_notice(self, message: str) -> None:
+        """Until the sweep has been told that."""
+        for _ in range(500):
+            events = self.store.list_events(self.lease.sweep_id, limit=1000)
+            if any((event.kind, event.message) == (EventKind.SWEEP_NOTICE, message) for event in events):
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError(f"not told: {message}")
 
     def await_state(self, *states: TrialState) -> None:
         """Until every trial is in one of these."""

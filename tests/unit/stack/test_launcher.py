@@ -146,7 +146,14 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "named"),
-    [("SWEEP_LEASE_TTL", "soon", "SWEEP_LEASE_TTL: "), ("SWEEP_ALLOWED_HOSTS", "example.org", '"allowed_hosts"')],
+    [
+        ("SWEEP_LEASE_TTL", "soon", "SWEEP_LEASE_TTL: "),
+        ("SWEEP_ALLOWED_HOSTS", "example.org", "SWEEP_ALLOWED_HOSTS: "),
+        ("SWEEP_LIMITS", "four", "SWEEP_LIMITS: "),
+        ("SWEEP_LIMITS", '[{"packs": 4}]', "SWEEP_LIMITS at 0: Value error, name either a label"),
+        ("SWEEP_LIMITS", '[{"label": "team", "packs": 4}]', "SWEEP_LIMITS at 0/label: "),
+        ("SWEEP_LIMITS", '[{"project": "a", "packs": 0}]', "SWEEP_LIMITS at 0/packs: "),
+    ],
 )
 def test_a_wrong_setting_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
