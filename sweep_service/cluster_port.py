@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from sweep_service.domain.trial import Cluster, Lease
@@ -40,6 +41,12 @@ class Conductors(Protocol):
 
     def take_ended(self) -> Sequence[EndedConductor]:
         """Conductors started by this object that have ended since the last call."""
+        ...
+
+    def drain(self, within: timedelta) -> Sequence[str]:
+        """Have every conductor that has a sweep, whoever started it, let go of it in that time, and end; the names of
+        those that have not.
+        """
         ...
 
     def num_running(self) -> int:

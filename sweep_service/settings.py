@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default=timedelta(seconds=30),
         description="A sweep that no node could ever hold fails after this; until then, nodes may be joining.",
     )
+    drain_grace: timedelta = Field(
+        default=timedelta(seconds=10),
+        description="When the dispatcher is told to end, running trials have so long to come to a report and leave a "
+        "checkpoint.",
+    )
     poll_interval: timedelta = Field(default=timedelta(seconds=0.5), description="Pause between looks into the store.")
     event_poll_interval: timedelta = Field(
         default=timedelta(seconds=1),

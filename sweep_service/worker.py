@@ -23,7 +23,10 @@ EXIT_CLUSTER_LOST = 75  # EX_TEMPFAIL: start me again
 
 
 def main() -> int:
-    """Dispatch until SIGTERM. Exits with EXIT_CLUSTER_LOST when Ray is gone, for a supervisor to start it again."""
+    """Dispatch until SIGTERM, then have the conductors let go of their sweeps.
+
+    Exits with EXIT_CLUSTER_LOST when Ray is gone, for a supervisor to start it again.
+    """
     settings = Settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     store = open_sql_store(settings.store_url)
@@ -42,6 +45,10 @@ def main() -> int:
         ended = _set_by_signals()
         logger.info("Dispatching.")
         dispatcher.run(ended)
+        # Its sweeps go on where their trials leave off, with the next dispatcher: after an upgrade, in its code.
+        left = conductors.drain(settings.drain_grace)
+        if left:
+            logger.warning("Not drained in time: %s.", ", ".join(left))
         conductors.close()
         logger.info("Ended.")
     except ClusterLostError as error:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from ray.actor import exit_actor
@@ -50,6 +51,7 @@ class ConductorActor:
         self._name = name
         self._lease: Lease | None = None
         self._is_leaving = False
+        self._leaves_within: timedelta | None = None  # once it has been asked to let go of its sweep
         self._taking = threading.Lock()
         self._loading = threading.Lock()  # two threads that load the same libraries may see them half loaded
         self._conductor: Any = None
@@ -73,6 +75,14 @@ class ConductorActor:
         exit_actor()
         return True
 
+    def leave(self, within: timedelta) -> None:
+        """Have it let go of its sweep in that time, and end."""
+        with self._taking:
+            self._leaves_within = within
+            conductor = self._conductor
+        if conductor is not None:  # else once it is there
+            conductor.leave(within)
+
     def run(self, lease: Lease) -> bool:
         """Run the sweep to its end, then leave: a process per sweep, and none after it. False: it has another sweep, or
         leaves.
@@ -87,7 +97,7 @@ class ConductorActor:
         name = f"conductor-{lease.sweep_id}-{lease.generation}"
         try:
             with self._loading:
-                self._conductor = _new_conductor(name, self._name, lease)
+                conductor = _new_conductor(name, self._name, lease)
         except BaseException:
             logger.exception("%s cannot be put together.", name)
             # Not exit_actor, whose own exception would take this one's place: whoever started it is to hear of it.
@@ -95,7 +105,12 @@ class ConductorActor:
             farewell.daemon = True
             farewell.start()
             raise
-        self._conductor.run()
+        with self._taking:
+            self._conductor = conductor
+            leaves_within = self._leaves_within
+        if leaves_within is not None:  # it was asked to while it loaded its libraries
+            conductor.leave(leaves_within)
+        conductor.run()
         exit_actor()
         return True
 

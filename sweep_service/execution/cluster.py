@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -31,6 +32,8 @@ _NAME_PREFIX = "conductor-"
 STANDBY_DELAY_S = 120.0
 MOST_PREPARED = 4  # trainers on a node that has just come; more are made when they are needed
 _ANSWER_TIMEOUT_S = 2.0  # for a conductor to say whether it is idle
+_DRAIN_INTERVAL_S = 0.1  # between looks at whether conductors have left
+_FAREWELL_S = 2.0  # beyond their time, for conductors to release their leases and end
 _STANDBY_TIMEOUT_S = 0.2  # for one that is known to wait, unless another dispatcher has found it
 
 
@@ -139,6 +142,18 @@ class RayConductors:
         """The live nodes."""
         with _telling_of_loss():
             return look_at_cluster(self._clock)
+
+    def drain(self, within: timedelta) -> Sequence[str]:
+        until = time.monotonic() + within.total_seconds() + _FAREWELL_S
+        with _telling_of_loss():
+            left = {one.name for one in self._alive() if not self._waits(one)}
+            for name in left:
+                with contextlib.suppress(ValueError):  # gone meanwhile
+                    ray.get_actor(name, namespace=NAMESPACE).leave.remote(within)
+            while left and time.monotonic() < until:
+                time.sleep(_DRAIN_INTERVAL_S)
+                left &= {one.name for one in self._alive()}
+        return sorted(left)
 
     def close(self) -> None:
         """Disconnect. Conductors go on; the one that waits for a sweep ends, unless another dispatcher has given it one

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from sweep_service.domain.errors import (
@@ -49,7 +50,13 @@ RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
 _MOST_LOST_AT_ONCE = 32  # packs of which it is found out at the same time why; they may all have been on one node
 
+LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
+
 _T = TypeVar("_T")
+
+
+class _LetGoError(SweepServiceError):
+    """This conductor ends before its sweep does; its lease is still its own."""
 
 
 class Conductor:
@@ -89,6 +96,7 @@ class Conductor:
         self._obeyed = SweepState.RUNNING  # what a user has asked for and got
         self._standing: Standing | None = None  # when the watch looked last
         self._has_news = threading.Event()  # it has changed since, or all is over
+        self._is_leaving = False  # this process is to end
 
     # --- called by packs ----------------------------------------------------------------------------------------------
 
@@ -155,6 +163,30 @@ class Conductor:
                 if self._over.wait(RETRY_S):
                     raise
 
+    # --- called from outside ------------------------------------------------------------------------------------------
+
+    def leave(self, within: timedelta) -> None:
+        """This process is to end: let go of the sweep, for the next generation to go on with. Its running trials leave
+        a checkpoint at their next report; those that have not come to one in that time are ended where they are.
+        Returns at once.
+        """
+        self._is_leaving = True
+        self._has_news.set()
+        threading.Thread(target=self._leave, args=[within], name="leave", daemon=True).start()
+
+    def _leave(self, within: timedelta) -> None:
+        until = time.monotonic() + within.total_seconds()
+        is_told = False
+        while not self._over.wait(LEAVE_INTERVAL_S):
+            if time.monotonic() >= until:
+                self._lose(_LetGoError("Its trials did not come to a report in time."))
+                return
+            generation = self._generation
+            if generation is not None and not is_told:
+                with suppress(StoreUnavailableError):  # tried again
+                    generation.leave()
+                    is_told = True
+
     # --- the whole of it ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -168,6 +200,9 @@ class Conductor:
             self._conduct(sweep)
         except LeaseLostError:
             logger.warning("%s: somebody else runs this sweep now; this conductor ends.", self._name)
+        except _LetGoError as error:
+            with suppress(StoreUnavailableError):  # then its lease runs out
+                self._hand_over(str(error))
         except StoreUnavailableError as error:
             logger.error("%s: the store does not answer; the next generation goes on. %s", self._name, error)
         except Exception as error:
@@ -201,6 +236,20 @@ class Conductor:
                 return
             outcome = generation.outcome()  # a user has asked for something else meanwhile, and has got it
         self._finish(outcome)
+
+    def _is_handed_over(self, ending: Sweep) -> bool:
+        """Whether the next generation is to go on: for this process is to end, or what was changed meanwhile. Not where
+        what a user has cancelled takes no time any more.
+        """
+        if self._generation is None:
+            return False
+        if ending.revision != self._generation.revision:
+            self._hand_over("It was changed when all was done.")
+        elif self._is_leaving and ending.state is not SweepState.CANCELLED:
+            self._hand_over("This process is to end.")
+        else:
+            return False
+        return True
 
     def _open_generation(self, sweep: Sweep) -> Generation:
         trainable = self._store.read_catalog().get(sweep.spec.trainable)
@@ -296,22 +345,21 @@ class Conductor:
         logger.info("%s: %s.", self._name, outcome.state)
         return True
 
-    def _hand_over(self) -> None:
-        """Leave the sweep, in the state that it is in, to the next generation: it knows what has been changed."""
+    def _hand_over(self, reason: str) -> None:
+        """Leave the sweep, in the state that it is in, to the next generation."""
         self._over.set()
+        self._end_workers()
         self._store.release_lease(self._lease)
-        logger.info("%s: it was changed when all was done; the next generation goes on.", self._name)
+        logger.info("%s: the next generation goes on. %s", self._name, reason)
 
     def _finish(self, outcome: Outcome, *, waits: bool = True) -> None:
         """End the sweep as soon as its results can be read; until then, try again. A cancelled one does not wait."""
         pause = DELIVERY_INTERVAL_S
-        revision = None if self._generation is None else self._generation.revision
         while True:
             self._raise_if_lost()
             trials = self._store.list_trials(self._lease.sweep_id)
             ending = self._ending(outcome)
-            if revision not in (None, ending.revision):
-                self._hand_over()
+            if self._is_handed_over(ending):
                 return
             ending = replace(ending, results=summarise(ending, trials, self._importance.of(ending, trials)))
             delivered = self._delivery.try_finish(ending, trials)

@@ -81,6 +81,7 @@ class Generation:
         self._told: set[str] = set()  # notices on the sweep
         self._losses = Losses(retries=sweep.spec.retries)
         self._is_done = False  # the controller of the packs has been told so
+        self._is_leaving = False  # this process is to end
         self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
@@ -110,7 +111,7 @@ class Generation:
     def _set_aside(self, key: str) -> Pause | None:
         if self._winding_up is SweepState.CANCELLING:
             return Pause.DONE
-        if self._winding_up is SweepState.PAUSING:
+        if self._lets_rest:
             self._rest_idle()
             return Pause.WAIT if self._packs else Pause.DONE
         if len(self._packs) >= self._spec.resources.parallel:
@@ -139,8 +140,8 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             pack.node = node
-            is_wanted = self._winding_up in _GOING_ON
-            if self._winding_up is SweepState.PAUSING:
+            is_wanted = self._winding_up in _GOING_ON and not self._is_leaving
+            if self._lets_rest:
                 self._put_back(pack)
             self._put_back_surplus(pack)
             resources = self._spec.resources
@@ -174,7 +175,7 @@ class Generation:
         with self._acting():
             pack = self._known(key)
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
-            if self._winding_up not in _GOING_ON or is_needed or pack.gives_way:
+            if self._winding_up not in _GOING_ON or self._is_leaving or is_needed or pack.gives_way:
                 return ()
             live = self._live(pack)
             num_handed_out = sum(trial.id in pack.handed_out for trial in live)
@@ -277,10 +278,12 @@ class Generation:
 
     @property
     def is_over(self) -> bool:
-        """Whether a user has ended the sweep, and every trial with it, or paused it, and nothing runs any more: what
-        still waits for a worker may go.
+        """Whether a user has ended the sweep, and every trial with it, or paused it, or this process is to end, and
+        nothing runs any more: what still waits for a worker may go.
         """
         with self._lock:
+            if self._is_leaving and self._winding_up in _GOING_ON:
+                return not any(t.id in pack.attempts for pack in self._packs.values() for t in self._live(pack))
             if self._winding_up is SweepState.RUNNING:
                 return False
             states = {trial.state for trial in self._trials.values()}
@@ -324,10 +327,16 @@ class Generation:
             if self._winding_up not in (SweepState.RUNNING, SweepState.PAUSING):
                 return
             self._winding_up = SweepState.PAUSING
-            for pack in self._packs.values():
-                if not pack.node:  # its worker is not up yet, and will find nothing to do
-                    self._put_back(pack)
+            self._put_back_waiting()
             self._rest_idle()
+
+    def leave(self) -> None:
+        """This process is to end. As in a pause nothing starts any more, and what runs leaves a checkpoint at its next
+        report; but the sweep is not paused: the next generation goes on with it.
+        """
+        with self._acting():
+            self._is_leaving = True
+            self._put_back_waiting()
 
     def stop(self) -> None:
         """No new trials; those that run go on to their end. Trials that never started, or rest, are cancelled."""
@@ -411,7 +420,7 @@ class Generation:
 
     def ask(self) -> int:
         """Have the plan make new trials and queue them. Called by the queue, within the other calls."""
-        if self._winding_up is not SweepState.RUNNING:
+        if not self._makes_trials:
             return 0
         now = self._clock.now()
         new = self._plan.next_trials(now, self._busy_time(now))
@@ -425,7 +434,16 @@ class Generation:
     @property
     def num_askable(self) -> int:
         """Trials that could be asked for now; called by the queue."""
-        return self._plan.num_askable if self._winding_up is SweepState.RUNNING else 0
+        return self._plan.num_askable if self._makes_trials else 0
+
+    @property
+    def _makes_trials(self) -> bool:
+        return self._winding_up is SweepState.RUNNING and not self._is_leaving
+
+    @property
+    def _lets_rest(self) -> bool:
+        """Whether what runs is to leave its pack with a checkpoint, and nothing is to start."""
+        return self._winding_up is SweepState.PAUSING or (self._is_leaving and self._winding_up in _GOING_ON)
 
     def _busy_time(self, now: datetime) -> timedelta:
         """How long the sweep's packs have taken; not asked where nothing depends on it."""
@@ -440,13 +458,14 @@ class Generation:
         """Whether a lane is to leave its pack after its report, and why."""
         if self._trials[trial_id].state.is_ended:
             return Departure.ENDED
-        return Departure.RESTS if pack.gives_way or self._winding_up is SweepState.PAUSING else None
+        return Departure.RESTS if pack.gives_way or self._lets_rest else None
 
     def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
-        """These trials have left the pack. Those that do not rest by now, for their pack has given way, or the user has
-        asked for a stop since, go on in another.
+        """These trials have left the pack. Those that do not rest by now, for their pack has given way, or this process
+        ends, or the user has asked for a stop since, go on in another.
         """
         message = "Fewer packs run at once now." if pack.gives_way else "The sweep was paused for a moment."
+        message = "The service is shutting down." if self._is_leaving else message
         for trial_id in trial_ids:
             attempt_id = pack.attempts.get(trial_id)
             if attempt_id is None:  # a failed call has been here
@@ -469,6 +488,12 @@ class Generation:
         """Trials that somebody must train and nobody knows of: neither in a pack nor in the queue."""
         held = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
         return [t.id for t in self.trials if not t.state.is_ended and t.id not in held and not self._queue.holds(t.id)]
+
+    def _put_back_waiting(self) -> None:
+        """Packs whose worker is not up yet will find nothing to do."""
+        for pack in self._packs.values():
+            if not pack.node:
+                self._put_back(pack)
 
     def _put_back(self, pack: Pack) -> None:
         """Nobody will train what was set aside for it."""
@@ -500,7 +525,7 @@ class Generation:
             self._cancel([trial])
             return
         attempt_id = pack.attempts.get(trial.id)
-        if self._winding_up is SweepState.PAUSING:  # nobody has to try again now
+        if self._lets_rest:  # nobody has to try again now
             if attempt_id is not None:
                 self._attempts.end(attempt_id, lost.message)
             self._queue.put([trial.id])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -17,8 +17,14 @@ class ProcessEndedError(BaseException):
 
 
 class FakeConductor:
+    def __init__(self, made: list[str]) -> None:
+        self._made = made
+
     def run(self) -> None:
         """A sweep that is over at once."""
+
+    def leave(self, within: timedelta) -> None:
+        self._made.append(f"leaves within {within.total_seconds():.0f} s")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +37,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def new_conductor(*_: object) -> FakeConductor:
         made.append("conductor")
-        return FakeConductor()
+        return FakeConductor(made)
 
     monkeypatch.setattr(actor, "exit_actor", leave)
     monkeypatch.setattr(actor, "_new_conductor", new_conductor)
@@ -95,3 +101,13 @@ def test_a_conductor_that_has_a_sweep_prepares_nothing_beside_it(made: list[str]
         running.run(lease())
     running.prepare()
     assert made == ["conductor"]
+
+
+def test_a_conductor_that_is_to_let_go_of_its_sweep_before_it_is_there_does_so_when_it_is(made: list[str]) -> None:
+    early = ConductorActor("conductor-1")
+    early.leave(timedelta(seconds=7))
+    with pytest.raises(ProcessEndedError):
+        early.run(lease())
+    assert made == ["conductor", "leaves within 7 s"]
+    early.leave(timedelta(seconds=3))
+    assert made[-1] == "leaves within 3 s"

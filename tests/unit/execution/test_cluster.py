@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,12 +21,25 @@ class Method:
         return self._answer
 
 
+class Leaving:
+    """Ends its actor."""
+
+    def __init__(self, actors: dict[str, Handle], name: str) -> None:
+        self._actors = actors
+        self._name = name
+
+    def remote(self, within: timedelta) -> None:
+        assert within > timedelta(0)
+        del self._actors[self._name]
+
+
 class Handle:
     """An actor's. ``is_idle`` is what it answers, or the error instead of an answer."""
 
-    def __init__(self, is_idle: Any) -> None:
+    def __init__(self, is_idle: Any, leave: Any = None) -> None:
         self.is_idle = Method(is_idle)
         self.prepare = Method(None)
+        self.leave = leave
 
 
 @pytest.fixture
@@ -73,3 +87,26 @@ def test_of_others_conductors_those_count_that_run_or_do_not_answer(
     actors |= {"conductor-2": Handle(False), "conductor-3": Handle(GetTimeoutError("")), "conductor-4": Handle(True)}
     actors["trainer-n-0"] = Handle(False)
     assert conductors.num_running() == 2
+
+
+class Hanging:
+    def remote(self, within: timedelta) -> None:
+        """It does not come to end."""
+
+
+def test_every_conductor_that_has_a_sweep_is_asked_to_let_go_of_it(
+    actors: dict[str, Handle], conductors: RayConductors
+) -> None:
+    actors["conductor-idle"] = Handle(is_idle=True)
+    for name in ("conductor-of-this-one", "conductor-of-another"):
+        actors[name] = Handle(is_idle=False, leave=Leaving(actors, name))
+    assert conductors.drain(timedelta(seconds=5)) == []
+    assert set(actors) == {"conductor-waits", "conductor-idle"}
+
+
+def test_conductors_that_do_not_let_go_in_time_are_named(
+    actors: dict[str, Handle], conductors: RayConductors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_FAREWELL_S", 0.0)
+    actors["conductor-hangs"] = Handle(is_idle=False, leave=Hanging())
+    assert conductors.drain(timedelta(seconds=0.1)) == ["conductor-hangs"]
