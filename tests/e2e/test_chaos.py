@@ -6,7 +6,9 @@ One short round always; the others, with more and rarer trouble, where there is 
 from __future__ import annotations
 
 import random
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -58,8 +60,9 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """PostgreSQL, and a disk of its own for the checkpoints, where this user may mount one."""
     folder = tmp_path_factory.mktemp("rich")
     with ExitStack() as left:
-        (folder / "postgres").mkdir()
-        postgres = PostgresServer(folder / "postgres", is_durable=True)
+        data = Path(tempfile.mkdtemp(prefix="sweep-postgres-"))  # pytest's own folders are closed to its user
+        left.callback(shutil.rmtree, data, ignore_errors=True)
+        postgres = PostgresServer(data, is_durable=True)
         postgres.start()
         left.callback(postgres.stop)
         disk = left.enter_context(small_disk(folder / "disk", megabytes=64))
@@ -129,7 +132,12 @@ def test_a_sweep_survives_a_disk_that_is_full_for_a_while(rich: Scene, tmp_path:
     if rich.disk is None:
         pytest.skip("this user may mount no disk to be filled")
     # As many retries as there are where nobody thinks of it: a full disk is no fault of a trial's.
-    survive(rich, spec_named("full disk", retries=2), {"disk full": 3}, tmp_path, seed=4)
+    spec = spec_named("full disk", resources={"cpus": 0.5, "parallel": 2, "lanes": 1}, retries=2)
+    sweep = survive(rich, spec, {"disk full": 3}, tmp_path, seed=4)
+    trials = rich.stack.client.trials(sweep["id"])
+    assert {trial["num_attempts"] for trial in trials} == {1}
+    messages = [event["message"] for event in rich.stack.client.events(sweep["id"])]
+    assert any("no room for a checkpoint" in message for message in messages)
 
 
 @pytest.mark.long
