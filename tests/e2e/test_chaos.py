@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def spec_named(name: str, **changes: Any) -> dict[str, Any]:
         "params": {"steps": STEPS, "hidden": [32], "report_every": EVERY, "checkpoint_every": EVERY},
         "space": {
             "alpha": {"type": "float", "low": 0.0, "high": 3.0},
-            "lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+            "weight_lr": {"type": "float", "low": 1e-3, "high": 1.0, "log": True},
         },
         "search": {"sampler": "random", "seed": 7},
         "budget": {"trials": TRIALS},
@@ -87,10 +88,16 @@ def staged(folder: Path, left: ExitStack, settings: Mapping[str, str] | None = N
 
 
 def survive(
-    scene: Scene, spec: dict[str, Any], kinds: Mapping[str, int], folder: Path, *, seed: int, others: int = 0
+    scene: Scene,
+    spec: dict[str, Any],
+    kinds: Mapping[str, int],
+    folder: Path,
+    *,
+    seed: int,
+    others: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Run the sweep while so much of each kind of trouble comes; the sweep, of which every law holds. ``others``:
-    trials beside the search's.
+    """Run the sweep while so much of each kind of trouble comes; the sweep, of which every law holds. ``others``: its
+    trials beside the search's, by role.
     """
     rng = random.Random(seed)
     strikes = drawn(kinds, rng)
@@ -100,8 +107,7 @@ def survive(
     survived = ", ".join(f"{kind} {times}" for kind, times in sorted(hits.items()))
     sys.stdout.write(f"\n{spec['name']}, seed {seed}: generation {sweep['generation']}; survived: {survived}\n")
     assert hits == Counter(kinds)
-    roles = {"search": TRIALS, **({"baseline": 1, "confirm": others - 1} if others else {})}
-    check_laws(scene, sweep, roles=roles, steps=range(EVERY, STEPS + 1, EVERY), folder=folder)
+    check_laws(scene, sweep, roles={"search": TRIALS, **others}, steps=range(EVERY, STEPS + 1, EVERY), folder=folder)
     return sweep
 
 
@@ -149,4 +155,4 @@ def test_a_sweep_with_a_baseline_and_a_comparison_survives_everything_at_random(
     spec = spec_named(
         f"everything {seed}", search={"sampler": "tpe", "seed": seed}, baselines=["equal"], confirm={"seeds": 2}
     )
-    survive(rich, spec, kinds, tmp_path, seed=seed, others=5)
+    survive(rich, spec, kinds, tmp_path, seed=seed, others={"baseline": 1, "confirm": 4})
