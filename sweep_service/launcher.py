@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -94,23 +95,23 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
     """
     home = options.home.expanduser().resolve()
     with _sole_owner(home), _ray_folder(home) as ray_tmp:
+        settings = _settings(home)
         port = _port(options.port, "--port")
-        mlflow_port = _port(options.mlflow_port, "--mlflow-port")
+        # Where MLflow has a server of its own, it may be on that very port.
+        mlflow_port = 0 if _is_server(settings.tracking_uri) else _port(options.mlflow_port, "--mlflow-port")
         ray_port = _port(0, "")
         env = stack_environment(home, port=port, ray_port=ray_port)
-        settings = _settings(home)
         with (
             contextlib.closing(_migrated_store(settings.store_url)) as store,
             Supervisor(log_dir=home / "logs", signals=signals) as supervisor,
         ):
             api = _api(port, env)
             ray = ray_child(ray_port, ray_tmp, options, env)
-            mlflow = _mlflow(mlflow_port, settings, env)
-            supervisor.start(api, ray, mlflow)
+            supervisor.start(api, ray, *mlflow_children(mlflow_port, settings, env))
             supervisor.start(dispatcher_child(store, SystemClock(), env))
             yield Stack(
                 api_url=f"http://{LOOPBACK}:{port}",
-                mlflow_url=f"http://{LOOPBACK}:{mlflow_port}",
+                mlflow_url=mlflow_url(mlflow_port, settings),
                 settings=settings,
                 supervisor=supervisor,
                 signals=signals,
@@ -198,19 +199,35 @@ def _api(port: int, env: Mapping[str, str]) -> Child:
     return Child(name="api", argv=argv, env=env, is_ready=lambda: answers(port, "/readyz"))
 
 
-def _mlflow(port: int, settings: Settings, env: Mapping[str, str]) -> Child:
+def mlflow_children(port: int, settings: Settings, env: Mapping[str, str]) -> tuple[Child, ...]:
+    """MLflow's page over its database. None where results go to a server, which has a page of its own."""
+    if _is_server(settings.tracking_uri):
+        return ()
     # One worker and no job execution: two processes instead of fifteen. The page only reads; conductors write directly.
     argv = (sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1")
     argv += ("--backend-store-uri", settings.tracking_uri)
     if settings.artifact_location is not None:
         argv += ("--default-artifact-root", settings.artifact_location)
-    return Child(
+    child = Child(
         name="mlflow",
         argv=argv,
         env={**env, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         is_ready=lambda: answers(port, "/health"),
         ready_within_s=120.0,
     )
+    return (child,)
+
+
+def mlflow_url(port: int, settings: Settings) -> str:
+    """Where MLflow's page is: on that port, or the server's own, without the password that its URI may hold."""
+    if not _is_server(settings.tracking_uri):
+        return f"http://{LOOPBACK}:{port}"
+    parts = urlsplit(settings.tracking_uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/")).geturl()
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http://", "https://"))
 
 
 def ray_child(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:

@@ -62,41 +62,79 @@ def _identity() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
+class PostgresServer:
+    """A server with its data in that folder, on a free port of loopback, which it keeps over stops and starts.
+
+    ``is_durable``: what is committed outlives an immediate stop, as it does on a user's server. No test that throws
+    the data away waits for that.
+    """
+
+    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
+        self._folder = folder
+        self._identity = _identity()
+        self._synchronous_commit = "on" if is_durable else "off"
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._identity:
+            os.chown(folder, self._identity["user"], self._identity["group"])
+        initdb = [_program("initdb"), "--pgdata", self._data, "--username=sweep", "--auth=trust", "--encoding=UTF8"]
+        command = [*initdb, "--no-sync", "--locale=C.UTF-8"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, **self._identity)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+
+    @property
+    def url(self) -> URL:
+        return make_url(f"postgresql+psycopg://sweep@127.0.0.1:{self._port}/postgres")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that all others of the server belong to."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": self._synchronous_commit,
+            "shared_buffers": "32MB",
+            "max_connections": "60",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # A server must not outlive a test run that was killed.
+        dies_with_us = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+        log = self._folder / "server.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*dies_with_us, _program("postgres"), "-D", self._data, "-p", str(self._port), *options],
+                stdout=output, stderr=output, cwd=self._folder, **self._identity,
+            )  # fmt: skip
+        _await_ready(self._process, self._port, log)
+
+    def stop(self) -> None:
+        """At once, as a machine that loses its power: without a checkpoint, and every connection is cut."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(_STOP_SECONDS)
+            self._process = None
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+
 @contextmanager
 def running_server(folder: Path) -> Iterator[URL]:
     """A server with its data in that folder, on a free port of loopback; stopped at the end."""
-    identity = _identity()
-    if identity:
-        os.chown(folder, identity["user"], identity["group"])
-    data = folder / "data"
-    initdb = [_program("initdb"), "--pgdata", data, "--username=sweep", "--auth=trust", "--encoding=UTF8", "--no-sync"]
-    subprocess.run([*initdb, "--locale=C.UTF-8"], check=True, capture_output=True, cwd=folder, **identity)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "fsync": "off",
-        "full_page_writes": "off",
-        "synchronous_commit": "off",
-        "shared_buffers": "32MB",
-        "max_connections": "60",
-    }
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    # A server must not outlive a test run that was killed.
-    dies_with_us = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*dies_with_us, _program("postgres"), "-D", data, "-p", str(port), *options],
-            stdout=log, stderr=log, cwd=folder, **identity,
-        )  # fmt: skip
+    server = PostgresServer(folder)
     try:
-        _await_ready(server, port, folder / "server.log")
-        yield make_url(f"postgresql+psycopg://sweep@127.0.0.1:{port}/postgres")
+        server.start()
+        yield server.url
     finally:
-        server.send_signal(signal.SIGQUIT)  # without a checkpoint: nobody needs the data any more
-        server.wait(_STOP_SECONDS)
+        server.stop()
 
 
 def _await_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

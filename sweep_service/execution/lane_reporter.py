@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import platform
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ from sweep_service.services.packs import Departure, LaneMessage, LaneOrder, Pack
 if TYPE_CHECKING:
     from trainables.protocol import LaneReport
 
+ROOM_INTERVAL_S = 2.0  # between tries to write a checkpoint where there is no room for it
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
     "non_finite": TrialEnding.NON_FINITE,
@@ -27,13 +31,26 @@ _ENDINGS: Mapping[str, TrialEnding] = {
 
 
 class LaneReporter:
-    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log."""
+    """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log.
 
-    def __init__(self, order: PackOrder, link: PackLink, capture: Capture, sender: LogSender) -> None:
+    For room on the disk it waits, as everything waits for the store: to give up would cost all trials their retries
+    within seconds. Who does not want to wait as well can cancel, which ends this process.
+    """
+
+    def __init__(
+        self,
+        order: PackOrder,
+        link: PackLink,
+        capture: Capture,
+        sender: LogSender,
+        *,
+        rest: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._orders = {lane.trial_id: lane for lane in order.lanes}
         self._link = link
         self._capture = capture
         self._sender = sender
+        self._rest = rest
         self._last_checkpoint: dict[str, Path] = {}
         self._ended: set[str] = set()
         self._resting: set[str] = set()  # lanes that have been asked to
@@ -101,8 +118,26 @@ class LaneReporter:
         if checkpoint is None:
             return None
         path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
-        checkpoint.save(path)
-        return path
+        is_told = False
+        while True:
+            try:
+                checkpoint.save(path)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                if not is_told:
+                    fact = f"there is no room for a checkpoint in {path.parent}, and its pack waits for it"
+                    self._tell(report, f"{fact}: {error.strerror}")
+                    is_told = True
+                self._rest(ROOM_INTERVAL_S)
+            else:
+                if is_told:
+                    self._tell(report, "there is room for a checkpoint again")
+                return path
+
+    def _tell(self, report: LaneReport, notice: str) -> None:
+        self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
+        self._link.note(report.lane, f"Step {report.step}: {notice}.")
 
     def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:
         ending = _ENDINGS.get(report.ending) if report.ending is not None else None

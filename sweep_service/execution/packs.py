@@ -37,8 +37,8 @@ def run_pack(config: Mapping[str, Any]) -> None:
     actor in ``config``.
 
     Returns when every lane has ended. A fault of a trial's own code is that trial's ending; what is raised here (the
-    conductor is gone or refuses a report, the disk is full, torch does not load) loses the worker, and its trials go on
-    in another one.
+    conductor is gone or refuses a report, the checkpoints' folder is not there, torch does not load) loses the worker,
+    and its trials go on in another one.
     """
     pack = ray.tune.get_context().get_trial_id() or ""
     try:

@@ -20,10 +20,13 @@ from sweep_service.launcher import (
     StackOptions,
     answers,
     dispatcher_child,
+    mlflow_children,
+    mlflow_url,
     ray_child,
     running_stack,
     stack_environment,
 )
+from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.supervisor import EndSignals
 
@@ -103,6 +106,20 @@ def test_ray_counts_the_machine_itself_unless_it_is_told(tmp_path: Path) -> None
     assert not [word for word in counted.argv if word.startswith(("--num-cpus", "--num-gpus"))]
     told = ray_child(1, tmp_path, StackOptions(home=tmp_path, num_cpus=3, num_gpus=0), {})
     assert {"--num-cpus=3", "--num-gpus=0"} <= set(told.argv)
+
+
+def test_mlflows_page_is_ours_over_a_database(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="")
+    (child,) = mlflow_children(5000, settings, {})
+    assert settings.tracking_uri in child.argv
+    assert mlflow_url(5000, settings) == "http://127.0.0.1:5000"
+
+
+def test_a_server_of_mlflow_has_a_page_of_its_own_whose_password_is_not_shown(tmp_path: Path) -> None:
+    """MLflow's server ends at once where it is to be put over another one."""
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="https://ann:secret@example.org:5000/mlflow/")
+    assert mlflow_children(5000, settings, {}) == ()
+    assert mlflow_url(5000, settings) == "https://example.org:5000/mlflow"
 
 
 @pytest.mark.parametrize(
