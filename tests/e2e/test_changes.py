@@ -4,15 +4,13 @@ and after their end.
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from stack_control import RunningStack, await_that, end_stack, faulty_spec, runs_of, start_stack
+from stack_control import RunningStack, await_that, end_stack, faulty_spec, read, runs_of, start_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -33,17 +31,16 @@ def spec_named(name: str, **changes: Any) -> dict[str, Any]:
     return {**spec, **changes}
 
 
-def kill_everything(stack: RunningStack) -> None:
-    """As a machine that loses its power does."""
-    supervisor = psutil.Process(stack.process.pid)
-    family = supervisor.children(recursive=True)
-    os.kill(supervisor.pid, signal.SIGKILL)
-    for process in family:
-        if process.is_running():
-            process.kill()
-    psutil.wait_procs(family, timeout=10)
+def kill_the_supervisor(stack: RunningStack) -> None:
+    """Nothing of it may live on, or the next start would find its ports and its folder in other hands."""
+    family = psutil.Process(stack.process.pid).children(recursive=True)
+    stack.process.kill()
     stack.process.wait(10)
+    _, left = psutil.wait_procs(family, timeout=60)
+    for process in left:
+        process.kill()
     stack.client.close()
+    assert not left
 
 
 def num_ended(stack: RunningStack, sweep_id: str) -> int:
@@ -75,9 +72,12 @@ def test_a_pause_a_larger_budget_and_a_restart_of_everything_lose_and_repeat_not
         assert 8 <= num_ended(stack, sweep_id) < 24
         changed = stack.client.amend(sweep_id, {"budget": {"trials": 32}, "resources": {"parallel": 2}})
         assert (changed["state"], changed["revision"], changed["progress"]["budget_trials"]) == ("paused", 1, 32)
-        kill_everything(stack)
+        kill_the_supervisor(stack)
+        rays_folder = Path(read(stack.home / "ray-folder"))
+        assert rays_folder.is_dir()
 
         stack = start_stack(tmp_path / "stack", "--cpus", "2")
+        assert not rays_folder.exists()
         assert stack.client.get(sweep_id)["state"] == "paused"
         stack.client.resume(sweep_id)
         sweep = stack.client.wait(sweep_id, timeout=240)

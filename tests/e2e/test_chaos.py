@@ -112,7 +112,10 @@ def survive(
 
 
 def test_a_sweep_survives_whatever_dies(plain: Scene, tmp_path: Path) -> None:
-    survive(plain, spec_named("a short round"), KILLED, tmp_path, seed=1)
+    sweep = survive(plain, spec_named("a short round"), KILLED, tmp_path, seed=1)
+    trials = [plain.stack.client.trial(trial["id"]) for trial in plain.stack.client.trials(sweep["id"])]
+    again = [attempt for trial in trials for attempt in trial["attempts"][1:]]
+    assert any(attempt["resumed_from"] for attempt in again), "they go on from their checkpoints"
 
 
 @pytest.mark.long

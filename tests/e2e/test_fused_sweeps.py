@@ -136,6 +136,7 @@ def test_a_trainer_whose_pack_loses_its_place_ends_and_does_not_train_beside_its
     assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their_checkpoints(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(stack: RunningSta
     assert "--port" in second.stderr
 
 
+@pytest.mark.long
 def test_a_sweep_survives_the_death_of_ray_and_the_stacks_own_leaves_nothing(tmp_path: Path) -> None:
     """Ray is killed in mid-run, and the sweep completes; then the supervisor itself, and every process goes with it."""
     stack = start_stack(tmp_path / "stack", "--cpus", "2")
