@@ -138,7 +138,7 @@ def end_process(
     return left
 
 
-def await_that(condition: Callable[[], Any], *, within_s: float = 60.0, what: str = "") -> Any:
+def await_that(condition: Callable[[], Any], *, within_s: float = 150.0, what: str = "") -> Any:
     """Poll a real process until the condition holds; its value."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
