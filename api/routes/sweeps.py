@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -264,68 +265,34 @@ def get_report(sweep_id: SweepId, service: Reports) -> HTMLResponse:
     return HTMLResponse(service.html(sweep_id), headers=_PAGE_HEADERS)
 
 
-@router.post(
-    "/{sweep_id}/pause",
-    operation_id="pause_sweep",
-    response_model=SweepView,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
-    dependencies=[Depends(no_query), Depends(no_body)],
-)
-def pause_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """No new trials start; running ones leave a checkpoint at their next report and rest. The sweep is `pausing` until
-    they all do, then `paused`. Asked again, it changes nothing.
-    """
-    return SweepView.of(service.control(sweep_id, Verb.PAUSE))
+def _add_route_of(verb: Verb, description: str) -> None:
+    def ask(sweep_id: SweepId, service: Service) -> SweepView:
+        return SweepView.of(service.control(sweep_id, verb))
+
+    router.add_api_route(
+        f"/{{sweep_id}}/{verb}",
+        ask,
+        methods=["POST"],
+        operation_id=f"{verb}_sweep",
+        summary=f"{verb.title()} Sweep",
+        description=description,
+        response_model=SweepView,
+        responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
+        dependencies=[Depends(no_query), Depends(no_body)],
+    )
 
 
-@router.post(
-    "/{sweep_id}/resume",
-    operation_id="resume_sweep",
-    response_model=SweepView,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
-    dependencies=[Depends(no_query), Depends(no_body)],
-)
-def resume_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """A paused sweep goes on: it is queued, and its trials train on from their checkpoints. Asked again, it changes
-    nothing.
-    """
-    return SweepView.of(service.control(sweep_id, Verb.RESUME))
-
-
-@router.post(
-    "/{sweep_id}/retry",
-    operation_id="retry_sweep",
-    response_model=SweepView,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
-    dependencies=[Depends(no_query), Depends(no_body)],
-)
-def retry_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """Try the trials again that have `failed`: they are `pending`, and train on from their last checkpoints, with as
-    many retries as at first. A sweep that has ended, but for a cancelled one, is queued again for it; one that has
-    `failed` also where no trial has. Where there is nothing to retry it changes nothing.
-    """
-    return SweepView.of(service.control(sweep_id, Verb.RETRY))
-
-
-@router.post(
-    "/{sweep_id}/stop",
-    operation_id="stop_sweep",
-    response_model=SweepView,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
-    dependencies=[Depends(no_query), Depends(no_body)],
-)
-def stop_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """Running trials finish, no new ones start; those that rest are cancelled. Asked again, it changes nothing."""
-    return SweepView.of(service.control(sweep_id, Verb.STOP))
-
-
-@router.post(
-    "/{sweep_id}/cancel",
-    operation_id="cancel_sweep",
-    response_model=SweepView,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 503),
-    dependencies=[Depends(no_query), Depends(no_body)],
-)
-def cancel_sweep(sweep_id: SweepId, service: Service) -> SweepView:
-    """Kill what runs and start nothing. Asked again, it changes nothing."""
-    return SweepView.of(service.control(sweep_id, Verb.CANCEL))
+_VERBS: Mapping[Verb, str] = {
+    Verb.PAUSE: """No new trials start; running ones leave a checkpoint at their next report and rest. The sweep is
+`pausing` until they all do, then `paused`. Asked again, it changes nothing.""",
+    Verb.RESUME: """A paused sweep goes on: it is queued, and its trials train on from their checkpoints. Asked again,
+it changes nothing.""",
+    Verb.RETRY: """Try the trials again that have `failed`: they are `pending`, and train on from their last
+checkpoints, with as many retries as at first. A sweep that has ended, but for a cancelled one, is queued again for it;
+one that has `failed` also where no trial has. Where there is nothing to retry it changes nothing.""",
+    Verb.STOP: """Running trials finish, no new ones start; those that rest are cancelled. Asked again, it changes
+nothing.""",
+    Verb.CANCEL: "Kill what runs and start nothing. Asked again, it changes nothing.",
+}
+for _verb in Verb:
+    _add_route_of(_verb, _VERBS[_verb])

@@ -32,6 +32,11 @@ class SweepState(StrEnum):
         return self in _ENDED_SWEEPS
 
 
+CONDUCTED = frozenset(
+    {SweepState.STARTING, SweepState.RUNNING, SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING}
+)
+"""States in which a conductor has work to do: without a live lease, somebody must take over."""
+
 _ENDED_SWEEPS = frozenset({SweepState.COMPLETED, SweepState.STOPPED, SweepState.CANCELLED, SweepState.FAILED})
 
 

@@ -28,7 +28,7 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Standing, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -36,7 +36,7 @@ from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
-from sweep_service.services.limits import ACTIVE, allowance_of, limits_of
+from sweep_service.services.limits import allowance_of, limits_of
 from sweep_service.services.losses import Loss
 from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
@@ -481,7 +481,7 @@ class Conductor:
     def _look_at_limits(self, generation: Generation) -> None:
         """Let as many packs run as the limits leave to this sweep among those that run now."""
         if self._limits:
-            demands = self._store.list_demands(ACTIVE)
+            demands = self._store.list_demands(CONDUCTED)
             generation.allow(allowance_of(self._lease.sweep_id, demands, self._settings.limits))
 
     def _asked(self) -> SweepState:

@@ -15,10 +15,6 @@ from itertools import groupby
 from typing import NamedTuple
 
 from sweep_service.domain.limits import Demand, PackLimit
-from sweep_service.domain.states import SweepState
-
-ACTIVE = frozenset(state for state in SweepState if not state.is_ended) - {SweepState.QUEUED, SweepState.PAUSED}
-"""States of sweeps whose packs run, or are to."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from itertools import islice
 
 from sweep_service.domain.errors import SweepNotFoundError
 from sweep_service.domain.limits import Demand, PackLimit
-from sweep_service.domain.states import PASSED_OVER, SweepReason, SweepState
+from sweep_service.domain.states import CONDUCTED, PASSED_OVER, SweepReason, SweepState
 from sweep_service.domain.trial import Cluster
 from sweep_service.ports import SweepStore
-from sweep_service.services.limits import ACTIVE, allowance_of
+from sweep_service.services.limits import allowance_of
 from sweep_service.services.outcome import unschedulable
 
 _MOST_NAMED = 100  # sweeps that a claim may choose from: several dispatchers may want one each
@@ -53,7 +53,7 @@ class QueueWatch:
 
     def _active(self, queue: Sequence[Demand]) -> Sequence[Demand]:
         """Those among which packs are shared; not asked for where nobody wants to know."""
-        return self._store.list_demands(ACTIVE) if queue and self._limits else ()
+        return self._store.list_demands(CONDUCTED) if queue and self._limits else ()
 
     def _fits(self, demand: Demand) -> bool:
         wanted = demand.resources

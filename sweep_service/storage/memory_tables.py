@@ -11,7 +11,7 @@ from sweep_service.domain.errors import KeyReusedError, NotFoundError, SweepNotF
 from sweep_service.domain.events import Event
 from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
-from sweep_service.domain.states import SweepState
+from sweep_service.domain.states import CONDUCTED, SweepState
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
 from sweep_service.ports import SubmissionKey, TrialEnd
 from sweep_service.storage import moves
@@ -191,4 +191,4 @@ class MemoryTables:
             return True
         lease = self.leases.get(sweep.id)
         has_live_lease = lease is not None and lease.expires_at > now
-        return sweep.state in moves.CLAIMABLE_WITHOUT_LEASE and not has_live_lease
+        return sweep.state in CONDUCTED and not has_live_lease

@@ -17,6 +17,7 @@ from sweep_service.domain.events import Event, EventKind
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import (
     ATTEMPT_MOVES,
+    CONDUCTED,
     PASSED_OVER,
     SWEEP_MOVES,
     TRIAL_MOVES,
@@ -34,12 +35,7 @@ from sweep_service.domain.trial import Attempt, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage.intake import plain_text
 
-CLAIMABLE_WITHOUT_LEASE = frozenset(
-    {SweepState.STARTING, SweepState.RUNNING, SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING}
-)
-"""States in which a conductor has work to do: without a live lease, somebody must take over."""
-
-_ACTIVE = CLAIMABLE_WITHOUT_LEASE - {SweepState.STARTING}
+_ACTIVE = CONDUCTED - {SweepState.STARTING}
 """States whose time counts as the sweep's: a conductor runs, or should."""
 
 ON_THE_WAY = frozenset({SweepState.PAUSING, SweepState.STOPPING, SweepState.CANCELLING})

@@ -16,7 +16,7 @@ from sweep_service.clock import SystemClock
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
 from sweep_service.domain.spec import SweepSpec
-from sweep_service.domain.states import AttemptState, SweepReason, SweepState, Verb, check_deletable
+from sweep_service.domain.states import CONDUCTED, AttemptState, SweepReason, SweepState, Verb, check_deletable
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves, rows
@@ -118,7 +118,7 @@ class SqlSweepStore(SharedTables):
     def claim_sweep(
         self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
     ) -> Lease | None:
-        abandoned = moves.ON_THE_WAY if winding_up_only else moves.CLAIMABLE_WITHOUT_LEASE
+        abandoned = moves.ON_THE_WAY if winding_up_only else CONDUCTED
         with self._database.writing() as connection:
             now = self._database.now()
             locked = LockedSweep.lock_abandoned(connection, now, abandoned)

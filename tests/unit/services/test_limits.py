@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from sweep_service.domain.limits import Demand, PackLimit
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import SweepState
-from sweep_service.services.limits import ACTIVE, UNLIMITED, allowance_of, allowances
+from sweep_service.domain.states import CONDUCTED, SweepState
+from sweep_service.services.limits import UNLIMITED, allowance_of, allowances
 
 ADS = PackLimit(label="team:ads", packs=4)
 EVERYONE = PackLimit(project="default", packs=6)
@@ -124,7 +124,7 @@ crowds = st.lists(
         st.integers(0, 5),
         st.sampled_from(["ads", "search", "none"]),
         st.sampled_from(["default", "other"]),
-        st.sampled_from(sorted(ACTIVE)),
+        st.sampled_from(sorted(CONDUCTED)),
     ),
     max_size=7,
 ).map(lambda found: [replace(one, id=f"swp_{place}") for place, one in enumerate(found)])
