@@ -27,8 +27,8 @@ from benchmarks.overhead_calls import (
     submit,
 )
 from benchmarks.overhead_filling import Filled, Filling, document, fill
-from benchmarks.overhead_postgres import running_postgres
 from benchmarks.overhead_rows import REFERENCE, Load, Row, Took, row_of, timed
+from benchmarks.postgres_server import running_server
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import open_sql_store
 from trainables.catalog import Trainable, load_catalog
@@ -60,8 +60,10 @@ def measure_store(database: str, filling: Filling, asking: Asking, *, url: str |
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(_folder()))
         if url is None:
-            is_file = database == "sqlite"
-            url = f"sqlite:///{folder / 'sweeps.db'}" if is_file else stack.enter_context(running_postgres())
+            url = f"sqlite:///{folder / 'sweeps.db'}"
+            if database != "sqlite":
+                server = stack.enter_context(running_server(Path(stack.enter_context(_folder()))))
+                url = server.render_as_string(hide_password=False)
         catalog = load_catalog()
         migrate(url)
         _tell(f"{database}: {filling.num_sweeps} sweeps of {filling.trials_a_sweep} trials are put in ...")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead_postgres import running_postgres
 from benchmarks.overhead_shares import Row, Sweeping, read_calls, row_of, sweeping_of
+from benchmarks.postgres_server import running_server
 from benchmarks.sweep_throughput_processes import Family
 from benchmarks.sweep_throughput_stack import private_stack, run
 from sweep_service.client import SweepClient
@@ -70,7 +70,8 @@ def measure_sweeps(database: str, *, rounds: int, is_quick: bool) -> list[Row]:
             folder, ray_folder, notes = (Path(stack.enter_context(_folder(kind))) for kind in ("home", "ray", "notes"))
             settings = {"OVERHEAD_FOLDER": str(notes), "PYTHONPATH": _path()}
             if database != "sqlite":
-                settings["SWEEP_DATABASE_URL"] = stack.enter_context(running_postgres())
+                server = stack.enter_context(running_server(Path(stack.enter_context(_folder("postgres")))))
+                settings["SWEEP_DATABASE_URL"] = server.render_as_string(hide_password=False)
             url, _ = stack.enter_context(private_stack(folder, ray_folder, settings))
             client = stack.enter_context(SweepClient(url, timeout=60))
             _tell(f"{database}: warming up ...")

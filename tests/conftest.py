@@ -15,9 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
-from postgres_server import new_database, running_server
+from postgres_server import FORGETFUL, new_database
 from sqlalchemy.engine import URL, make_url
 from xdist.scheduler import LoadScopeScheduling
+
+from benchmarks.postgres_server import NoServerError, running_server
 
 # By default an example that takes 0.2 s fails its test, and on a machine that is busy any of them may.
 settings.register_profile("whatever the machine does", deadline=None)
@@ -51,8 +53,10 @@ def postgres_server() -> Iterator[URL]:
         return
     folder = Path(tempfile.mkdtemp(prefix="sweep-postgres-"))
     try:
-        with running_server(folder) as url:
+        with running_server(folder, FORGETFUL) as url:
             yield url
+    except NoServerError as error:
+        pytest.fail(f"{error} Or set SWEEP_TEST_POSTGRES_URL to a server on which the tests may make databases.")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

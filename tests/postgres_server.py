@@ -1,30 +1,25 @@
-"""A PostgreSQL server of our own for as long as the tests run, and databases on it."""
+"""The PostgreSQL server of the tests, and databases on it."""
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import signal
-import socket
-import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import psycopg
-import pytest
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
-_START_SECONDS = 60
-_STOP_SECONDS = 30
-_MISSING = (
-    "The tests need PostgreSQL's server programs (initdb, postgres) on PATH or under /usr/lib/postgresql. Install "
-    "them (Debian: apt-get install postgresql), or set SWEEP_TEST_POSTGRES_URL to a server on which the tests may "
-    "make databases."
-)
+FORGETFUL: Mapping[str, str] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "60",
+}
+"""Settings for data that is thrown away: nobody waits for the disk."""
+
+DURABLE: Mapping[str, str] = {**FORGETFUL, "synchronous_commit": "on"}
+"""What is committed outlives an immediate stop of the server, if not of the machine."""
 
 
 @contextmanager
@@ -42,110 +37,3 @@ def _execute(server: URL, statement: str) -> None:
     conninfo = server.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(statement.encode())
-
-
-def _program(name: str) -> str:
-    newest_first = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
-    path = os.pathsep.join([*map(str, newest_first), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        pytest.fail(_MISSING, pytrace=False)
-    return found
-
-
-def _identity() -> dict[str, Any]:
-    """Arguments for Popen: PostgreSQL refuses to run as root."""
-    if os.geteuid() != 0:
-        return {}
-    users = {entry.pw_name: entry for entry in pwd.getpwall()}
-    user = users.get("postgres") or users["nobody"]
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-class PostgresServer:
-    """A server with its data in that folder, on a free port of loopback, which it keeps over stops and starts.
-
-    ``is_durable``: what is committed outlives an immediate stop, as it does on a user's server. No test that throws
-    the data away waits for that.
-    """
-
-    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
-        self._folder = folder
-        self._identity = _identity()
-        self._synchronous_commit = "on" if is_durable else "off"
-        self._process: subprocess.Popen[bytes] | None = None
-        if self._identity:
-            os.chown(folder, self._identity["user"], self._identity["group"])
-        initdb = [_program("initdb"), "--pgdata", self._data, "--username=sweep", "--auth=trust", "--encoding=UTF8"]
-        command = [*initdb, "--no-sync", "--locale=C.UTF-8"]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder, **self._identity)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-
-    @property
-    def url(self) -> URL:
-        return make_url(f"postgresql+psycopg://sweep@127.0.0.1:{self._port}/postgres")
-
-    @property
-    def pid(self) -> int:
-        """Of the process that all others of the server belong to."""
-        assert self._process is not None, "it does not run"
-        return self._process.pid
-
-    def start(self) -> None:
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "synchronous_commit": self._synchronous_commit,
-            "shared_buffers": "32MB",
-            "max_connections": "60",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # A server must not outlive a test run that was killed.
-        dies_with_us = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
-        log = self._folder / "server.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [*dies_with_us, _program("postgres"), "-D", self._data, "-p", str(self._port), *options],
-                stdout=output, stderr=output, cwd=self._folder, **self._identity,
-            )  # fmt: skip
-        _await_ready(self._process, self._port, log)
-
-    def stop(self) -> None:
-        """At once, as a machine that loses its power: without a checkpoint, and every connection is cut."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(_STOP_SECONDS)
-            self._process = None
-
-    @property
-    def _data(self) -> Path:
-        return self._folder / "data"
-
-
-@contextmanager
-def running_server(folder: Path) -> Iterator[URL]:
-    """A server with its data in that folder, on a free port of loopback; stopped at the end."""
-    server = PostgresServer(folder)
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.stop()
-
-
-def _await_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    command = [_program("pg_isready"), "--host=127.0.0.1", f"--port={port}", "--timeout=1"]
-    for _ in range(_START_SECONDS * 10):
-        if server.poll() is not None:
-            pytest.fail(f"PostgreSQL ended at once:\n{log.read_text()}", pytrace=False)
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            return
-        try:
-            server.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    pytest.fail(f"PostgreSQL did not start within {_START_SECONDS} s:\n{log.read_text()}", pytrace=False)

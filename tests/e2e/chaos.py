@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import psutil
 from mlflow_server import MlflowServer
-from postgres_server import PostgresServer
 from stack_control import RunningStack, await_that, conductor_pid
 
+from benchmarks.postgres_server import PostgresServer
 from sweep_service.client import ApiError, UnreachableError
 
 _FIRST, _LAST = 0.04, 0.8  # shares of a sweep's steps between which trouble comes

@@ -21,8 +21,10 @@ from calm_sweep import calm_trials
 from chaos import Scene, drawn, patiently, small_disk, unleash
 from chaos_laws import check_laws
 from mlflow_server import MlflowServer
-from postgres_server import PostgresServer
+from postgres_server import DURABLE
 from stack_control import end_stack, start_stack
+
+from benchmarks.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -63,7 +65,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with ExitStack() as left:
         data = Path(tempfile.mkdtemp(prefix="sweep-postgres-"))  # pytest's own folders are closed to its user
         left.callback(shutil.rmtree, data, ignore_errors=True)
-        postgres = PostgresServer(data, is_durable=True)
+        postgres = PostgresServer(data, DURABLE)
         postgres.start()
         left.callback(postgres.stop)
         disk = left.enter_context(small_disk(folder / "disk", megabytes=64))
