@@ -12,31 +12,30 @@ import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from enum import Enum
 
-from sweep_service.domain.errors import PackOverError, StoreUnavailableError
+from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.domain.packing import ALONE
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.attempts import Attempts
 from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.course import Course
 from sweep_service.services.early_stopping import EarlyStopper
 from sweep_service.services.lane_messages import end_of, log_lines_of, report_of
 from sweep_service.services.limits import UNLIMITED, Allowance
 from sweep_service.services.losses import Loss, Losses, LostPack
 from sweep_service.services.outcome import Outcome, outcome_of
+from sweep_service.services.pack_table import PackTable
 from sweep_service.services.packing import Pack, Packing, together
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import Plan
 from sweep_service.services.trial_book import TrialBook
 from sweep_service.services.trial_queue import TrialQueue
+from sweep_service.services.trial_source import TrialSource
 
 logger = logging.getLogger(__name__)
-
-
-_GOING_ON = (SweepState.RUNNING, SweepState.STOPPING)  # what has started is trained on
 
 
 class Pause(Enum):
@@ -70,21 +69,24 @@ class Generation:
         self._sweep = sweep
         self._spec = sweep.spec
         self._open_plan = open_plan
-        self._plan = plan = open_plan(sweep, trials)
+        plan = open_plan(sweep, trials)
         self._clock = clock
         self._early_stopper = EarlyStopper(store=store, spec=sweep.spec)
         self._book = TrialBook(store=store, lease=lease, sweep=sweep, plan=plan, clock=clock, checkpoints=checkpoints)
         self._attempts = Attempts(store=store, lease=lease, book=self._book, clock=clock, checkpoints=checkpoints)
         self._trials = self._book.trials
-        self._packs: dict[str, Pack] = {}
+        self._course = Course()
+        self._source = TrialSource(
+            store=store, lease=lease, sweep=sweep, plan=plan, book=self._book, clock=clock, course=self._course
+        )
         self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
-        self._queue = TrialQueue(resources=sweep.spec.resources, packing=self._packing, trials=self._trials, new=self)
+        resources = sweep.spec.resources
+        self._queue = TrialQueue(resources=resources, packing=self._packing, trials=self._trials, new=self._source)
+        self._packs = PackTable(trials=self._trials, queue=self._queue, packing=self._packing)
         self._told: set[str] = set()  # notices on the sweep
         self._losses = Losses(retries=sweep.spec.retries)
         self._allowance = UNLIMITED  # packs that the service's limits leave it
         self._is_done = False  # the controller of the packs has been told so
-        self._is_leaving = False  # this process is to end
-        self._winding_up = SweepState.RUNNING  # PAUSING, STOPPING or CANCELLING once a user has asked for it
         self._is_in_doubt = False  # the store failed in a write: it may have happened, or not
         self._lock = threading.RLock()
 
@@ -111,9 +113,9 @@ class Generation:
             return pause
 
     def _set_aside(self, key: str) -> Pause | None:
-        if self._winding_up is SweepState.CANCELLING:
+        if self._course.is_cancelled:
             return Pause.DONE
-        if self._lets_rest:
+        if self._course.lets_rest:
             self._rest_idle()
             return Pause.WAIT if self._packs else Pause.DONE
         if self._num_idle <= 0 and self._packs:
@@ -124,15 +126,7 @@ class Generation:
         if self._num_idle <= 0:  # it may have no pack for now, but is not over
             self._queue.put_first([trial_id])
             return Pause.WAIT
-        structure = self._packing.structure(self._trials[trial_id])
-        pack = Pack(key=key, structure=structure, trial_ids=[trial_id])
-        if self._packing.is_settled(pack.structure):
-            try:
-                self._queue.fill(pack, places=self._places(pack), num_live=1, num_idle=self._num_idle - 1)
-            except StoreUnavailableError:
-                self._queue.put_first(pack.trial_ids)  # to be set aside when it answers again
-                raise
-        self._packs[key] = pack
+        self._packs.set_aside(key, trial_id, num_idle=self._num_idle - 1)
         return None
 
     def begin(self, key: str, *, node: str) -> PackOrder:
@@ -143,17 +137,16 @@ class Generation:
             PackOverError: the pack has been given up.
         """
         with self._acting():
-            pack = self._known(key)
+            pack = self._packs.known(key)
             pack.node = node
-            is_wanted = self._winding_up in _GOING_ON and not self._is_leaving
-            if self._lets_rest:
-                self._put_back(pack)
-            self._put_back_surplus(pack)
+            if self._course.lets_rest:
+                self._packs.put_back(pack)
+            self._packs.put_back_surplus(pack)
             resources = self._spec.resources
             return PackOrder(
                 trainable=self._spec.trainable,
-                lanes=self._attempts.hand_out(pack, self._live(pack)) if is_wanted else (),
-                places=self._places(pack),
+                lanes=self._attempts.hand_out(pack, self._packs.live(pack)) if self._course.trains_on else (),
+                places=self._packs.places(pack),
                 is_settled=self._packing.is_settled(pack.structure),
                 is_measured=resources.lanes == "auto",
                 num_threads=max(1, math.floor(resources.cpus)),
@@ -167,7 +160,7 @@ class Generation:
             PackOverError: the pack has been given up.
         """
         with self._acting():
-            pack = self._known(key)
+            pack = self._packs.known(key)
             self._packing.settle(pack.structure, places)
             self.tell(f"Trials are trained one by one, because {reason}." if reason else together(places))
 
@@ -178,16 +171,16 @@ class Generation:
             PackOverError: the pack has been given up.
         """
         with self._acting():
-            pack = self._known(key)
+            pack = self._packs.known(key)
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
-            if self._winding_up not in _GOING_ON or self._is_leaving or is_needed or pack.gives_way:
+            if not self._course.trains_on or is_needed or pack.gives_way:
                 return ()
-            live = self._live(pack)
+            live = self._packs.live(pack)
             num_handed_out = sum(trial.id in pack.handed_out for trial in live)
-            places = min(self._places(pack), num_handed_out + free)
+            places = min(self._packs.places(pack), num_handed_out + free)
             self._queue.fill(pack, places=places, num_live=len(live), num_idle=self._num_idle)
             # Those that an earlier call set aside, or even began, before it failed are among them.
-            new = [trial for trial in self._live(pack) if trial.id not in pack.handed_out]
+            new = [trial for trial in self._packs.live(pack) if trial.id not in pack.handed_out]
             return self._attempts.hand_out(pack, new)
 
     def split(self, key: str, places: int, message: str, *, is_of_all: bool = True) -> None:
@@ -198,11 +191,11 @@ class Generation:
             PackOverError: the pack has been given up.
         """
         with self._acting():
-            pack = self._known(key)
+            pack = self._packs.known(key)
             if is_of_all:
                 self._packing.settle(pack.structure, places)
             self.tell(f"A pack is split up: {message}")
-            for trial in reversed(self._live(pack)):
+            for trial in reversed(self._packs.live(pack)):
                 if not is_of_all:
                     self._packing.limit_company(trial.id, places)
                 if trial.id in pack.attempts:
@@ -218,7 +211,7 @@ class Generation:
             PackOverError: the pack has been given up, and its trials may be in other hands: nothing was recorded.
         """
         with self._acting():
-            pack = self._known(key)
+            pack = self._packs.known(key)
             live = [m for m in messages if self._trials[m.trial_id].state is TrialState.RUNNING]
             now = self._clock.now()
             objective = self._spec.objective
@@ -229,7 +222,7 @@ class Generation:
             ]
             ends = [end_of(message, self._spec) for message in live if message.ending is not None]
             done = {end.trial_id for end in ends}
-            is_pause = self._winding_up is SweepState.PAUSING  # and not overtaken by another wish
+            is_pause = self._course.is_paused  # and not overtaken by another wish
             self._record(
                 reports,
                 [*ends, *self._early_stopper.ends(reports, self._trials, ending=done)],
@@ -242,7 +235,7 @@ class Generation:
     def log(self, key: str, said: Sequence[LaneLines]) -> None:
         """Store what the lanes' code has said; of a pack that has been given up, nothing."""
         with self._lock:
-            pack = self._packs.get(key)
+            pack = self._packs.find(key)
             attempts = {} if pack is None else pack.parted | pack.attempts
         if batches := log_lines_of(said, attempts):
             self._store.append_logs(self._lease, batches)
@@ -259,7 +252,7 @@ class Generation:
         end for good.
         """
         with self._acting():
-            pack = self._packs.get(key)
+            pack = self._packs.find(key)
             if pack is None:
                 return
             if pack.lost is None:  # or a failed call has been here
@@ -273,13 +266,13 @@ class Generation:
                     self._lose(trial, pack, pack.lost)
                 pack.trial_ids.pop()  # only now: a call that fails is made again
             self._rest_idle()
-            del self._packs[key]
+            self._packs.remove(pack)
 
     @property
     def open_packs(self) -> Sequence[str]:
         """The keys of the packs that are not over."""
         with self._lock:
-            return list(self._packs)
+            return [pack.key for pack in self._packs]
 
     @property
     def is_over(self) -> bool:
@@ -287,12 +280,12 @@ class Generation:
         nothing runs any more: what still waits for a worker may go.
         """
         with self._lock:
-            if self._is_leaving and self._winding_up in _GOING_ON:
-                return not any(t.id in pack.attempts for pack in self._packs.values() for t in self._live(pack))
-            if self._winding_up is SweepState.RUNNING:
+            if self._course.hands_over:
+                return not self._packs.is_training
+            if self._course.makes_trials:
                 return False
             states = {trial.state for trial in self._trials.values()}
-            if self._winding_up is SweepState.PAUSING:
+            if self._course.is_paused:
                 return TrialState.RUNNING not in states
             return all(state.is_ended for state in states)
 
@@ -311,7 +304,7 @@ class Generation:
             if self._is_done:
                 return
             self._book.read_again()
-            if self._winding_up is SweepState.STOPPING:
+            if self._course.is_stopped:
                 self._cancel_waiting()
             plan = self._open_plan(sweep, self.trials)
             early_stopper = self._early_stopper
@@ -319,10 +312,11 @@ class Generation:
                 early_stopper = EarlyStopper(store=self._store, spec=sweep.spec)
                 early_stopper.load(self.trials)
             # From here on nothing can fail: whoever has to call again finds none of it done.
-            self._sweep, self._spec, self._plan, self._early_stopper = sweep, sweep.spec, plan, early_stopper
+            self._sweep, self._spec, self._early_stopper = sweep, sweep.spec, early_stopper
             self._book.amend(sweep, plan)
+            self._source.amend(sweep, plan)
             self._packing.amend(sweep.spec, most_at_once=plan.most_at_once)
-            self._losses.forget(found := self._unheld())  # what failed has all its retries again
+            self._losses.forget(found := self._packs.unheld())  # what failed has all its retries again
             self._queue.put(found)
             self._make_way()
 
@@ -338,10 +332,10 @@ class Generation:
     def pause(self) -> None:
         """No new trials; those that run rest at their next report, those that wait for a worker now."""
         with self._acting():
-            if self._winding_up not in (SweepState.RUNNING, SweepState.PAUSING):
+            if self._course.is_stopped or self._course.is_cancelled:
                 return
-            self._winding_up = SweepState.PAUSING
-            self._put_back_waiting()
+            self._course.winding_up = SweepState.PAUSING
+            self._packs.put_back_waiting()
             self._rest_idle()
 
     def leave(self) -> None:
@@ -349,22 +343,22 @@ class Generation:
         report; but the sweep is not paused: the next generation goes on with it.
         """
         with self._acting():
-            self._is_leaving = True
-            self._put_back_waiting()
+            self._course.is_leaving = True
+            self._packs.put_back_waiting()
 
     def stop(self) -> None:
         """No new trials; those that run go on to their end. Trials that never started, or rest, are cancelled."""
         with self._acting():
-            if self._winding_up is SweepState.CANCELLING:
+            if self._course.is_cancelled:
                 return
-            self._winding_up = SweepState.STOPPING
+            self._course.winding_up = SweepState.STOPPING
             self._cancel_waiting()
 
     def expect_cancel(self) -> None:
         """Start nothing more, and take the death of a worker for the cancel's. Waits neither for the store nor for a
         call that does.
         """
-        self._winding_up = SweepState.CANCELLING
+        self._course.winding_up = SweepState.CANCELLING
 
     def cancel(self) -> None:
         """End every trial now. The conductor kills the workers."""
@@ -376,7 +370,9 @@ class Generation:
     def outcome(self) -> Outcome:
         """How the sweep ends, or rests, once :meth:`next_pack` has said DONE."""
         with self._lock:
-            return outcome_of(self._spec, self.trials, self._winding_up, self._busy_time(self._clock.now()))
+            return outcome_of(
+                self._spec, self.trials, self._course.winding_up, self._source.busy_time(self._clock.now())
+            )
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -395,75 +391,21 @@ class Generation:
     def _read_again(self) -> None:
         self._queue.put(trial.id for trial in self._book.read_again())
         # Only trials of open packs can have got reports in the call that failed.
-        self._early_stopper.load(self._trials[trial_id] for pack in self._packs.values() for trial_id in pack.trial_ids)
+        self._early_stopper.load(self._trials[trial_id] for trial_id in self._packs.trial_ids)
         self._end_strays("The answer to its start was lost.")
         self._is_in_doubt = False
 
     def _end_strays(self, message: str) -> None:
-        own = {attempt_id for pack in self._packs.values() for attempt_id in pack.attempts.values()}
-        self._attempts.end_all_but(own, message)
+        self._attempts.end_all_but(self._packs.attempt_ids, message)
 
     @property
     def _num_idle(self) -> int:
         """Packs that could run besides."""
         return min(self._spec.resources.parallel, self._allowance.startable) - len(self._packs)
 
-    def _live(self, pack: Pack) -> Sequence[Trial]:
-        """The pack's trials that have not ended."""
-        trials = [self._trials[trial_id] for trial_id in pack.trial_ids]
-        return [trial for trial in trials if not trial.state.is_ended]
-
-    def _is_trying(self, pack: Pack) -> bool:
-        """Whether its worker finds out how many trials of its structure can be trained at once."""
-        return not self._packing.is_settled(pack.structure) and self._places(pack) > 1
-
-    def _put_back_surplus(self, pack: Pack) -> None:
-        """Since its trials were set aside, another pack may have found out that fewer can be trained at once."""
-        surplus = [trial.id for trial in self._live(pack)[self._places(pack) :] if trial.id not in pack.attempts]
-        self._queue.put_first(surplus)
-        pack.trial_ids = [trial_id for trial_id in pack.trial_ids if trial_id not in surplus]
-
-    def _places(self, pack: Pack) -> int:
-        return self._packing.places(pack.structure, self._live(pack))
-
-    def _known(self, key: str) -> Pack:
-        pack = self._packs.get(key)
-        if pack is None:
-            raise PackOverError(f"The pack {key} has been given up.")
-        return pack
-
-    def ask(self) -> int:
-        """Have the plan make new trials and queue them. Called by the queue, within the other calls."""
-        if not self._makes_trials:
-            return 0
-        now = self._clock.now()
-        new = self._plan.next_trials(now, self._busy_time(now))
-        if new:
-            self._store.add_trials(self._lease, new)
-        for trial in new:
-            self._book.take(trial)
-        self._queue.put(trial.id for trial in new)
-        return len(new)
-
-    @property
-    def num_askable(self) -> int:
-        """Trials that could be asked for now; called by the queue."""
-        return self._plan.num_askable if self._makes_trials else 0
-
-    @property
-    def _makes_trials(self) -> bool:
-        return self._winding_up is SweepState.RUNNING and not self._is_leaving
-
-    @property
-    def _lets_rest(self) -> bool:
-        """Whether what runs is to leave its pack with a checkpoint, and nothing is to start."""
-        return self._winding_up is SweepState.PAUSING or (self._is_leaving and self._winding_up in _GOING_ON)
-
-    def _busy_time(self, now: datetime) -> timedelta:
-        """How long the sweep's packs have taken; not asked where nothing depends on it."""
-        if self._spec.budget.gpu_hours is None:
-            return timedelta(0)
-        return self._store.busy_time(self._sweep.id).until(now)
+    def _make_way(self) -> None:
+        parallel, allowance = self._spec.resources.parallel, self._allowance
+        self._packs.make_way(most=min(parallel, allowance.most), startable=min(parallel, allowance.startable))
 
     def _record(self, reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str] = ()) -> None:
         self._losses.forget(self._book.record(reports, ends, rests))
@@ -472,14 +414,14 @@ class Generation:
         """Whether a lane is to leave its pack after its report, and why."""
         if self._trials[trial_id].state.is_ended:
             return Departure.ENDED
-        return Departure.RESTS if pack.gives_way or self._lets_rest else None
+        return Departure.RESTS if pack.gives_way or self._course.lets_rest else None
 
     def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
         """These trials have left the pack. Those that do not rest by now, for their pack has given way, or this process
         ends, or the user has asked for a stop since, go on in another.
         """
         message = "Fewer packs run at once now." if pack.gives_way else "The sweep was paused for a moment."
-        message = "The service is shutting down." if self._is_leaving else message
+        message = "The service is shutting down." if self._course.is_leaving else message
         for trial_id in trial_ids:
             attempt_id = pack.attempts.get(trial_id)
             if attempt_id is None:  # a failed call has been here
@@ -489,39 +431,13 @@ class Generation:
                 self._queue.put([trial_id])
             pack.part(trial_id)
 
-    def _make_way(self) -> None:
-        """Of more packs than may run now the newest give way, first those that have not begun: their trials leave them
-        at their next report, with a checkpoint, and wait for another.
-        """
-        most = min(self._spec.resources.parallel, self._allowance.most)
-        for place, pack in enumerate(sorted(self._packs.values(), key=lambda pack: not pack.node)):
-            pack.gives_way = place >= (most if pack.node else min(most, self._allowance.startable))
-            if pack.gives_way and not pack.node:
-                self._put_back(pack)
-
-    def _unheld(self) -> Sequence[str]:
-        """Trials that somebody must train and nobody knows of: neither in a pack nor in the queue."""
-        held = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
-        return [t.id for t in self.trials if not t.state.is_ended and t.id not in held and not self._queue.holds(t.id)]
-
-    def _put_back_waiting(self) -> None:
-        """Packs whose worker is not up yet will find nothing to do."""
-        for pack in self._packs.values():
-            if not pack.node:
-                self._put_back(pack)
-
-    def _put_back(self, pack: Pack) -> None:
-        """Nobody will train what was set aside for it."""
-        self._queue.put_first(trial.id for trial in self._live(pack))
-        pack.trial_ids.clear()
-
     def _rest_idle(self) -> None:
         """In a pause, trials that have started and are in no pack rest. They stay in the queue: a stop that comes
         before they are stored as resting finds them there.
         """
-        if self._winding_up is not SweepState.PAUSING:
+        if not self._course.is_paused:
             return
-        busy = {trial_id for pack in self._packs.values() for trial_id in pack.trial_ids}
+        busy = self._packs.trial_ids
         idle = [t.id for t in self.trials if t.state is TrialState.RUNNING and t.id not in busy]
         if idle:
             self._record((), (), idle)
@@ -529,18 +445,18 @@ class Generation:
     def _lost(self, pack: Pack, loss: Loss | None, explanation: str) -> LostPack:
         return LostPack(
             loss=loss or Loss.WORKER,
-            num_lanes=len(self._live(pack)),
-            is_trying=loss is not None and loss.may_be_own_making and self._is_trying(pack),
+            num_lanes=len(self._packs.live(pack)),
+            is_trying=loss is not None and loss.may_be_own_making and self._packs.is_trying(pack),
             message=loss.told(pack.node, explanation) if loss else "Its worker ended without a result.",
         )
 
     def _lose(self, trial: Trial, pack: Pack, lost: LostPack) -> None:
         """Another attempt for a trial whose pack was lost; the end for one that has lost too many."""
-        if self._winding_up is SweepState.CANCELLING:
+        if self._course.is_cancelled:
             self._cancel([trial])
             return
         attempt_id = pack.attempts.get(trial.id)
-        if self._lets_rest:  # nobody has to try again now
+        if self._course.lets_rest:  # nobody has to try again now
             if attempt_id is not None:
                 self._attempts.end(attempt_id, lost.message)
             self._queue.put([trial.id])
@@ -553,7 +469,7 @@ class Generation:
         if attempt_id is not None:
             self._attempts.end(attempt_id, lost.message)
         # A user who stops a sweep does not want what has not even started.
-        if trial.state is TrialState.PENDING and self._winding_up is SweepState.STOPPING:
+        if trial.state is TrialState.PENDING and self._course.is_stopped:
             self._cancel([trial])
             return
         self._losses.add(trial.id, lost)

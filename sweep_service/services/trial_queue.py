@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from sweep_service.domain.resources import Resources
@@ -14,8 +14,8 @@ from sweep_service.services.packing import Pack, Packing
 class NewTrials(Protocol):
     """Where trials come from when none waits."""
 
-    def ask(self) -> int:
-        """Have new trials made and put into the queue; how many, 0 for now none."""
+    def ask(self) -> Sequence[str]:
+        """New trials, stored; none: for now there is none to make."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class TrialQueue:
                 trial_id = self._waiting.popleft()
                 if not self._trials[trial_id].state.is_ended:
                     return trial_id
-            if not self._new.ask():
+            if not self._ask():
                 return None
 
     def fill(self, pack: Pack, *, places: int, num_live: int, num_idle: int) -> None:
@@ -78,10 +78,15 @@ class TrialQueue:
                     self._waiting.remove(trial_id)
                 pack.trial_ids += found
                 wanted -= len(found)
-            elif asks > 0 and (num_new := self._new.ask()):
+            elif asks > 0 and (num_new := self._ask()):
                 asks -= num_new  # those of another structure count as well: they wait for a pack of theirs
             else:
                 return
+
+    def _ask(self) -> int:
+        new = self._new.ask()
+        self.put(new)
+        return len(new)
 
     def has_others_than(self, structure: str) -> bool:
         """Whether a trial waits that could not be trained in a pack of that structure."""
