@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -120,14 +120,15 @@ class FloatRange(Strict):
         """The largest value that can be drawn: ``high``, or the last point of the grid below it."""
         return self.high if self.step is None else self._point(self._num_steps)
 
-    # The grid is computed in decimal, as it was written: in binary 3 × 0.3 falls short of 0.9, and 0.3 / 0.1 of 3.
+    # The grid is computed exactly, from the decimals that were written: in binary 3 × 0.3 falls short of 0.9, and
+    # 0.3 / 0.1 of 3; with a limited number of digits the last point may lie above ``high``.
 
     @property
     def _num_steps(self) -> int:
-        return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step)))
+        return (Fraction(str(self.high)) - Fraction(str(self.low))) // Fraction(str(self.step))
 
     def _point(self, index: int) -> float:
-        return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
+        return float(Fraction(str(self.low)) + index * Fraction(str(self.step)))
 
     def contains(self, value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high

@@ -49,11 +49,11 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_where_its_trials_rest(
     sweep_id = stack.client.submit(spec_named("paused"))["id"]
     pause_in_mid_training(stack, sweep_id, after=500)
     resting = {trial["id"]: trial for trial in trials_of(stack, sweep_id) if trial["state"] == "resting"}
-    assert len(resting) >= 4
+    assert sum(trial["last_step"] >= 500 for trial in resting.values()) >= 4  # a second pack may have begun since
     assert {trial["state"] for trial in trials_of(stack, sweep_id)} <= {"completed", "resting", "pending"}
     for trial in resting.values():
         assert [attempt["state"] for attempt in trial["attempts"]] == ["preempted"]
-        assert 500 <= trial["last_step"] < STEPS
+        assert EVERY <= trial["last_step"] < STEPS
     await_that(lambda: not stack.pids("ray::Trainer.train"), what="nobody to train")
     parent, children = runs_of(mlflow_client, "paused", sweep_id)
     assert {run.info.status for run in (parent, *children)} <= {"RUNNING", "FINISHED"}

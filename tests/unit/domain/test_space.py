@@ -74,6 +74,7 @@ def test_a_range_survives_its_document(dimension: Any) -> None:
         (0.0, 1.0, 0.4, [0.0, 0.4, 0.8]),
         (1.0, 1.0, 0.5, [1.0]),
         (-1.0, 1.0, 1.0, [-1.0, 0.0, 1.0]),
+        (-1.0, -1e-160, 1.0, [-1.0]),  # -1 + 1 is above
     ],
 )
 def test_a_grid_has_the_points_that_were_written(low: float, high: float, step: float, points: list[float]) -> None:
