@@ -44,7 +44,7 @@ _LIBRARIES = (
 
 class ConductorActor:
     """A conductor in a process of its own. What packs call is that of
-    :class:`~sweep_service.services.conductor.Conductor`; they know of the actor only once it runs.
+    :class:`~sweep_service.services.pack_desk.PackDesk`; they know of the actor only once it runs.
     """
 
     def __init__(self, name: str) -> None:
@@ -115,31 +115,31 @@ class ConductorActor:
         return True
 
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
-        return self._conductor.begin(pack, node, worker)
+        return self._conductor.packs.begin(pack, node, worker)
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
-        return self._conductor.report(pack, messages)
+        return self._conductor.packs.report(pack, messages)
 
     def settle(self, pack: str, places: int, reason: str) -> None:
-        self._conductor.settle(pack, places, reason)
+        self._conductor.packs.settle(pack, places, reason)
 
     def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
-        return self._conductor.refill(pack, free)
+        return self._conductor.packs.refill(pack, free)
 
     def split(self, pack: str, places: int, message: str, *, is_of_all: bool) -> None:
-        self._conductor.split(pack, places, message, is_of_all=is_of_all)
+        self._conductor.packs.split(pack, places, message, is_of_all=is_of_all)
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
-        return self._conductor.log(pack, said)
+        return self._conductor.packs.log(pack, said)
 
     def note(self, trial_id: str, message: str) -> None:
-        self._conductor.note(trial_id, message)
+        self._conductor.packs.note(trial_id, message)
 
     def warn(self, message: str) -> None:
-        self._conductor.warn(message)
+        self._conductor.packs.warn(message)
 
     def explain(self, pack: str, message: str) -> None:
-        self._conductor.explain(pack, message)
+        self._conductor.packs.explain(pack, message)
 
 
 def _load_libraries() -> None:

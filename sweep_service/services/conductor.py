@@ -1,8 +1,8 @@
 """The conductor: runs one generation of one sweep. Knows nothing of Ray: its packs run behind
 :class:`~sweep_service.services.supply.PackRunner`.
 
-Beside the calls of the packs it has the threads that keep its lease; the watch, which looks for what a user has asked;
-and the delivery, which carries reports to the tracking server.
+It has the threads that keep its lease; the watch, which looks for what a user has asked; and the delivery, which
+carries reports to the tracking server. Packs call it in threads of theirs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
 
 from sweep_service.domain.errors import (
     ClusterLostError,
@@ -26,24 +24,23 @@ from sweep_service.domain.errors import (
     SweepServiceError,
     TrainableMissingError,
 )
-from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
-from sweep_service.domain.trial import Cluster, Lease, Standing, Sweep, Trial
+from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.domain.trial import Cluster, Lease, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
-from sweep_service.services.limits import allowance_of, limits_of
-from sweep_service.services.losses import Loss
 from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
-from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
+from sweep_service.services.pack_desk import PackDesk
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.ranking import with_checkpoints
 from sweep_service.services.results import summarise
 from sweep_service.services.supply import PackRunner, PackSupply
+from sweep_service.services.wishes import Wishes
+from sweep_service.services.workers import Workers
 from sweep_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,15 +52,13 @@ _MOST_LOST_AT_ONCE = 32  # packs of which it is found out at the same time why; 
 
 LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
 
-_T = TypeVar("_T")
-
 
 class _LetGoError(SweepServiceError):
     """This conductor ends before its sweep does; its lease is still its own."""
 
 
 class Conductor:
-    """Runs one sweep under one lease. Packs call what stands first."""
+    """Runs one sweep under one lease. ``packs`` is what the workers of its packs call."""
 
     def __init__(
         self,
@@ -85,92 +80,29 @@ class Conductor:
         self._clock = clock
         self._open_search = open_search
         self._importance = Importance(weigh_parameters)
-        self._limits: Sequence[PackLimit] = ()  # that the sweep is under
         self._runner = runner
         self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
-        self._workers: dict[str, Any] = {}  # pack -> handle of the process that trains it
-        self._finders = ThreadPoolExecutor(max_workers=_MOST_LOST_AT_ONCE, thread_name_prefix="lost")
         self._packs_over = threading.Event()
         self._over = threading.Event()
+        self._workers = Workers(name, runner)
+        self._wishes = Wishes(
+            store=store, sweep_id=lease.sweep_id, limits=settings.limits, end_workers=self._workers.end
+        )
+        self.packs = PackDesk(
+            name=name,
+            store=store,
+            lease=lease,
+            workers=self._workers,
+            wishes=self._wishes,
+            over=self._over,
+            raise_if_lost=self._raise_if_lost,
+        )
         self._keeper = LeaseKeeper(store=store, lease=lease, settings=settings, over=self._over, on_loss=self._lose)
         self._lost: Exception | None = None  # why this conductor may not write any more
-        self._obeyed = SweepState.RUNNING  # what a user has asked for and got
-        self._standing: Standing | None = None  # when the watch looked last
-        self._has_news = threading.Event()  # it has changed since, or all is over
         self._is_leaving = False  # this process is to end
-
-    # --- called by packs ----------------------------------------------------------------------------------------------
-
-    def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
-        """A pack's worker is up; the answer is what it trains."""
-        self._workers[pack] = worker
-        has_lanes = False
-        try:
-            order = self._patiently(lambda generation: self._begin(generation, pack, node))
-            has_lanes = bool(order.lanes)
-            return order
-        finally:
-            if not has_lanes:  # it is free for others
-                self._workers.pop(pack, None)
-
-    def _begin(self, generation: Generation, pack: str, node: str) -> PackOrder:
-        """Others may have begun packs since this one was set aside."""
-        self._look_at_limits(generation)
-        return generation.begin(pack, node=node)
-
-    def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
-        """What the lanes of a pack say; the answer names those that are to leave it."""
-        return self._patiently(lambda generation: generation.report(pack, messages))
-
-    def settle(self, pack: str, places: int, reason: str) -> None:
-        """What a pack's worker has found out of how many trials to train at once; of 1, why not more."""
-        self._patiently(lambda generation: generation.settle(pack, places, reason))
-
-    def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
-        """Trials for free places of a pack."""
-        return self._patiently(lambda generation: generation.refill(pack, free))
-
-    def split(self, pack: str, places: int, message: str, *, is_of_all: bool) -> None:
-        """A pack ends because it has too many lanes; its trials go on in packs of at most so many."""
-        self._patiently(lambda generation: generation.split(pack, places, message, is_of_all=is_of_all))
-
-    def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
-        """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""
-        try:
-            if self._generation is not None:
-                self._generation.log(pack, said)
-        except StoreUnavailableError:
-            return False
-        return True
-
-    def note(self, trial_id: str, message: str) -> None:
-        """What a worker has to say of a trial beside its results."""
-        self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id))
-
-    def warn(self, message: str) -> None:
-        """What a worker has to say of the sweep. Once, however many say it."""
-        self._patiently(lambda generation: generation.tell(message))
-
-    def explain(self, pack: str, message: str) -> None:
-        """Why a pack's worker is about to end without a result."""
-        logger.warning("%s: the worker of pack %s ends: %s", self._name, pack, message)
-        if self._supply is not None:
-            self._supply.explain(pack, message)
-
-    def _patiently(self, call: Callable[[Generation], _T]) -> _T:
-        """A worker waits for the store, at the longest until the guard ends it: what it has trained is worth that."""
-        generation = self._generation
-        assert generation is not None
-        while True:
-            self._raise_if_lost()
-            try:
-                return call(generation)
-            except StoreUnavailableError:
-                if self._over.wait(RETRY_S):
-                    raise
 
     # --- called from outside ------------------------------------------------------------------------------------------
 
@@ -180,7 +112,7 @@ class Conductor:
         Returns at once.
         """
         self._is_leaving = True
-        self._has_news.set()
+        self._wishes.tell_news()
         threading.Thread(target=self._leave, args=[within], name="leave", daemon=True).start()
 
     def _leave(self, within: timedelta) -> None:
@@ -219,17 +151,17 @@ class Conductor:
             self._fail(error)
         finally:
             self._over.set()
-            self._end_workers()
-            self._finders.shutdown(wait=False)
+            self._workers.close()
 
     def _conduct(self, sweep: Sweep) -> None:
         generation = self._open_generation(sweep)
-        supply = PackSupply(generation, on_over=self._let_go, on_fault=self._end_workers)
-        self._limits = limits_of(sweep.project, sweep.spec.labels, self._settings.limits)
+        supply = PackSupply(generation, on_over=self._workers.pack_over, on_fault=self._workers.end)
         self._generation, self._supply = generation, supply
+        self._wishes.open(generation, sweep)
+        self.packs.open(generation, supply)
         generation.take_up()
-        self._look_at_limits(generation)
-        self._obey(sweep.state)
+        self._wishes.look_at_limits()
+        self._wishes.obey(sweep.state)
         delivering = threading.Thread(target=self._deliver, name="delivery", daemon=True)
         delivering.start()
         try:
@@ -307,9 +239,9 @@ class Conductor:
         to be run.
         """
         with suppress(IllegalMoveError):  # a user was faster
-            if self._asked() is SweepState.STARTING:
+            if self._wishes.asked() is SweepState.STARTING:
                 self._store.move_sweep(self._lease, SweepState.RUNNING)
-        self._obey(self._asked())
+        self._wishes.obey(self._wishes.asked())
         return self._supply is not None and not self._supply.is_over
 
     def _run_packs(self, generation: Generation, supply: PackSupply, resources: Resources) -> None:
@@ -325,7 +257,7 @@ class Conductor:
                 self._raise_if_lost()
                 logger.exception("%s: the controller of the packs ended.", self._name)
                 was_any_open = supply.lose_open_packs(f"Ray ended its pack: {error}")
-                self._end_workers()
+                self._workers.end()
                 if not was_any_open:
                     raise
             else:
@@ -349,7 +281,7 @@ class Conductor:
             self._store.move_sweep(self._lease, outcome.state, reason=outcome.reason, message=outcome.message)
         except IllegalMoveError as error:
             logger.info("%s: %s Doing what it is asked now.", self._name, error)
-            self._obey(self._asked())
+            self._wishes.obey(self._wishes.asked())
             return False
         self._over.set()
         self._store.release_lease(self._lease)
@@ -359,7 +291,7 @@ class Conductor:
     def _hand_over(self, reason: str) -> None:
         """Leave the sweep, in the state that it is in, to the next generation."""
         self._over.set()
-        self._end_workers()
+        self._workers.end()
         self._store.release_lease(self._lease)
         logger.info("%s: the next generation goes on. %s", self._name, reason)
 
@@ -381,10 +313,9 @@ class Conductor:
                 except (IllegalMoveError, SpecChangedError) as error:  # a user has asked for something else meanwhile
                     logger.info("%s: %s Doing what it is asked now.", self._name, error)
                     continue
-            if self._asked() is SweepState.PAUSING and self._rest(PAUSED):
+            if self._wishes.asked() is SweepState.PAUSING and self._rest(PAUSED):
                 return
-            self._has_news.wait(pause)
-            self._has_news.clear()
+            self._wishes.await_news(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _ending(self, outcome: Outcome) -> Sweep:
@@ -412,6 +343,8 @@ class Conductor:
         if self._lost is not None:
             return
         self._generation = None  # from here on the store alone is asked and told
+        self._wishes.close()
+        self.packs.close()
         fact = str(error) if isinstance(error, SweepServiceError) else f"{type(error).__name__}: {error}"
         outcome = Outcome(
             state=SweepState.FAILED, reason=SweepReason.ERROR, message=f"The conductor failed: {fact}"[:2000]
@@ -451,7 +384,7 @@ class Conductor:
         is_store_away = False
         while not self._over.wait(self._settings.poll_interval.total_seconds()):
             try:
-                self._look_for_wishes()
+                self._wishes.look()
                 is_store_away = False
             except LeaseLostError as error:
                 self._lose(error)
@@ -463,81 +396,15 @@ class Conductor:
             except Exception:
                 logger.exception("%s: the watch stumbled.", self._name)
 
-    def _look_for_wishes(self) -> None:
-        standing = self._store.get_standing(self._lease.sweep_id)
-        if standing != self._standing:
-            self._standing = standing
-            self._has_news.set()
-        generation = self._generation
-        try:
-            # First: what is to be tried again is among what a stop cancels.
-            if generation is not None and generation.revision != standing.revision:
-                generation.amend(self._store.get_sweep(self._lease.sweep_id))
-        finally:  # whatever comes of that, a cancel must get through
-            self._obey(standing.state)
-        if generation is not None:
-            self._look_at_limits(generation)
-
-    def _look_at_limits(self, generation: Generation) -> None:
-        """Let as many packs run as the limits leave to this sweep among those that run now."""
-        if self._limits:
-            demands = self._store.list_demands(CONDUCTED)
-            generation.allow(allowance_of(self._lease.sweep_id, demands, self._settings.limits))
-
-    def _asked(self) -> SweepState:
-        """Where users want the sweep."""
-        return self._store.get_standing(self._lease.sweep_id).state
-
-    def _obey(self, asked: SweepState) -> None:
-        """Do what a user has asked for, again and again until it is done: the store may fail in the middle of it."""
-        generation = self._generation
-        if generation is None or asked is self._obeyed:
-            return
-        if asked is SweepState.PAUSING:
-            generation.pause()
-        elif asked is SweepState.STOPPING:
-            generation.stop()
-        elif asked is SweepState.CANCELLING:
-            generation.expect_cancel()
-            self._end_workers()  # before anything that needs the store
-            generation.cancel()
-            self._end_workers()  # those that came up in between
-        self._obeyed = asked
-
     def _lose(self, error: Exception) -> None:
         """Stop everything: whatever this conductor wrote from now on could contradict the next one."""
         self._lost = error
         self._over.set()
-        self._has_news.set()
+        self._wishes.tell_news()
         if self._supply is not None:
             self._supply.fail(error)
-        self._end_workers()
+        self._workers.end()
 
     def _raise_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost
-
-    def _let_go(self, pack: str, lost: bool) -> Future[Loss] | None:
-        """A pack is over; if it was lost, find out why, beside the controller: nodes are slow to be known as gone."""
-        worker = self._workers.pop(pack, None)
-        return self._finders.submit(self._why_lost, pack, worker) if lost else None
-
-    def _why_lost(self, pack: str, worker: Any | None) -> Loss:
-        if worker is None:  # it has not begun
-            return Loss.PLACE
-        try:
-            loss = self._runner.why_lost(pack, worker)
-        except Exception:  # nothing speaks against its trials
-            logger.exception("%s: why the pack %s was lost cannot be found out.", self._name, pack)
-            return Loss.PLACE
-        logger.warning("%s: the pack %s was lost: %s.", self._name, pack, loss)
-        return loss
-
-    def _end_workers(self) -> None:
-        found = {pack: self._workers.pop(pack, None) for pack in list(self._workers)}
-        workers = {pack: worker for pack, worker in found.items() if worker is not None}
-        if workers:
-            try:
-                self._runner.end(workers)
-            except Exception:
-                logger.exception("%s: the workers of %s could not be ended.", self._name, ", ".join(workers))

@@ -72,11 +72,11 @@ class FakePacks:
         conductor = self.conductor
         assert conductor is not None
         try:
-            order = conductor.begin(key, "node", f"worker of {key}")
+            order = conductor.packs.begin(key, "node", f"worker of {key}")
             self.during(key, order)
             messages = [last_message(lane.trial_id) for lane in order.lanes]
             if messages:
-                conductor.report(key, messages)
+                conductor.packs.report(key, messages)
         except WorkerDiedError:
             supply.pack_over(key, lost=True)
         except (LeaseLostError, PackOverError):

@@ -27,7 +27,7 @@ def fail(house: House, key: str, order: PackOrder) -> None:
     conductor = house.packs.conductor
     assert conductor is not None
     end: dict[str, Any] = {"step": 10, "metrics": {}, "ending": TrialEnding.ERROR, "message": "no file"}
-    conductor.report(key, [LaneMessage(trial_id=lane.trial_id, **end) for lane in order.lanes])
+    conductor.packs.report(key, [LaneMessage(trial_id=lane.trial_id, **end) for lane in order.lanes])
 
 
 def all_completed(house: House) -> int:

@@ -21,8 +21,8 @@ def rest(house: House, key: str, order: PackOrder) -> None:
     assert conductor is not None
     for step in range(1, 2000):
         messages = [at_work(lane.trial_id, step) for lane in order.lanes]
-        if conductor.report(key, messages):
-            conductor.report(key, [resting(lane.trial_id, step) for lane in order.lanes])
+        if conductor.packs.report(key, messages):
+            conductor.packs.report(key, [resting(lane.trial_id, step) for lane in order.lanes])
             return
         threading.Event().wait(0.005)
     raise AssertionError("nobody asked it to rest")

@@ -54,7 +54,7 @@ def test_a_worker_that_could_not_be_told_what_to_train_is_let_go(house: House) -
         if not refused:
             assert house.packs.conductor is not None
             with pytest.raises(PackOverError) as caught:
-                house.packs.conductor.begin("a pack that has been given up", "node", "worker of another sweep")
+                house.packs.conductor.packs.begin("a pack that has been given up", "node", "worker of another sweep")
             refused.append(caught.value)
 
     house.packs.during = begin_too_late
@@ -80,7 +80,7 @@ def test_what_a_worker_says_of_its_end_is_kept_with_the_attempt(house: House) ->
     def end_once(key: str, order: PackOrder) -> None:
         for text in ends:
             assert house.packs.conductor is not None
-            house.packs.conductor.explain(key, text)
+            house.packs.conductor.packs.explain(key, text)
             raise WorkerDiedError
 
     house.packs.during = end_once
@@ -107,7 +107,7 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
     def note(key: str, order: PackOrder) -> None:
         if key == "pack-1":
             assert house.packs.conductor is not None
-            house.packs.conductor.note(order.lanes[0].trial_id, "its checkpoint cannot be read")
+            house.packs.conductor.packs.note(order.lanes[0].trial_id, "its checkpoint cannot be read")
 
     house.packs.during = note
     house.run()
@@ -118,7 +118,7 @@ def test_a_workers_note_on_a_trial_is_an_event_of_the_sweep(house: House) -> Non
 def test_what_workers_warn_of_is_an_event_of_the_sweep_and_once(house: House) -> None:
     def warn(key: str, order: PackOrder) -> None:
         assert house.packs.conductor is not None
-        house.packs.conductor.warn("no CUDA")
+        house.packs.conductor.packs.warn("no CUDA")
 
     house.packs.during = warn
     house.run()
@@ -131,12 +131,12 @@ def test_what_a_pack_says_is_kept_with_its_attempt_and_once(house: House) -> Non
         conductor = house.packs.conductor
         assert conductor is not None
         (lane,) = order.lanes
-        assert conductor.log(key, [said(lane.trial_id, 0, "one", "two")])
+        assert conductor.packs.log(key, [said(lane.trial_id, 0, "one", "two")])
         for fail, sent in (("before", ("two", "three")), ("after", ("two", "three")), (None, ("two", "three", "four"))):
             house.store.fails.append(fail)
-            assert conductor.log(key, [said(lane.trial_id, 1, *sent)]) is (fail is None)
-        conductor.log(key, [said("trl_of_another_pack", 0, "lost")])
-        conductor.log("pack that was given up", [said(lane.trial_id, 9, "too late")])
+            assert conductor.packs.log(key, [said(lane.trial_id, 1, *sent)]) is (fail is None)
+        conductor.packs.log(key, [said("trl_of_another_pack", 0, "lost")])
+        conductor.packs.log("pack that was given up", [said(lane.trial_id, 9, "too late")])
 
     house.packs.during = talk
     assert house.run().state is SweepState.COMPLETED
@@ -150,7 +150,7 @@ def test_lines_that_a_store_does_not_take_hold_up_nothing(house: House) -> None:
     def talk(key: str, order: PackOrder) -> None:
         house.store.fails.append("before")
         assert house.packs.conductor is not None
-        assert house.packs.conductor.log(key, [said(order.lanes[0].trial_id, 0, "a word")]) is False
+        assert house.packs.conductor.packs.log(key, [said(order.lanes[0].trial_id, 0, "a word")]) is False
 
     house.packs.during = talk
     assert house.run().state is SweepState.COMPLETED

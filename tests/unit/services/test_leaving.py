@@ -96,8 +96,8 @@ def test_a_conductor_lets_go_of_its_sweep_and_of_its_lease(house: House) -> None
         conductor.leave(timedelta(seconds=5))
         trial_id = order.lanes[0].trial_id
         for step in range(1, 1000):
-            if conductor.report(key, [at_work(trial_id, step)]):
-                conductor.report(
+            if conductor.packs.report(key, [at_work(trial_id, step)]):
+                conductor.packs.report(
                     key, [LaneMessage(trial_id=trial_id, step=step, metrics={}, checkpoint="/c/1", rests=True)]
                 )
                 return
@@ -163,9 +163,9 @@ def test_what_a_user_asks_for_at_the_same_time_is_done(house: House, verb: Verb,
         conductor.leave(timedelta(seconds=5))
         trial_id = order.lanes[0].trial_id
         for step in range(1, 1000):
-            departures = conductor.report(key, [at_work(trial_id, step)])
+            departures = conductor.packs.report(key, [at_work(trial_id, step)])
             if departures.get(trial_id) is Departure.RESTS:
-                conductor.report(
+                conductor.packs.report(
                     key, [LaneMessage(trial_id=trial_id, step=step, metrics={}, checkpoint="/c/1", rests=True)]
                 )
             if departures or house.packs.killed:
