@@ -256,6 +256,13 @@ class SweepStore(LogStore, Protocol):
         """
         ...
 
+    def claim_late(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        """Take a sweep that has ended, of which the tracking server has yet to take something, if the time to try that
+        again has come and nobody has a lease on it; the one that is due for longest. It keeps its state; the generation
+        goes up by one (event: SWEEP_CLAIMED). None: there is none.
+        """
+        ...
+
     def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
         """The same lease, valid for another ``ttl`` from now. Raises LeaseLostError."""
         ...
@@ -289,6 +296,12 @@ class SweepStore(LogStore, Protocol):
     def set_results(self, lease: Lease, results: Mapping[str, Any]) -> None:
         """Record leaderboard and verdict (event: SWEEP_VERDICT, whose data is results["verdict"]). Raises
         LeaseLostError.
+        """
+        ...
+
+    def set_tracking_due(self, lease: Lease, wait: timedelta | None) -> None:
+        """The tracking server has not taken everything of a sweep that has ended, or is about to, and is to be tried
+        again after that time; None: it has. A sweep that is opened again is due no more. Raises LeaseLostError.
         """
         ...
 

@@ -58,6 +58,7 @@ class Sweep:
     queued_at: datetime | None = None  # since when it is QUEUED; None: it is not
     started_at: datetime | None = None  # first moment in RUNNING
     ended_at: datetime | None = None
+    tracking_due_at: datetime | None = None  # from when to try again what the tracking server has not taken by the end
     active_since: datetime | None = None  # since when its conductor runs; None: it waits, rests or has ended
     active_before_s: float = 0.0  # for how long conductors have run before that
 

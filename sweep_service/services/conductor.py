@@ -45,6 +45,7 @@ from sweep_service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+SOONEST_LATE, LATEST_LATE = timedelta(seconds=15), timedelta(hours=1)  # until the server is tried again after the end
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
@@ -136,6 +137,9 @@ class Conductor:
             # From here on the lease is short, and this process keeps it alive.
             self._keeper.start()
             sweep = self._store.get_sweep(self._lease.sweep_id)
+            if sweep.state.is_ended:
+                self._deliver_late(sweep)
+                return
             logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
             threading.Thread(target=self._watch, name="watch", daemon=True).start()
             self._conduct(sweep)
@@ -308,7 +312,7 @@ class Conductor:
             delivered = self._delivery.try_finish(ending, trials)
             if delivered or not waits or ending.state is SweepState.CANCELLED:
                 try:
-                    self._end(ending, trials)
+                    self._end(ending, trials, is_delivered=delivered)
                     return
                 except (IllegalMoveError, SpecChangedError) as error:  # a user has asked for something else meanwhile
                     logger.info("%s: %s Doing what it is asked now.", self._name, error)
@@ -327,8 +331,10 @@ class Conductor:
             outcome = STOPPED
         return replace(sweep, state=outcome.state, reason=outcome.reason, message=outcome.message)
 
-    def _end(self, ending: Sweep, trials: Sequence[Trial]) -> None:
+    def _end(self, ending: Sweep, trials: Sequence[Trial], *, is_delivered: bool) -> None:
         self._store.set_results(self._lease, ending.results or {})
+        if not is_delivered:  # its runs are open there
+            self._store.set_tracking_due(self._lease, SOONEST_LATE)
         # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints.
         self._checkpoints.drop_other_trials(keep=with_checkpoints(ending.spec, trials) | {ending.best_trial_id or ""})
         self._store.move_sweep(
@@ -337,6 +343,19 @@ class Conductor:
         self._over.set()
         self._store.release_lease(self._lease)
         logger.info("%s: %s. %s", self._name, ending.state, ending.message)
+
+    def _deliver_late(self, sweep: Sweep) -> None:
+        """Bring to the tracking server what it had not taken when the sweep ended. Where it does not answer again, the
+        next try comes when as much time has gone by again as since the end.
+        """
+        logger.info("%s: delivers what the tracking server has not taken of %r.", self._name, sweep.spec.name)
+        delivered = self._delivery.try_finish(sweep, self._store.list_trials(sweep.id))
+        since_end = self._clock.now() - (sweep.ended_at or sweep.updated_at)
+        wait = None if delivered else min(max(since_end, SOONEST_LATE), LATEST_LATE)
+        self._store.set_tracking_due(self._lease, wait)
+        self._over.set()
+        self._store.release_lease(self._lease)
+        logger.info("%s: %s.", self._name, "all is delivered" if delivered else "the tracking server is tried later")
 
     def _fail(self, error: Exception) -> None:
         """End the sweep FAILED and every trial with it; their runs too, if the tracking server answers."""

@@ -14,6 +14,7 @@ from sweep_service.cluster_port import Conductors, EndedConductor
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreUnavailableError, SweepNotFoundError
 from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.domain.trial import Lease
 from sweep_service.ports import SweepStore
 from sweep_service.services.outcome import cancel_unfinished
 from sweep_service.services.queue_watch import QueueWatch
@@ -22,6 +23,7 @@ from trainables.catalog import Trainable
 logger = logging.getLogger(__name__)
 
 CLUSTER_INTERVAL_S = 5.0  # between looks at the cluster's nodes
+LATE_RETRY = timedelta(minutes=10)  # after a conductor that was to deliver what is late could not start
 MAX_FAILED_STARTS = 3  # of one sweep, after which it is the sweep that is given up
 
 
@@ -57,6 +59,7 @@ class Dispatcher:
         self._is_published = False  # the catalogue, as it is known now
         self._ended: list[EndedConductor] = []  # conductors that are gone and not settled yet
         self._failed_starts: Counter[str] = Counter()  # in a row, by sweep
+        self._late: Lease | None = None  # of the ended sweep whose results are being brought to the tracking server
 
     def run(self, ended: threading.Event) -> None:
         """Dispatch until the event is set.
@@ -100,11 +103,7 @@ class Dispatcher:
         if lease is None:
             return False
         logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)
-        try:
-            self._conductors.start(lease)
-        except BaseException:
-            self._store.release_lease(lease)  # or everybody waits for it to run out
-            raise
+        self._start(lease)
         return True
 
     def settle_ended(self) -> None:
@@ -117,12 +116,38 @@ class Dispatcher:
             self._settle(self._ended[0])
             del self._ended[0]  # only now: the store may fail in between
 
+    def deliver_late(self) -> bool:
+        """Have somebody bring to the tracking server what it had not taken of a sweep when that ended; False: there is
+        no such sweep, or no room. One sweep at a time: after the server was away for a day there may be many.
+        """
+        if self._late is not None or self._conductors.num_running() >= self._max_running:
+            return False
+        self._late = lease = self._store.claim_late(owner=self._owner, ttl=self._start_grace)
+        if lease is None:
+            return False
+        logger.info("Claimed %s, which has ended, for the tracking server.", lease.sweep_id)
+        self._start(lease)
+        return True
+
+    def _start(self, lease: Lease) -> None:
+        try:
+            self._conductors.start(lease)
+        except BaseException:
+            self._store.release_lease(lease)  # or everybody waits for it to run out
+            raise
+
     def _settle(self, ended: EndedConductor) -> None:
+        if ended.lease == self._late:
+            self._late = None
         try:
             sweep = self._store.get_sweep(ended.lease.sweep_id)
         except SweepNotFoundError:  # it ended, and somebody has deleted it since
             self._failed_starts.pop(ended.lease.sweep_id, None)
             return
+        if sweep.state.is_ended and ended.error is not None:  # it was to deliver what is late
+            with suppress(LeaseLostError):
+                self._store.set_tracking_due(ended.lease, LATE_RETRY)
+                self._store.release_lease(ended.lease)
         # A sweep that rests may be resumed, and have a conductor again, before anybody asks for this one.
         is_another = sweep.generation != ended.lease.generation or sweep.state is SweepState.QUEUED
         needs_nobody = sweep.state.is_ended or sweep.state is SweepState.PAUSED or is_another
@@ -142,6 +167,8 @@ class Dispatcher:
     def _give_up(self, ended: EndedConductor) -> None:
         lease = ended.lease
         cancel_unfinished(self._store, lease, message="The sweep failed.")
+        if self._store.get_sweep(lease.sweep_id).tracking_ref is not None:  # of a generation before
+            self._store.set_tracking_due(lease, timedelta(0))
         message = f"Its conductor could not start {self._failed_starts[lease.sweep_id]} times: {ended.message}"
         try:
             self._store.move_sweep(lease, SweepState.FAILED, reason=SweepReason.ERROR, message=message)
@@ -152,6 +179,7 @@ class Dispatcher:
         now = time.monotonic()
         if self._looked_at is None or now - self._looked_at >= CLUSTER_INTERVAL_S:
             self.look()
+            self.deliver_late()
             self._looked_at = now
 
     def look(self) -> None:

@@ -79,8 +79,7 @@ class LockedSweep:
         cls, connection: Connection, now: ColumnElement[datetime], states: Collection[SweepState]
     ) -> LockedSweep | None:
         """The first one in one of these states that nobody has a lease on."""
-        has_no_lease = sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
-        is_abandoned = sweeps.c.ended_at.is_(None) & sweeps.c.state.in_(sorted(states)) & has_no_lease
+        is_abandoned = sweeps.c.ended_at.is_(None) & sweeps.c.state.in_(sorted(states)) & _has_no_lease(now)
         query = select(*SWEEP_WITHOUT_RESULTS).where(is_abandoned).order_by(sweeps.c.priority.desc(), sweeps.c.id)
         return cls._lock_first(connection, now, query)
 
@@ -91,6 +90,13 @@ class LockedSweep:
         """The first one of the queue, or of those in it that are named."""
         query = select(*SWEEP_WITHOUT_RESULTS).where(IN_QUEUE).order_by(*QUEUE_ORDER)
         return cls._lock_first(connection, now, query if among is None else query.where(sweeps.c.id.in_(sorted(among))))
+
+    @classmethod
+    def lock_late(cls, connection: Connection, now: ColumnElement[datetime]) -> LockedSweep | None:
+        """The ended one that the tracking server is due to be tried again for, and that nobody has a lease on."""
+        is_late = sweeps.c.ended_at.is_not(None) & (sweeps.c.tracking_due_at <= now) & _has_no_lease(now)
+        query = select(*SWEEP_WITHOUT_RESULTS).where(is_late).order_by(sweeps.c.tracking_due_at, sweeps.c.id)
+        return cls._lock_first(connection, now, query)
 
     @classmethod
     def _lock_first(
@@ -245,6 +251,10 @@ class LockedSweep:
 def _check_trial(attempt: Attempt, trial_id: str) -> None:
     if attempt.trial_id != trial_id:
         raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial_id!r}.")
+
+
+def _has_no_lease(now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    return sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
 
 
 def _read_clock(connection: Connection, now: ColumnElement[datetime]) -> datetime:

@@ -233,18 +233,14 @@ class MemorySweepStore:
             ]
             if not waiting:
                 return None
-            claimed, events = moves.claim_sweep(min(waiting, key=moves.claim_order), owner=owner, now=now)
-            tables.append(*events)
-            tables.update_sweep(claimed, now=now)
-            lease = Lease(
-                sweep_id=claimed.id,
-                token=uuid.uuid4().hex,
-                owner=owner,
-                generation=claimed.generation,
-                expires_at=now + ttl,
-            )
-            tables.leases[claimed.id] = lease
-            return lease
+            return _claim(tables, min(waiting, key=moves.claim_order), owner=owner, ttl=ttl, now=now)
+
+    def claim_late(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        with self._writing() as (tables, now):
+            late = [sweep for sweep in tables.sweeps.values() if tables.is_late(sweep, now)]
+            if not late:
+                return None
+            return _claim(tables, min(late, key=moves.late_order), owner=owner, ttl=ttl, now=now)
 
     def renew_lease(self, lease: Lease, *, ttl: timedelta) -> Lease:
         with self._fenced(lease) as (tables, now):
@@ -289,6 +285,11 @@ class MemorySweepStore:
             sweep, event = moves.new_results(tables.sweep(lease.sweep_id), results, now=now)
             tables.append(event)
             tables.update_sweep(sweep, now=now)
+
+    def set_tracking_due(self, lease: Lease, wait: timedelta | None) -> None:
+        with self._fenced(lease) as (tables, now):
+            due_at = None if wait is None else now + wait
+            tables.update_sweep(replace(tables.sweep(lease.sweep_id), tracking_due_at=due_at), now=now)
 
     def set_tracking_ref(self, lease: Lease, ref: str, *, trial_id: str | None = None) -> None:
         with self._fenced(lease) as (tables, now):
@@ -384,6 +385,20 @@ class MemorySweepStore:
             recorded = tables.num_reports.get(lease.sweep_id, 0)
             delivered = tables.num_delivered.get(lease.sweep_id, 0)
             tables.num_delivered[lease.sweep_id] = max(delivered, min(up_to, recorded))
+
+
+def _claim(tables: MemoryTables, sweep: Sweep, *, owner: str, ttl: timedelta, now: datetime) -> Lease:
+    claimed, events = moves.claim_sweep(sweep, owner=owner, now=now)
+    tables.append(*events)
+    tables.update_sweep(claimed, now=now)
+    lease = tables.leases[claimed.id] = Lease(
+        sweep_id=claimed.id,
+        token=uuid.uuid4().hex,
+        owner=owner,
+        generation=claimed.generation,
+        expires_at=now + ttl,
+    )
+    return lease
 
 
 def _without_results(sweep: Sweep) -> Sweep:

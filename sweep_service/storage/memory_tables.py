@@ -189,6 +189,13 @@ class MemoryTables:
     def is_claimable(self, sweep: Sweep, now: datetime) -> bool:
         if sweep.state is SweepState.QUEUED:
             return True
+        return sweep.state in CONDUCTED and not self._has_live_lease(sweep, now)
+
+    def is_late(self, sweep: Sweep, now: datetime) -> bool:
+        """Whether the tracking server is to be tried again for it."""
+        is_due = sweep.tracking_due_at is not None and sweep.tracking_due_at <= now
+        return sweep.state.is_ended and is_due and not self._has_live_lease(sweep, now)
+
+    def _has_live_lease(self, sweep: Sweep, now: datetime) -> bool:
         lease = self.leases.get(sweep.id)
-        has_live_lease = lease is not None and lease.expires_at > now
-        return sweep.state in CONDUCTED and not has_live_lease
+        return lease is not None and lease.expires_at > now

@@ -51,6 +51,11 @@ def claim_order(sweep: Sweep) -> tuple[bool, int, datetime, str]:
     return sweep.queued_at is not None, -sweep.spec.priority, sweep.queued_at or _LONG_AGO, sweep.id
 
 
+def late_order(sweep: Sweep) -> tuple[datetime, str]:
+    """The least is claimed first of those that the tracking server is to be tried again for."""
+    return sweep.tracking_due_at or _LONG_AGO, sweep.id
+
+
 def waits_turn(sweep: Sweep) -> bool:
     """Whether it is in the queue, and not passed over."""
     return sweep.state is SweepState.QUEUED and sweep.reason not in PASSED_OVER
@@ -88,6 +93,7 @@ def move_sweep(
         started_at=now if is_first_run else sweep.started_at,
         ended_at=now if target.is_ended else None,
         queued_at=now if target is SweepState.QUEUED else None,
+        tracking_due_at=None if sweep.state.is_ended else sweep.tracking_due_at,  # its next end is for the server
         results=None if sweep.state.is_ended else sweep.results,  # what it had come to holds no more
         active_since=(sweep.active_since or now) if target in _ACTIVE else None,
         active_before_s=sweep.active_before_s if target in _ACTIVE else sweep.active_time(now).total_seconds(),

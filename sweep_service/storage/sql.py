@@ -124,20 +124,12 @@ class SqlSweepStore(SharedTables):
             locked = LockedSweep.lock_abandoned(connection, now, abandoned)
             if locked is None and not winding_up_only:
                 locked = LockedSweep.lock_queued(connection, now, queued)
-            if locked is None:
-                return None
-            locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)
-            locked.append(*told)
-            lease = Lease(
-                sweep_id=locked.sweep.id,
-                token=uuid.uuid4().hex,
-                owner=owner,
-                generation=locked.sweep.generation,
-                expires_at=locked.now + ttl,
-            )
-            locked.set_columns(lease_token=lease.token, lease_owner=owner, lease_expires_at=lease.expires_at)
-            locked.flush()
-            return lease
+            return None if locked is None else _claim(locked, owner=owner, ttl=ttl)
+
+    def claim_late(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        with self._database.writing() as connection:
+            locked = LockedSweep.lock_late(connection, self._database.now())
+            return None if locked is None else _claim(locked, owner=owner, ttl=ttl)
 
     def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
         with self._locked(sweep_id) as locked:
@@ -190,6 +182,11 @@ class SqlSweepStore(SharedTables):
         with self._fenced(lease) as locked:
             locked.sweep, event = moves.new_results(locked.sweep, results, now=locked.now)
             locked.append(event)
+            locked.flush()
+
+    def set_tracking_due(self, lease: Lease, wait: timedelta | None) -> None:
+        with self._fenced(lease) as locked:
+            locked.sweep = replace(locked.sweep, tracking_due_at=None if wait is None else locked.now + wait)
             locked.flush()
 
     def set_tracking_ref(self, lease: Lease, ref: str, *, trial_id: str | None = None) -> None:
@@ -254,6 +251,21 @@ class SqlSweepStore(SharedTables):
         with self._fenced(lease) as locked:
             locked.set_columns(num_delivered=max(locked.num_delivered, min(up_to, locked.num_reports)))
             locked.flush()
+
+
+def _claim(locked: LockedSweep, *, owner: str, ttl: timedelta) -> Lease:
+    locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)
+    locked.append(*told)
+    lease = Lease(
+        sweep_id=locked.sweep.id,
+        token=uuid.uuid4().hex,
+        owner=owner,
+        generation=locked.sweep.generation,
+        expires_at=locked.now + ttl,
+    )
+    locked.set_columns(lease_token=lease.token, lease_owner=owner, lease_expires_at=lease.expires_at)
+    locked.flush()
+    return lease
 
 
 @contextmanager

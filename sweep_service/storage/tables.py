@@ -37,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -156,6 +156,7 @@ sweeps = Table(
     Column("num_delivered", BigInteger, nullable=False),  # the outbox begins after the report of this seq
     Column("priority", Integer, nullable=False, server_default=text("0")),  # of the spec
     Column("queued_at", UtcDateTime),
+    Column("tracking_due_at", UtcDateTime),
     _one_of("state", SweepState),
     CheckConstraint(f"(state IN ({_ended(SweepState)})) = (ended_at IS NOT NULL)", name="ended"),
     CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
@@ -177,6 +178,13 @@ Index(
     *QUEUE_ORDER,
     sqlite_where=text("state = 'queued'"),
     postgresql_where=text("state = 'queued'"),
+)
+Index(
+    "ix_sweeps_tracking_due",
+    sweeps.c.tracking_due_at,
+    sweeps.c.id,
+    sqlite_where=text("tracking_due_at IS NOT NULL"),
+    postgresql_where=text("tracking_due_at IS NOT NULL"),
 )
 
 adoptions = Table(

@@ -179,7 +179,8 @@ def _filled_before_0005(engine: Engine) -> dict[str, int]:
     sweep = new_sweep(0, state=SweepState.RUNNING, started_at=START)
     counters = {"num_events": 0, "num_reports": 2, "num_delivered": 0}
     row = rows.sweep_row(sweep)
-    for newer in ("active_since", "active_before_s", "revision", "priority", "queued_at"):  # of 0006 to 0008
+    newer_ones = ("active_since", "active_before_s", "revision", "priority", "queued_at", "tracking_due_at")
+    for newer in newer_ones:  # of 0006 and later
         del row[newer]
     with engine.begin() as connection:
         connection.execute(insert(tables.sweeps).values(**row, **counters))

@@ -191,6 +191,16 @@ class SameStores(RuleBasedStateMachine):
         if mine is not None:
             self.leases[mine.sweep_id].append((mine, theirs))
 
+    @rule(ttl=ttls)
+    def claim_late(self, ttl: timedelta) -> None:
+        mine, theirs = self.both(lambda store, _: store.claim_late(owner="late", ttl=ttl))
+        if mine is not None:
+            self.leases[mine.sweep_id].append((mine, theirs))
+
+    @rule(sweep_id=sweep_ids, age=rarely, wait=st.sampled_from([timedelta(0), timedelta(seconds=30), None]))
+    def set_tracking_due(self, sweep_id: str, age: int, wait: timedelta | None) -> None:
+        self.fenced(lambda store, lease: store.set_tracking_due(lease, wait), sweep_id, age)
+
     @rule(sweep_id=sweep_ids, reason=st.none() | st.sampled_from(sorted(PASSED_OVER)), message=messages)
     def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str) -> None:
         self.both(lambda store, _: store.explain_wait(sweep_id, reason, message))
