@@ -232,7 +232,9 @@ class SweepStore(LogStore, Protocol):
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
     def list_demands(self, states: Collection[SweepState]) -> Sequence[Demand]:
-        """What the sweeps in these states ask of the cluster, in the order in which they would be claimed."""
+        """What the sweeps in these states ask of the cluster, in the order in which they would be claimed. Those that
+        have ended ask for nothing.
+        """
         ...
 
     def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:

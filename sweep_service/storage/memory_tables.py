@@ -112,7 +112,7 @@ class MemoryTables:
     def demands(self, states: Collection[SweepState]) -> list[Demand]:
         packs = {(a.sweep_id, a.pack_key) for a in self.attempts.values() if not a.state.is_ended}
         num_packs = Counter(sweep_id for sweep_id, _ in packs)
-        asking = sorted((s for s in self.sweeps.values() if s.state in states), key=moves.claim_order)
+        asking = [sweep for sweep in self.sweeps.values() if sweep.state in states and not sweep.state.is_ended]
         return [
             Demand(
                 id=sweep.id,
@@ -125,7 +125,7 @@ class MemoryTables:
                 resources=sweep.spec.resources,
                 num_packs=num_packs[sweep.id],
             )
-            for sweep in asking
+            for sweep in sorted(asking, key=moves.claim_order)
         ]
 
     def append(self, *events: Event) -> None:

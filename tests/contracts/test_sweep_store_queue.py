@@ -243,3 +243,10 @@ def test_a_spec_from_before_there_were_resources_asks_for_the_defaults(emptied_p
         connection.execute(text("UPDATE sweeps SET spec = CAST(spec AS jsonb) - 'resources' - 'labels'"))
     (demand,) = store.list_demands([S.QUEUED])
     assert (demand.resources, demand.labels) == (Resources(), {})
+
+
+def test_a_sweep_that_has_ended_asks_for_nothing(store: SweepStore) -> None:
+    lease = claimed(store)
+    assert [demand.id for demand in store.list_demands(SweepState)] == [lease.sweep_id]
+    store.move_sweep(lease, S.FAILED)
+    assert store.list_demands(SweepState) == []
