@@ -20,9 +20,10 @@ import pytest
 from calm_sweep import calm_trials
 from chaos import Scene, drawn, patiently, small_disk, unleash
 from chaos_laws import check_laws
+from mlflow import MlflowClient
 from mlflow_server import MlflowServer
 from postgres_server import DURABLE
-from stack_control import end_stack, start_stack
+from stack_control import await_that, end_stack, runs_of, start_stack
 
 from benchmarks.postgres_server import PostgresServer
 
@@ -118,6 +119,27 @@ def test_a_sweep_survives_whatever_dies(plain: Scene, tmp_path: Path) -> None:
     trials = [plain.stack.client.trial(trial["id"]) for trial in plain.stack.client.trials(sweep["id"])]
     again = [attempt for trial in trials for attempt in trial["attempts"][1:]]
     assert any(attempt["resumed_from"] for attempt in again), "they go on from their checkpoints"
+
+
+def test_a_sweep_that_is_cancelled_while_mlflow_is_away_is_closed_there_once_it_is_back(plain: Scene) -> None:
+    client, tracked = plain.stack.client, MlflowClient(plain.mlflow.url)
+    params = {"steps": 1_000_000, "hidden": [32], "report_every": 500, "checkpoint_every": 500}
+    sweep_id = client.submit(spec_named("cancelled", params=params))["id"]
+    await_that(lambda: any(trial["tracking_ref"] for trial in client.trials(sweep_id)), what="runs in MLflow")
+    plain.mlflow.kill()
+    client.cancel(sweep_id)
+    assert client.wait(sweep_id, timeout=60)["state"] == "cancelled", "it does not wait for MLflow"
+    plain.mlflow.start()
+    plain.mlflow.await_answer()
+
+    def statuses() -> set[str]:
+        parent, children = runs_of(tracked, "chaos", sweep_id)
+        return {run.info.status for run in (parent, *children)}
+
+    await_that(lambda: statuses() == {"KILLED"}, what="its runs to be closed")
+    started = [trial for trial in client.trials(sweep_id) if trial["started_at"]]
+    assert len(runs_of(tracked, "chaos", sweep_id)[1]) == len(started)
+    assert client.get(sweep_id)["state"] == "cancelled"
 
 
 @pytest.mark.long
