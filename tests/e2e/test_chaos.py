@@ -121,6 +121,7 @@ def test_a_sweep_survives_whatever_dies(plain: Scene, tmp_path: Path) -> None:
     assert any(attempt["resumed_from"] for attempt in again), "they go on from their checkpoints"
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_cancelled_while_mlflow_is_away_is_closed_there_once_it_is_back(plain: Scene) -> None:
     client, tracked = plain.stack.client, MlflowClient(plain.mlflow.url)
     params = {"steps": 1_000_000, "hidden": [32], "report_every": 500, "checkpoint_every": 500}
