@@ -14,6 +14,7 @@ from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 
 _GRACE_SECONDS = 5
+_KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection: a request on one that is being closed is lost
 _NOT_STARTED = 3
 
 
@@ -32,6 +33,7 @@ def main() -> None:
         log_config=None,  # one format for all of this process
         access_log=False,  # whoever watches a sweep asks twice a second, which would bury everything else
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = Server(config, on_shutdown=app.state.feed.close)

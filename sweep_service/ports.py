@@ -303,7 +303,7 @@ class SweepStore(LogStore, Protocol):
 
     def set_tracking_due(self, lease: Lease, wait: timedelta | None) -> None:
         """The tracking server has not taken everything of a sweep that has ended, or is about to, and is to be tried
-        again after that time; None: it has. A sweep that is opened again is due no more. Raises LeaseLostError.
+        again after that time; None: it has. Matters only while the sweep has ended. Raises LeaseLostError.
         """
         ...
 

@@ -18,6 +18,7 @@ KEY_HEADER = "Idempotency-Key"
 ATTEMPTS = 3  # of what may be repeated without harm
 BACKOFF_SECONDS = 0.2  # doubles
 PAGE_SIZE = 500
+KEEPALIVE_SECONDS = 2.0  # many servers close what is idle for 5 s, and a request that crosses that is lost
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -42,7 +43,11 @@ class Connection:
             raise ValueError(f"{base_url!r} is no address of a service: {error}") from None
         # A proxy of the environment cannot reach this machine's loopback.
         self._http = httpx.Client(
-            base_url=self.base_url, timeout=timeout, trust_env=not _is_loopback(url.host), transport=transport
+            base_url=self.base_url,
+            timeout=timeout,
+            trust_env=not _is_loopback(url.host),
+            transport=transport,
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
         )
 
     def __enter__(self) -> Self:

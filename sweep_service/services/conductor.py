@@ -25,7 +25,7 @@ from sweep_service.domain.errors import (
     TrainableMissingError,
 )
 from sweep_service.domain.resources import Resources
-from sweep_service.domain.states import SweepReason, SweepState
+from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore, Tracker
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -47,9 +47,7 @@ logger = logging.getLogger(__name__)
 
 SOONEST_LATE, LATEST_LATE = timedelta(seconds=15), timedelta(hours=1)  # until the server is tried again after the end
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
-RETRY_S = 0.5  # between tries of a pack's call while the store does not answer
 LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
-_MOST_LOST_AT_ONCE = 32  # packs of which it is found out at the same time why; they may all have been on one node
 
 LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
 
@@ -139,6 +137,9 @@ class Conductor:
             sweep = self._store.get_sweep(self._lease.sweep_id)
             if sweep.state.is_ended:
                 self._deliver_late(sweep)
+                return
+            if sweep.state not in CONDUCTED:  # it was claimed as ended, and has been opened again since
+                self._hand_over("It waits in the queue again.")
                 return
             logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
             threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -333,8 +334,8 @@ class Conductor:
 
     def _end(self, ending: Sweep, trials: Sequence[Trial], *, is_delivered: bool) -> None:
         self._store.set_results(self._lease, ending.results or {})
-        if not is_delivered:  # its runs are open there
-            self._store.set_tracking_due(self._lease, SOONEST_LATE)
+        if not is_delivered or ending.tracking_due_at is not None:  # the latter: another end had not come to be
+            self._store.set_tracking_due(self._lease, None if is_delivered else SOONEST_LATE)
         # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints.
         self._checkpoints.drop_other_trials(keep=with_checkpoints(ending.spec, trials) | {ending.best_trial_id or ""})
         self._store.move_sweep(
@@ -349,10 +350,16 @@ class Conductor:
         next try comes when as much time has gone by again as since the end.
         """
         logger.info("%s: delivers what the tracking server has not taken of %r.", self._name, sweep.spec.name)
-        delivered = self._delivery.try_finish(sweep, self._store.list_trials(sweep.id))
-        since_end = self._clock.now() - (sweep.ended_at or sweep.updated_at)
-        wait = None if delivered else min(max(since_end, SOONEST_LATE), LATEST_LATE)
-        self._store.set_tracking_due(self._lease, wait)
+        try:
+            delivered = not self._is_leaving and self._delivery.try_late(sweep, self._store.list_trials(sweep.id))
+            since_end = self._clock.now() - (sweep.ended_at or sweep.updated_at)
+            wait = None if delivered else min(max(since_end, SOONEST_LATE), LATEST_LATE)
+            self._store.set_tracking_due(self._lease, wait)
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except Exception:  # the sweep has ended, and does not end in another way for this
+            logger.exception("%s: the late delivery failed; it is tried again.", self._name)
+            return
         self._over.set()
         self._store.release_lease(self._lease)
         logger.info("%s: %s.", self._name, "all is delivered" if delivered else "the tracking server is tried later")

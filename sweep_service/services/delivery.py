@@ -94,6 +94,11 @@ class Delivery:
         self._take_note_of_answer()
         return True
 
+    def try_late(self, sweep: Sweep, trials: Sequence[Trial]) -> bool:
+        """:meth:`try_finish` for a sweep that has ended; that the server did not answer has been said."""
+        self._is_late = True
+        return self.try_finish(sweep, trials)
+
     def _deliver(self) -> None:
         sweep = self._store.get_sweep(self._lease.sweep_id)
         if self._opened is not None and self._opened[0] != sweep.revision:

@@ -23,7 +23,7 @@ from trainables.catalog import Trainable
 logger = logging.getLogger(__name__)
 
 CLUSTER_INTERVAL_S = 5.0  # between looks at the cluster's nodes
-LATE_RETRY = timedelta(minutes=10)  # after a conductor that was to deliver what is late could not start
+LATE_RETRY = timedelta(minutes=10)  # after a conductor that was to deliver what is late could not start, or died
 MAX_FAILED_STARTS = 3  # of one sweep, after which it is the sweep that is given up
 
 
@@ -72,10 +72,12 @@ class Dispatcher:
                 if not self._is_published:
                     self._store.publish_catalog(self._trainables)
                     self._is_published = True
-                self._look_now_and_then()
+                has_looked = self._look_now_and_then()
                 self.settle_ended()
                 while not ended.is_set() and self.dispatch_one():
                     pass
+                if has_looked and not ended.is_set():  # as rarely, and after whoever waits in the queue
+                    self.deliver_late()
                 self._take_examined()
             except StoreUnavailableError as error:
                 logger.warning("The store does not answer; trying again. %s", error)
@@ -122,11 +124,12 @@ class Dispatcher:
         """
         if self._late is not None or self._conductors.num_running() >= self._max_running:
             return False
-        self._late = lease = self._store.claim_late(owner=self._owner, ttl=self._start_grace)
+        lease = self._store.claim_late(owner=self._owner, ttl=self._start_grace)
         if lease is None:
             return False
         logger.info("Claimed %s, which has ended, for the tracking server.", lease.sweep_id)
         self._start(lease)
+        self._late = lease
         return True
 
     def _start(self, lease: Lease) -> None:
@@ -138,16 +141,13 @@ class Dispatcher:
 
     def _settle(self, ended: EndedConductor) -> None:
         if ended.lease == self._late:
-            self._late = None
+            self._settle_late(ended)
+            return
         try:
             sweep = self._store.get_sweep(ended.lease.sweep_id)
         except SweepNotFoundError:  # it ended, and somebody has deleted it since
             self._failed_starts.pop(ended.lease.sweep_id, None)
             return
-        if sweep.state.is_ended and ended.error is not None:  # it was to deliver what is late
-            with suppress(LeaseLostError):
-                self._store.set_tracking_due(ended.lease, LATE_RETRY)
-                self._store.release_lease(ended.lease)
         # A sweep that rests may be resumed, and have a conductor again, before anybody asks for this one.
         is_another = sweep.generation != ended.lease.generation or sweep.state is SweepState.QUEUED
         needs_nobody = sweep.state.is_ended or sweep.state is SweepState.PAUSED or is_another
@@ -164,6 +164,15 @@ class Dispatcher:
                 self._give_up(ended)
             self._store.release_lease(ended.lease)
 
+    def _settle_late(self, ended: EndedConductor) -> None:
+        """One that has done its work has released its lease; what another one could not do is tried again later."""
+        with suppress(LeaseLostError):
+            self._store.set_tracking_due(ended.lease, LATE_RETRY)
+            self._store.release_lease(ended.lease)
+            sweep_id = ended.lease.sweep_id
+            logger.warning("The late delivery of %s has failed; it is tried again. %s", sweep_id, ended.message)
+        self._late = None
+
     def _give_up(self, ended: EndedConductor) -> None:
         lease = ended.lease
         cancel_unfinished(self._store, lease, message="The sweep failed.")
@@ -175,12 +184,14 @@ class Dispatcher:
         except IllegalMoveError:  # only one that is being cancelled cannot fail
             self._store.move_sweep(lease, SweepState.CANCELLED)
 
-    def _look_now_and_then(self) -> None:
+    def _look_now_and_then(self) -> bool:
+        """Whether it was time to."""
         now = time.monotonic()
-        if self._looked_at is None or now - self._looked_at >= CLUSTER_INTERVAL_S:
-            self.look()
-            self.deliver_late()
-            self._looked_at = now
+        if self._looked_at is not None and now - self._looked_at < CLUSTER_INTERVAL_S:
+            return False
+        self.look()
+        self._looked_at = now
+        return True
 
     def look(self) -> None:
         """See what the cluster has, and tell the sweeps that wait for more."""

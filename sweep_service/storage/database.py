@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy.orm  # noqa: F401  # SQLAlchemy looks into it, and fails while another thread loads it for MLflow
 from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError

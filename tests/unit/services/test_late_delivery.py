@@ -103,6 +103,59 @@ def test_a_fault_in_a_late_delivery_is_told_and_not_repeated_for_ever(house: Hou
     house.await_notice("The results could not be written to the tracking server. RuntimeError: cannot write this")
 
 
+@pytest.mark.parametrize("verb", [Verb.RETRY, Verb.CANCEL], ids=str)
+def test_a_sweep_that_is_opened_again_meanwhile_is_left_to_the_queue(
+    house: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        house.tracker.is_away = True
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(house.packs, "run", fail)
+    assert house.run().state is SweepState.FAILED
+    late = claim_late(house)
+    assert late is not None
+    house.ask(Verb.RETRY)
+    house.tracker.is_away = False
+    house.lease = late
+    assert house.run().state is SweepState.QUEUED
+    monkeypatch.undo()
+    house.lease = house.claim()
+    if verb is Verb.CANCEL:
+        house.ask(verb)
+    assert house.run().state is (SweepState.COMPLETED if verb is Verb.RETRY else SweepState.CANCELLED)
+    assert house.sweep.tracking_due_at is None
+    assert house.tracker.closed[f"run of {house.sweep.id}"] == house.sweep.state
+
+
+def test_a_fault_of_ours_in_a_late_delivery_leaves_the_sweep_as_it_ended(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel_while_the_server_is_away(house)
+    ended = house.sweep
+    house.tracker.is_away = False
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(house.store, "list_trials", fail)
+    run_late(house)
+    sweep = house.sweep
+    assert (sweep.state, sweep.results, sweep.message) == (ended.state, ended.results, ended.message)
+    assert sweep.tracking_due_at is not None
+
+
+def test_that_the_server_is_away_is_said_once_and_that_it_answers_again_too(house: House) -> None:
+    cancel_while_the_server_is_away(house)
+    run_late(house)
+    house.tracker.is_away = False
+    run_late(house)
+    events = house.store.list_events(house.sweep.id, limit=1000)
+    said = [event.message for event in events if "tracking server" in event.message]
+    assert len(said) == 2, said
+    assert "answers again" in said[1]
+
+
 # --- the dispatcher ---------------------------------------------------------------------------------------------------
 
 
@@ -155,12 +208,14 @@ def test_a_late_sweep_waits_where_no_more_may_run(store: ShakyStore, conductors:
     assert store.claim_late(owner="somebody else", ttl=timedelta(seconds=60)) is not None
 
 
-def test_a_late_sweep_whose_conductor_cannot_start_is_tried_again_after_a_while(
-    store: ShakyStore, conductors: FakeConductors, dispatcher: Dispatcher
+@pytest.mark.parametrize("error", ["ImportError: x", None], ids=["could not start", "died"])
+def test_a_late_sweep_whose_conductor_fails_is_tried_again_after_a_while(
+    store: ShakyStore, conductors: FakeConductors, dispatcher: Dispatcher, error: str | None
 ) -> None:
     end_late(store, number=1)
     assert dispatcher.deliver_late()
-    conductors.ended.append(EndedConductor(lease=conductors.started[0], error="ImportError: x", message="ImportError"))
+    (lease,) = conductors.started
+    conductors.ended.append(EndedConductor(lease=lease, error=error, message="its process is gone"))
     dispatcher.settle_ended()
     assert not dispatcher.deliver_late()
     assert store.get_sweep(new_sweep(0).id).tracking_due_at == START + LATE_RETRY
