@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 # Before torch is loaded: with a thread a core, the two processes of a test run get in each other's way. A search by a
 # Gaussian process took three times the CPU time, and more than that in time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a shell runs in the background ignores interrupts, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from stack_control import RunningStack, end_stack, run_sweep, start_stack
+
+from sweep_service.client import ApiError, SweepClient, UnreachableError
+
+UNFINISHED = ("queued", "starting", "running", "pausing", "paused", "stopping")
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +23,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     finally:
         left = end_stack(running)
     assert not left, f"processes outlived the stack: {left}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails in the middle would keep the stack's CPUs from all that come after it."""
+    yield
+    if "stack" in request.fixturenames:
+        client: SweepClient = request.getfixturevalue("stack").client
+        with contextlib.suppress(UnreachableError, ApiError):  # the tests that need it will tell
+            for sweep in client.list(states=UNFINISHED):
+                client.cancel(sweep["id"])
 
 
 @pytest.fixture(scope="module")
