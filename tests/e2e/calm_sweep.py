@@ -57,16 +57,16 @@ class _DirectLink:
         self._pack = pack
 
     def begin(self) -> PackOrder:
-        return self._conductor.begin(self._pack, "here", None)
+        return self._conductor.packs.begin(self._pack, "here", None)
 
     def report(self, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
-        return self._conductor.report(self._pack, messages)
+        return self._conductor.packs.report(self._pack, messages)
 
     def note(self, trial_id: str, message: str) -> None:
-        self._conductor.note(trial_id, message)
+        self._conductor.packs.note(trial_id, message)
 
     def log(self, said: Sequence[LaneLines]) -> bool:
-        return self._conductor.log(self._pack, said)
+        return self._conductor.packs.log(self._pack, said)
 
 
 def calm_trials(spec: Mapping[str, Any], home: Path) -> Sequence[Trial]:
