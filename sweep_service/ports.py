@@ -1,6 +1,6 @@
 """The doors between the service and the outside: what each must do, and what it raises.
 
-Implementations live in ``storage``, ``search`` and ``tracking``; the fakes of the tests are implementations too.
+Implementations live in ``storage`` and ``search``; the fakes of the tests are implementations too.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
@@ -393,55 +392,4 @@ class Search(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Take note of how a trial ended. Telling the same trial twice changes nothing."""
-        ...
-
-
-class Tracker(Protocol):
-    """Where people look at results. Every method may be repeated without harm, and may raise
-
-    - TrackingUnavailableError: the server does not answer, or not well; the same call may do later;
-    - TrackingRefusedError: the server will not take it; the same call will never do.
-    """
-
-    def open_sweep(self, sweep: Sweep) -> str:
-        """The sweep's parent run, found by its tag or made."""
-        ...
-
-    def open_trial(self, sweep: Sweep, sweep_ref: str, trial: Trial) -> str:
-        """The trial's run under the parent, found by its tag or made, with its parameters and tags."""
-        ...
-
-    def log_reports(self, refs: Mapping[str, str], reports: Sequence[Report]) -> None:
-        """Write the metrics of the reports; ``refs`` maps trial ids to their runs. What is refused is left out: the
-        rest must get through.
-        """
-        ...
-
-    def close_trial(self, ref: str, trial: Trial) -> None:
-        """End the trial's run as the trial's state says; only after its last report has been logged."""
-        ...
-
-    def close_sweep(
-        self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
-    ) -> None:
-        """Write the sweep's results (leaderboard, methods, verdict, report, plots), and end the parent run as its state
-        says.
-
-        ``sweep.state`` is the state that it is about to end in; ``sweep.results`` are complete. ``curves`` has what the
-        best trial of each method reported, by the trial's id.
-        """
-        ...
-
-    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
-        """Store the trial's model under the sweep's run, so that it loads wherever this package is installed.
-
-        Raises:
-            ModelUnusableError: no model comes out of the checkpoint.
-        """
-        ...
-
-    def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> str | None:
-        """Make the model that ``log_model`` has stored the newest version of the registered model of that name, and its
-        champion; the version. None: models are not registered here.
-        """
         ...

@@ -27,7 +27,7 @@ from sweep_service.domain.errors import (
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
 from sweep_service.domain.trial import Cluster, Lease, Sweep, Trial
-from sweep_service.ports import Clock, SweepStore, Tracker
+from sweep_service.ports import Clock, SweepStore
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
@@ -42,6 +42,7 @@ from sweep_service.services.supply import PackRunner, PackSupply
 from sweep_service.services.wishes import Wishes
 from sweep_service.services.workers import Workers
 from sweep_service.settings import Settings
+from sweep_service.tracker_port import Tracker
 
 logger = logging.getLogger(__name__)
 

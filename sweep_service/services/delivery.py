@@ -22,8 +22,9 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
-from sweep_service.ports import SweepStore, Tracker
+from sweep_service.ports import SweepStore
 from sweep_service.services.reports import contenders_curves
+from sweep_service.tracker_port import Tracker
 
 logger = logging.getLogger(__name__)
 

@@ -76,9 +76,7 @@ class Generation:
         self._attempts = Attempts(store=store, lease=lease, book=self._book, clock=clock, checkpoints=checkpoints)
         self._trials = self._book.trials
         self._course = Course()
-        self._source = TrialSource(
-            store=store, lease=lease, sweep=sweep, plan=plan, book=self._book, clock=clock, course=self._course
-        )
+        self._source = TrialSource(store=store, lease=lease, book=self._book, clock=clock, course=self._course)
         self._packing = Packing(spec=sweep.spec, trainable=plan.trainable, most_at_once=plan.most_at_once)
         resources = sweep.spec.resources
         self._queue = TrialQueue(resources=resources, packing=self._packing, trials=self._trials, new=self._source)
@@ -314,7 +312,6 @@ class Generation:
             # From here on nothing can fail: whoever has to call again finds none of it done.
             self._sweep, self._spec, self._early_stopper = sweep, sweep.spec, early_stopper
             self._book.amend(sweep, plan)
-            self._source.amend(sweep, plan)
             self._packing.amend(sweep.spec, most_at_once=plan.most_at_once)
             self._losses.forget(found := self._packs.unheld())  # what failed has all its retries again
             self._queue.put(found)

@@ -31,8 +31,8 @@ class TrialBook:
     ) -> None:
         self._store = store
         self._lease = lease
-        self._sweep = sweep
-        self._plan = plan
+        self.sweep = sweep
+        self.plan = plan
         self._clock = clock
         self._checkpoints = checkpoints
         self.trials = {trial.id: trial for trial in plan.trials}
@@ -41,7 +41,7 @@ class TrialBook:
 
     def amend(self, sweep: Sweep, plan: Plan) -> None:
         """Go on under what a user has changed."""
-        self._sweep, self._plan = sweep, plan
+        self.sweep, self.plan = sweep, plan
 
     @property
     def in_order(self) -> Sequence[Trial]:
@@ -51,7 +51,7 @@ class TrialBook:
     def take(self, trial: Trial) -> None:
         """A new trial, or what has become of a known one, by the store's account."""
         self.trials[trial.id] = trial
-        self._plan.take(trial)
+        self.plan.take(trial)
         if not trial.state.is_ended:
             self._with_checkpoints.add(trial.id)
 
@@ -59,11 +59,11 @@ class TrialBook:
         """Take the trials as the store has them, after a write of which it is not known whether it happened; those that
         were not known.
         """
-        found = self._store.list_trials(self._sweep.id)
+        found = self._store.list_trials(self.sweep.id)
         new = [trial for trial in found if trial.id not in self.trials]
         for trial in found:
             self.take(trial)
-        self._best = self.trials.get(self._store.get_sweep(self._sweep.id).best_trial_id or "")
+        self._best = self.trials.get(self._store.get_sweep(self.sweep.id).best_trial_id or "")
         return new
 
     def record(
@@ -87,7 +87,7 @@ class TrialBook:
 
     def _drop_checkpoints(self) -> None:
         """Those that nobody needs any more."""
-        kept = with_checkpoints(self._sweep.spec, list(self.trials.values()))
+        kept = with_checkpoints(self.sweep.spec, list(self.trials.values()))
         for trial_id in self._with_checkpoints - kept:
             self._checkpoints.drop_trial(trial_id)
         self._with_checkpoints = kept
@@ -95,7 +95,7 @@ class TrialBook:
     def _new_best(self, ends: Sequence[TrialEnd]) -> str | None:
         """The trial that takes the lead by ending now, None if none does; of equal ones the first made leads."""
         ended = [replace(self.trials[end.trial_id], state=end.ending.state, objective=end.objective) for end in ends]
-        best = best_trial(self._sweep.spec, [*ended, *([self._best] if self._best else [])])
+        best = best_trial(self.sweep.spec, [*ended, *([self._best] if self._best else [])])
         return best.id if best is not None and (self._best is None or best.id != self._best.id) else None
 
     def _take_report(self, report: Report) -> bool:

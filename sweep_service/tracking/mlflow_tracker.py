@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 
 
 class MlflowTracker:
-    """Implements :class:`sweep_service.ports.Tracker`. Every method may raise TrackingUnavailableError.
+    """Implements :class:`sweep_service.tracker_port.Tracker`. Every method may raise TrackingUnavailableError.
 
     ``artifact_location`` is the artifact root of experiments that this tracker makes; None leaves it to the server.
     """

@@ -9,7 +9,7 @@ from sweep_service.domain.trial import Report, Sweep, Trial
 
 
 class NullTracker:
-    """Implements :class:`sweep_service.ports.Tracker`; refs are the ids themselves. Never raises."""
+    """Implements :class:`sweep_service.tracker_port.Tracker`; refs are the ids themselves. Never raises."""
 
     def open_sweep(self, sweep: Sweep) -> str:
         return sweep.id

@@ -28,8 +28,8 @@ from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import Report, Role, Sweep, Trial
-from sweep_service.ports import Tracker
 from sweep_service.services.results import summarise
+from sweep_service.tracker_port import Tracker
 from sweep_service.tracking.mlflow_tracker import MlflowTracker
 from sweep_service.tracking.null import NullTracker
 from trainables.catalog import load_problem

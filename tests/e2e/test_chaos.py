@@ -158,7 +158,8 @@ def test_a_sweep_of_single_trials_survives_the_deaths_of_ray_and_comes_out_as_a_
 
 @pytest.mark.long
 def test_a_sweep_survives_a_database_that_stops_and_one_that_freezes(rich: Scene, tmp_path: Path) -> None:
-    survive(rich, spec_named("postgres"), {"postgres stopped": 3, "postgres frozen": 2}, tmp_path, seed=3)
+    sweep = survive(rich, spec_named("postgres"), {"postgres stopped": 3, "postgres frozen": 2}, tmp_path, seed=3)
+    assert sweep["state"] == "completed"
 
 
 @pytest.mark.long
@@ -183,4 +184,5 @@ def test_a_sweep_with_a_baseline_and_a_comparison_survives_everything_at_random(
     spec = spec_named(
         f"everything {seed}", search={"sampler": "tpe", "seed": seed}, baselines=["equal"], confirm={"seeds": 2}
     )
-    survive(rich, spec, kinds, tmp_path, seed=seed, others={"baseline": 1, "confirm": 4})
+    sweep = survive(rich, spec, kinds, tmp_path, seed=seed, others={"baseline": 1, "confirm": 4})
+    assert len(rich.stack.client.trials(sweep["id"])) == TRIALS + 5

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 from conductor_fakes import ShakyStore
-from dispatcher_house import FakeConductors, dispatcher_of
-from store_values import FakeClock, new_attempt, new_sweep, new_trial
+from dispatcher_house import FakeConductors
+from store_values import new_attempt, new_sweep, new_trial
 
 from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.errors import ClusterLostError, StoreUnavailableError
@@ -17,21 +17,6 @@ from sweep_service.domain.states import SweepReason, SweepState, TrialState, Ver
 from sweep_service.services.dispatcher import MAX_FAILED_STARTS, Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
 from trainables.catalog import builtin_trainables
-
-
-@pytest.fixture
-def store() -> ShakyStore:
-    return ShakyStore(FakeClock())
-
-
-@pytest.fixture
-def conductors() -> FakeConductors:
-    return FakeConductors()
-
-
-@pytest.fixture
-def dispatcher(store: ShakyStore, conductors: FakeConductors) -> Dispatcher:
-    return dispatcher_of(store, conductors)
 
 
 def test_the_oldest_sweep_that_waits_gets_a_conductor(

@@ -10,7 +10,7 @@ import pytest
 from conductor_fakes import ShakyStore
 from conductor_house import House
 from dispatcher_house import FakeConductors, dispatcher_of
-from store_values import START, FakeClock, new_sweep
+from store_values import START, new_sweep
 
 from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.states import SweepState, TrialState, Verb
@@ -39,6 +39,15 @@ def cancel_while_the_server_is_away(house: House) -> None:
 
     house.packs.during = cancel
     assert house.run().state is SweepState.CANCELLED
+
+
+def fail_while_the_server_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        house.tracker.is_away = True
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(house.packs, "run", fail)
+    assert house.run().state is SweepState.FAILED
 
 
 def claim_late(house: House) -> Lease | None:
@@ -77,12 +86,7 @@ def test_the_runs_of_a_sweep_that_was_cancelled_meanwhile_are_closed_when_the_se
 def test_a_sweep_that_failed_while_the_server_was_away_is_delivered_later_with_what_it_had_come_to(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        house.tracker.is_away = True
-        raise RuntimeError("a fault of ours")
-
-    monkeypatch.setattr(house.packs, "run", fail)
-    assert house.run().state is SweepState.FAILED
+    fail_while_the_server_is_away(house, monkeypatch)
     house.tracker.is_away = False
     run_late(house)
     assert house.tracker.closed[f"run of {house.sweep.id}"] == "failed"
@@ -107,12 +111,7 @@ def test_a_fault_in_a_late_delivery_is_told_and_not_repeated_for_ever(house: Hou
 def test_a_sweep_that_is_opened_again_meanwhile_is_left_to_the_queue(
     house: House, monkeypatch: pytest.MonkeyPatch, verb: Verb
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        house.tracker.is_away = True
-        raise RuntimeError("a fault of ours")
-
-    monkeypatch.setattr(house.packs, "run", fail)
-    assert house.run().state is SweepState.FAILED
+    fail_while_the_server_is_away(house, monkeypatch)
     late = claim_late(house)
     assert late is not None
     house.ask(Verb.RETRY)
@@ -157,21 +156,6 @@ def test_that_the_server_is_away_is_said_once_and_that_it_answers_again_too(hous
 
 
 # --- the dispatcher ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store() -> ShakyStore:
-    return ShakyStore(FakeClock())
-
-
-@pytest.fixture
-def conductors() -> FakeConductors:
-    return FakeConductors()
-
-
-@pytest.fixture
-def dispatcher(store: ShakyStore, conductors: FakeConductors) -> Dispatcher:
-    return dispatcher_of(store, conductors)
 
 
 def end_late(store: ShakyStore, *, number: int) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-from conductor_fakes import ShakyStore
 from dispatcher_house import FakeConductors, dispatcher_of
-from store_values import SPEC, START, FakeClock, new_sweep
+from store_values import SPEC, START, new_sweep
 
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.limits import PackLimit
@@ -16,22 +14,6 @@ from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import NodeResources, Sweep
 from sweep_service.services.dispatcher import Dispatcher
 from sweep_service.storage.memory import MemorySweepStore
-
-
-@pytest.fixture
-def store() -> ShakyStore:
-    return ShakyStore(FakeClock())
-
-
-@pytest.fixture
-def conductors() -> FakeConductors:
-    return FakeConductors()
-
-
-@pytest.fixture
-def dispatcher(store: ShakyStore, conductors: FakeConductors) -> Dispatcher:
-    return dispatcher_of(store, conductors)
-
 
 GREEDY = SPEC.model_copy(update={"resources": Resources(cpus=1, gpus=8)})
 
