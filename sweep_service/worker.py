@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import ClusterLostError
@@ -20,6 +22,7 @@ from trainables.catalog import load_catalog
 logger = logging.getLogger(__name__)
 
 EXIT_CLUSTER_LOST = 75  # EX_TEMPFAIL: start me again
+_FAREWELL_S = 4.0  # beyond the time for draining, to disconnect
 
 
 def main() -> int:
@@ -33,30 +36,52 @@ def main() -> int:
     store.check_ready()
     try:
         conductors = RayConductors(address=settings.ray_address, clock=SystemClock())
-        dispatcher = Dispatcher(
-            store=store,
-            conductors=conductors,
-            trainables=list(load_catalog().values()),
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-            start_grace=settings.start_grace,
-            poll_interval=settings.poll_interval,
-            max_running_sweeps=settings.max_running_sweeps,
-            unschedulable_after=settings.unschedulable_after,
-            limits=settings.limits,
-        )
-        ended = _set_by_signals()
+    except ClusterLostError as error:
+        return _cluster_lost(error)
+    dispatcher = Dispatcher(
+        store=store,
+        conductors=conductors,
+        trainables=list(load_catalog().values()),
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        start_grace=settings.start_grace,
+        poll_interval=settings.poll_interval,
+        max_running_sweeps=settings.max_running_sweeps,
+        unschedulable_after=settings.unschedulable_after,
+        limits=settings.limits,
+    )
+    ended = _set_by_signals()
+    # Calls into a Ray that has died last a minute, and no signal is heard in them: the main thread makes none.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher") as threads:
+        work = threads.submit(_dispatch, dispatcher, conductors, ended, settings.drain_grace)
+        work.add_done_callback(lambda _: ended.set())
+        ended.wait()
+        try:
+            return work.result(timeout=settings.drain_grace.total_seconds() + _FAREWELL_S)
+        except TimeoutError:
+            logger.error("Told to end, and Ray does not answer: it may have died. Conductors that live go on.")
+            logging.shutdown()
+            os._exit(EXIT_CLUSTER_LOST)  # nothing else ends a thread that is in such a call
+
+
+def _dispatch(dispatcher: Dispatcher, conductors: RayConductors, ended: threading.Event, drain_grace: timedelta) -> int:
+    """Until ``ended`` is set; then drain. Returns the exit status."""
+    try:
         logger.info("Dispatching.")
         dispatcher.run(ended)
         # Its sweeps go on where their trials leave off, with the next dispatcher: after an upgrade, in its code.
-        left = conductors.drain(settings.drain_grace)
+        left = conductors.drain(drain_grace)
         if left:
             logger.warning("Not drained in time: %s.", ", ".join(left))
         conductors.close()
         logger.info("Ended.")
     except ClusterLostError as error:
-        logger.error("Ray is gone: %s", error)
-        return EXIT_CLUSTER_LOST
+        return _cluster_lost(error)
     return 0
+
+
+def _cluster_lost(error: ClusterLostError) -> int:
+    logger.error("Ray is gone: %s", error)
+    return EXIT_CLUSTER_LOST
 
 
 def _set_by_signals() -> threading.Event:

@@ -36,11 +36,12 @@ def kill_the_supervisor(stack: RunningStack) -> None:
     family = psutil.Process(stack.process.pid).children(recursive=True)
     stack.process.kill()
     stack.process.wait(10)
-    _, left = psutil.wait_procs(family, timeout=60)
+    _, left = psutil.wait_procs(family, timeout=30)
+    outlived = [(process, process.cmdline()) for process in left]
     for process in left:
         process.kill()
     stack.client.close()
-    assert not left
+    assert not outlived
 
 
 def num_ended(stack: RunningStack, sweep_id: str) -> int:

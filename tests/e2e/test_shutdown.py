@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import psutil
 import pytest
@@ -53,3 +54,17 @@ def test_a_dispatcher_that_is_told_to_end_has_its_sweeps_let_go_of_with_checkpoi
     for run in children:
         points = mlflow_client.get_metric_history(run.info.run_id, "val/normalized_loss")
         assert sorted(point.step for point in points) == list(range(EVERY, STEPS + 1, EVERY))
+
+
+def test_a_dispatcher_ends_although_ray_does_not_answer(stack: RunningStack) -> None:
+    dispatcher = psutil.Process(stack.pid("sweep_service.worker"))
+    gcs = psutil.Process(stack.pid("gcs_server"))
+    gcs.suspend()
+    try:
+        time.sleep(2)  # for a call to be under way, in which it hears nothing
+        dispatcher.send_signal(signal.SIGTERM)
+        await_that(lambda: not dispatcher.is_running(), within_s=20, what="its end")
+    finally:
+        gcs.resume()
+    assert "Ray does not answer" in stack.log("dispatcher")
+    await_that(lambda: stack.pids("sweep_service.worker"), what="its successor")
