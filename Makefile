@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two processes: one has the end-to-end tests, which share a stack, the other the rest (tests/conftest.py).
+# Two processes: one has the end-to-end tests that share a stack, the other the rest (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 .PHONY: help install demo up test test-long test-fast check format docs openapi lock clean

@@ -31,13 +31,18 @@ settings.register_profile("whatever the machine does", deadline=None)
 settings.load_profile("whatever the machine does")
 
 END_TO_END = "tests/e2e/"
+OWN_STACKS = "tests/e2e/own_stacks/"
 
 
 class OneStackScheduling(LoadScopeScheduling):
-    """A file's tests go to one process; those that need a stack all go to the same, so that one stack is enough."""
+    """A file's tests go to one process; those that share a stack all go to the same, so that one stack is enough."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return END_TO_END if nodeid.startswith(END_TO_END) else nodeid.partition("::")[0]
+        return END_TO_END if _shares_a_stack(nodeid) else nodeid.partition("::")[0]
+
+
+def _shares_a_stack(nodeid: str) -> bool:
+    return nodeid.startswith(END_TO_END) and not nodeid.startswith(OWN_STACKS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackScheduling:
@@ -46,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackSche
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: whoever is through with the rest would have to wait for it."""
-    items.sort(key=lambda item: not item.nodeid.startswith(END_TO_END))
+    items.sort(key=lambda item: (not _shares_a_stack(item.nodeid), not item.nodeid.startswith(OWN_STACKS)))
 
 
 @pytest.fixture(scope="session")

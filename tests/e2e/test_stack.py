@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,16 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from stack_control import (
-    RunningStack,
-    await_that,
-    end_process,
-    end_stack,
-    faulty_spec,
-    read,
-    start_command,
-    start_stack,
-)
+from stack_control import RunningStack, await_that, read
 
 from sweep_service.storage.sql import open_sql_store
 
@@ -135,38 +125,6 @@ def test_a_demo_on_the_folder_of_a_stack_is_refused_in_one_line(stack: RunningSt
     assert demo.stderr.count("\n") == 1
 
 
-def test_a_demo_whose_parts_do_not_come_up_says_which(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "sweep_service.cli", "demo", "--home", str(tmp_path), "--output", str(tmp_path / "o")]
-    environment = {**os.environ, "SWEEP_LOG_LEVEL": "NONSENSE"}
-    demo = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
-    assert demo.returncode == 1
-    message, *log = demo.stderr.splitlines()
-    assert message == f"Error: api: ended (status 1). The end of {tmp_path / 'logs' / 'api.log'}:"
-    assert log == (tmp_path / "logs" / "api.log").read_text().splitlines()[-20:]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    process = start_command(tmp_path, "up", "--port", "0", "--mlflow-port", "0")
-    await_that(lambda: (tmp_path / "logs" / "mlflow.log").exists(), what="the first parts to be started")
-    assert end_process(process, number, within_s=20) == []
-    assert process.returncode == 128 + number
-    assert read(tmp_path / "out.txt") == "Ended before it was up.\n"
-    assert "Traceback" not in read(tmp_path / "err.txt")
-
-
-def test_a_demo_that_is_interrupted_ends_its_stack(tmp_path: Path) -> None:
-    process = start_command(tmp_path, "demo", "--output", str(tmp_path / "result.json"))
-    try:
-        await_that(lambda: "search 0/" in read(tmp_path / "out.txt"), within_s=150, what="the sweep to be watched")
-    finally:
-        left = end_process(process)
-    assert left == []
-    assert process.returncode == 128 + signal.SIGINT
-    assert read(tmp_path / "out.txt").endswith("Interrupted. Nothing runs any more.\n")
-    assert "Traceback" not in read(tmp_path / "err.txt")
-
-
 def test_a_taken_port_is_named_with_the_option_that_changes_it(stack: RunningStack, tmp_path: Path) -> None:
     port = stack.api_url.rsplit(":", 1)[1]
     argv = [sys.executable, "-m", "sweep_service.cli", "up", "--home", str(tmp_path), "--port", port]
@@ -174,35 +132,3 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(stack: RunningSta
     assert second.returncode == 1
     assert f"Port {port} is taken" in second.stderr
     assert "--port" in second.stderr
-
-
-@pytest.mark.long
-def test_a_sweep_survives_the_death_of_ray_and_the_stacks_own_leaves_nothing(tmp_path: Path) -> None:
-    """Ray is killed in mid-run, and the sweep completes; then the supervisor itself, and every process goes with it."""
-    stack = start_stack(tmp_path / "stack", "--cpus", "2")
-    try:
-        spec = faulty_spec("ray-dies", params={"delay_ms": 20, "checkpoint_every": 5}, budget={"trials": 6})
-        sweep_id = stack.client.submit(spec)["id"]
-        await_that(lambda: stack.client.get(sweep_id)["progress"]["used_trials"] >= 1, what="a first trial to end")
-        psutil.Process(stack.pid("gcs_server")).kill()  # the head without which no part of Ray lives on
-        sweep = stack.client.wait(sweep_id, timeout=180, patience=60)
-        assert (sweep["state"], sweep["generation"]) == ("completed", 2)
-        trials = stack.client.trials(sweep_id)
-        assert [trial["number"] for trial in trials] == list(range(6))
-        assert {trial["state"] for trial in trials} == {"completed"}
-
-        family = psutil.Process(stack.process.pid).children(recursive=True)
-        stack.process.send_signal(signal.SIGKILL)
-        stack.process.wait(10)
-        await_that(lambda: not psutil.wait_procs(family, timeout=1)[1], within_s=60, what=f"the end of {family}")
-        left = Path(read(stack.home / "ray-folder"))
-        assert left.is_dir()
-        again = start_command(stack.home, "up", "--port", "0", "--mlflow-port", "0")
-        try:
-            await_that(lambda: not left.exists(), what="the next start to remove Ray's folder")
-        finally:
-            end_process(again)
-    finally:
-        if stack.process.poll() is None:
-            end_stack(stack)
-        stack.client.close()
