@@ -16,6 +16,8 @@ from trainables.catalog import ParameterValue
 
 FORMAT_VERSION = 3  # 3: what GradNorm knows of stuck tasks; 2: NumPy's and Python's generators
 
+_PLAIN = (type(None), bool, int, float, str)
+
 
 class CheckpointError(ValueError):
     """The checkpoint cannot be read, or does not belong to the lane that it was given to."""
@@ -25,7 +27,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A lane between two steps. Tensors are on the CPU and belong to the checkpoint alone.
 
-    Only tensors, dicts, lists, strings and numbers, so that it can be read with ``weights_only=True``.
+    Only tensors, dicts, lists, strings and numbers, as ``plain`` makes them, so that it can be read with
+    ``weights_only=True``.
     """
 
     step: int  # optimiser steps done
@@ -43,14 +46,16 @@ class Checkpoint:
 
         Raises:
             OSError: the file cannot be written. Nothing is left behind then.
+            TypeError: it holds what could not be read again.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        _check_plain(content)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save({"format_version": FORMAT_VERSION, **plain(content)}, file)
+                torch.save({"format_version": FORMAT_VERSION, **content}, file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)  # os.replace: atomic on one file system
@@ -99,8 +104,19 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         # A StrEnum or a NumPy float is one of these too, but would be refused on reading.
-        return value if type(value) in (type(None), bool, int, float, str) else _base_value(value)
+        return value if type(value) in _PLAIN else _base_value(value)
     raise TypeError(f"a checkpoint holds plain data only, not {type(value).__name__}")
+
+
+def _check_plain(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _check_plain(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item)
+    elif not (isinstance(value, Tensor) or type(value) in _PLAIN):
+        raise TypeError(f"a checkpoint holds plain data only, not {type(value).__name__}")
 
 
 def _base_value(value: Any) -> bool | int | float | str:

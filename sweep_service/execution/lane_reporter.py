@@ -6,6 +6,7 @@ import errno
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,10 @@ from sweep_service.execution.log_sender import LogSender
 from sweep_service.services.packs import Departure, LaneMessage, LaneOrder, PackOrder
 
 if TYPE_CHECKING:
+    from trainables.checkpoint import Checkpoint
     from trainables.protocol import LaneReport
 
+MOST_WRITERS = 8  # threads that write a pack's checkpoints
 ROOM_INTERVAL_S = 2.0  # between tries to write a checkpoint where there is no room for it
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENDINGS: Mapping[str, TrialEnding] = {
@@ -58,7 +61,7 @@ class LaneReporter:
 
     def __call__(self, reports: Sequence[LaneReport]) -> Collection[str]:
         """Pass the reports on; which lanes are to leave."""
-        written = {report.lane: path for report in reports if (path := self._write_checkpoint(report)) is not None}
+        written = self._write_checkpoints(reports)
         messages = [self._message(report, written.get(report.lane)) for report in reports]
         notices = [(report, notice) for report in reports for notice in report.notices]
         for report, notice in notices:
@@ -111,29 +114,42 @@ class LaneReporter:
             self._sender.flush()  # who sees that a trial has ended, or rests, finds all that it had to say
         return self._link.report(messages)
 
-    def _write_checkpoint(self, report: LaneReport) -> Path | None:
-        checkpoint = report.checkpoint
+    def _write_checkpoints(self, reports: Sequence[LaneReport]) -> dict[str, Path]:
+        """Those that are due, by lane. All at once: most of the time of one goes by in waiting for the disk, which
+        makes several of them durable in the time of one.
+        """
+        due = [(report, checkpoint) for report in reports if (checkpoint := self._checkpoint_of(report)) is not None]
+        if not due:
+            return {}
+        paths = {report.lane: self._path_of(report) for report, _ in due}
+        with ThreadPoolExecutor(max_workers=min(len(due), MOST_WRITERS)) as threads:
+            written = [threads.submit(checkpoint.save, paths[report.lane]) for report, checkpoint in due]
+        for (report, checkpoint), one in zip(due, written, strict=True):
+            error = one.exception()
+            if error is not None:
+                self._write_when_there_is_room(report, checkpoint, why=_lack_of_room(error))
+        return paths
+
+    def _checkpoint_of(self, report: LaneReport) -> Checkpoint | None:
         if report.leave_checkpoint is not None and report.lane in self._resting:
-            checkpoint = report.leave_checkpoint()
-        if checkpoint is None:
-            return None
-        path = Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
-        is_told = False
+            return report.leave_checkpoint()
+        return report.checkpoint
+
+    def _path_of(self, report: LaneReport) -> Path:
+        return Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
+
+    def _write_when_there_is_room(self, report: LaneReport, checkpoint: Checkpoint, *, why: str) -> None:
+        path = self._path_of(report)
+        self._tell(report, f"there is no room for a checkpoint in {path.parent}, and its pack waits for it: {why}")
         while True:
+            self._rest(ROOM_INTERVAL_S)
             try:
                 checkpoint.save(path)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                if not is_told:
-                    fact = f"there is no room for a checkpoint in {path.parent}, and its pack waits for it"
-                    self._tell(report, f"{fact}: {error.strerror}")
-                    is_told = True
-                self._rest(ROOM_INTERVAL_S)
+                _lack_of_room(error)
             else:
-                if is_told:
-                    self._tell(report, "there is room for a checkpoint again")
-                return path
+                self._tell(report, "there is room for a checkpoint again")
+                return
 
     def _tell(self, report: LaneReport, notice: str) -> None:
         self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
@@ -152,6 +168,13 @@ class LaneReporter:
             traceback=report.traceback,
             provenance=self.provenance if ending is not None else {},
         )
+
+
+def _lack_of_room(error: BaseException) -> str:
+    """What the system says of it. Raises the error itself where it is another one."""
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        raise error
+    return str(error.strerror)
 
 
 def _is_stopped(report: LaneReport) -> bool:

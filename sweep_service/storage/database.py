@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy.orm  # noqa: F401  # SQLAlchemy looks into it, and fails while another thread loads it for MLflow
-from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal
+from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -36,6 +36,8 @@ _POSTGRES_ARGS: dict[str, Any] = {
     "tcp_user_timeout": 20_000,
     "options": (f"-c lock_timeout={_LOCK_WAIT_SECONDS}s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"),
 }
+_CLOCK = func.clock_timestamp(type_=UtcDateTime())  # of PostgreSQL
+_READ_CLOCK = select(_CLOCK)
 _MISSING_TABLE = ("no such table", "no such column", "UndefinedTable", "UndefinedColumn")
 
 
@@ -165,7 +167,11 @@ class Database:
         """The store's time, for a query: the database's own where it has a clock that all its clients share."""
         if self._is_sqlite:
             return literal(self._clock.now(), UtcDateTime())
-        return func.clock_timestamp(type_=UtcDateTime())
+        return _CLOCK
+
+    def read_clock(self, connection: Connection) -> datetime:
+        """The store's time, read in that transaction."""
+        return self._clock.now() if self._is_sqlite else connection.execute(_READ_CLOCK).scalar_one()
 
 
 @contextmanager

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, bindparam, delete, insert, select, update
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, Row, Select, Table, delete, insert
 
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
-from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
-from sweep_service.storage import moves, rows, sql_logs
-from sweep_service.storage.tables import (
-    IN_QUEUE,
-    QUEUE_ORDER,
-    SWEEP_WITHOUT_RESULTS,
-    attempts,
-    events,
-    reports,
-    sweeps,
-    trials,
-)
+from sweep_service.storage import moves, rows, sql_logs, statements
+from sweep_service.storage.database import Database
+from sweep_service.storage.tables import sweeps
 
 _TRIAL_CHANGES = (  # the columns of a trial that may change after its making
     "state", "ending", "message", "traceback", "objective", "metrics", "last_step", "checkpoint", "tracking_ref",
@@ -51,60 +42,35 @@ class LockedSweep:
         self._num_events: int = row._mapping["num_events"]
         self._connection = connection
         self._loaded = self.sweep
+        self._loaded_trials: dict[str, Trial] = {}  # by id, as they are stored
         self._columns: dict[str, Any] = {}
         self._events: list[Event] = []
 
     @classmethod
-    def lock(cls, connection: Connection, sweep_id: str, now: ColumnElement[datetime]) -> LockedSweep:
+    def lock(cls, database: Database, connection: Connection, sweep_id: str) -> LockedSweep:
         """Raises SweepNotFoundError."""
-        query = select(*SWEEP_WITHOUT_RESULTS).where(sweeps.c.id == sweep_id).with_for_update()
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(statements.LOCK_SWEEP, {"sweep_id": sweep_id}).one_or_none()
         if row is None:
             raise SweepNotFoundError(sweep_id)
-        return cls(connection, row, _read_clock(connection, now))
+        return cls(connection, row, database.read_clock(connection))
 
     @classmethod
-    def lock_leased(cls, connection: Connection, lease: Lease, now: ColumnElement[datetime]) -> LockedSweep:
+    def lock_leased(cls, database: Database, connection: Connection, lease: Lease) -> LockedSweep:
         """The fence. Raises LeaseLostError."""
-        is_held = (sweeps.c.id == lease.sweep_id) & (sweeps.c.lease_token == lease.token)
-        query = select(*SWEEP_WITHOUT_RESULTS).where(is_held).with_for_update()
-        row = connection.execute(query).one_or_none()
-        locked_at = _read_clock(connection, now)
+        held = {"sweep_id": lease.sweep_id, "token": lease.token}
+        row = connection.execute(statements.LOCK_LEASED_SWEEP, held).one_or_none()
+        locked_at = database.read_clock(connection)
         if row is None or row.lease_expires_at <= locked_at:
             raise LeaseLostError(f"The lease of {lease.owner!r} on {lease.sweep_id} has ended.")
         return cls(connection, row, locked_at)
 
     @classmethod
-    def lock_abandoned(
-        cls, connection: Connection, now: ColumnElement[datetime], states: Collection[SweepState]
-    ) -> LockedSweep | None:
-        """The first one in one of these states that nobody has a lease on."""
-        is_abandoned = sweeps.c.ended_at.is_(None) & sweeps.c.state.in_(sorted(states)) & _has_no_lease(now)
-        query = select(*SWEEP_WITHOUT_RESULTS).where(is_abandoned).order_by(sweeps.c.priority.desc(), sweeps.c.id)
-        return cls._lock_first(connection, now, query)
-
-    @classmethod
-    def lock_queued(
-        cls, connection: Connection, now: ColumnElement[datetime], among: Collection[str] | None
-    ) -> LockedSweep | None:
-        """The first one of the queue, or of those in it that are named."""
-        query = select(*SWEEP_WITHOUT_RESULTS).where(IN_QUEUE).order_by(*QUEUE_ORDER)
-        return cls._lock_first(connection, now, query if among is None else query.where(sweeps.c.id.in_(sorted(among))))
-
-    @classmethod
-    def lock_late(cls, connection: Connection, now: ColumnElement[datetime]) -> LockedSweep | None:
-        """The ended one that the tracking server is due to be tried again for, and that nobody has a lease on."""
-        is_late = sweeps.c.ended_at.is_not(None) & (sweeps.c.tracking_due_at <= now) & _has_no_lease(now)
-        query = select(*SWEEP_WITHOUT_RESULTS).where(is_late).order_by(sweeps.c.tracking_due_at, sweeps.c.id)
-        return cls._lock_first(connection, now, query)
-
-    @classmethod
-    def _lock_first(
-        cls, connection: Connection, now: ColumnElement[datetime], query: Select[Any]
-    ) -> LockedSweep | None:
-        """Passes over the rows that somebody else has locked: they are being claimed or changed right now."""
+    def lock_first(cls, database: Database, connection: Connection, query: Select[Any]) -> LockedSweep | None:
+        """The first sweep of the query. Passes over the rows that somebody else has locked: they are being claimed or
+        changed right now.
+        """
         row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).one_or_none()
-        return None if row is None else cls(connection, row, _read_clock(connection, now))
+        return None if row is None else cls(connection, row, database.read_clock(connection))
 
     def insert(self, table: Table, values: Sequence[dict[str, Any]]) -> None:
         if values:
@@ -130,9 +96,11 @@ class LockedSweep:
                 columns["results"] = None  # they were not read, so that nothing says that they are there
         if numbered:
             columns["num_events"] = numbered[-1].seq
-            self._connection.execute(insert(events), [rows.event_row(event) for event in numbered])
+            self._connection.execute(statements.NEW_EVENTS, [rows.event_row(event) for event in numbered])
         if columns:
-            self._connection.execute(update(sweeps).where(sweeps.c.id == self.sweep.id).values(**columns))
+            values = {f"new_{name}": value for name, value in columns.items()}
+            statement = statements.change_of_sweep(tuple(sorted(columns)))
+            self._connection.execute(statement, {"row_id": self.sweep.id, **values})
         return self.sweep
 
     def delete(self) -> None:
@@ -145,8 +113,8 @@ class LockedSweep:
 
     def trials(self, trial_ids: Sequence[str]) -> dict[str, Trial]:
         """By id. Raises TrialNotFoundError if one is missing, also for a trial of another sweep."""
-        query = select(trials).where(trials.c.sweep_id == self.sweep.id, trials.c.id.in_(trial_ids))
-        found = {row.id: rows.trial_of(row) for row in self._connection.execute(query)}
+        named = {"sweep_id": self.sweep.id, "trial_ids": trial_ids}
+        found = self._load_trials(statements.TRIALS, named)
         for trial_id in trial_ids:
             if trial_id not in found:
                 raise TrialNotFoundError(trial_id)
@@ -154,26 +122,29 @@ class LockedSweep:
 
     def failed_trials(self) -> list[Trial]:
         """By number."""
-        is_failed = (trials.c.sweep_id == self.sweep.id) & (trials.c.state == str(TrialState.FAILED))
-        query = select(trials).where(is_failed).order_by(trials.c.number)
-        return [rows.trial_of(row) for row in self._connection.execute(query)]
+        return [*self._load_trials(statements.FAILED_TRIALS, {"sweep_id": self.sweep.id}).values()]
+
+    def _load_trials(self, query: Select[Any], parameters: Mapping[str, Any]) -> dict[str, Trial]:
+        found = {row.id: rows.trial_of(row) for row in self._connection.execute(query, parameters)}
+        self._loaded_trials |= found
+        return found
 
     def save_trials(self, changed: Sequence[Trial]) -> None:
-        if not changed:
-            return
-        statement = (
-            update(trials)
-            .where(trials.c.id == bindparam("row_id"))
-            .values({name: bindparam(f"new_{name}") for name in _TRIAL_CHANGES})
-        )
-        values = [rows.trial_row(trial) for trial in changed]
-        parameters = [{"row_id": row["id"]} | {f"new_{name}": row[name] for name in _TRIAL_CHANGES} for row in values]
-        self._connection.execute(statement, parameters)
+        """Write what is new of trials that have been read before."""
+        by_columns: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for trial in changed:
+            old, new = rows.trial_row(self._loaded_trials[trial.id]), rows.trial_row(trial)
+            columns = tuple(name for name in _TRIAL_CHANGES if new[name] != old[name])
+            by_columns[columns].append({"row_id": trial.id} | {f"new_{name}": new[name] for name in columns})
+            self._loaded_trials[trial.id] = trial
+        for columns, parameters in by_columns.items():
+            if columns:
+                self._connection.execute(statements.change_of_trial(columns), parameters)
 
     def attempts(self, attempt_ids: Sequence[str]) -> dict[str, Attempt]:
         """By id. Raises NotFoundError if one is missing, also for an attempt of another sweep."""
-        query = select(attempts).where(attempts.c.sweep_id == self.sweep.id, attempts.c.id.in_(attempt_ids))
-        found = {row.id: rows.attempt_of(row) for row in self._connection.execute(query)}
+        named = {"sweep_id": self.sweep.id, "attempt_ids": attempt_ids}
+        found = {row.id: rows.attempt_of(row) for row in self._connection.execute(statements.ATTEMPTS, named)}
         for attempt_id in attempt_ids:
             if attempt_id not in found:
                 raise NotFoundError(f"There is no attempt {attempt_id!r}.")
@@ -181,15 +152,16 @@ class LockedSweep:
 
     def running_attempts(self, trial_ids: Sequence[str]) -> dict[str, Attempt]:
         """By trial."""
-        query = select(attempts).where(
-            attempts.c.trial_id.in_(trial_ids), attempts.c.state == str(AttemptState.RUNNING)
-        )
-        return {row.trial_id: rows.attempt_of(row) for row in self._connection.execute(query)}
+        found = self._connection.execute(statements.RUNNING_ATTEMPTS, {"trial_ids": trial_ids})
+        return {row.trial_id: rows.attempt_of(row) for row in found}
 
     def save_attempts(self, changed: Sequence[Attempt]) -> None:
-        for attempt in changed:
-            values = {"state": str(attempt.state), "message": attempt.message, "ended_at": attempt.ended_at}
-            self._connection.execute(update(attempts).where(attempts.c.id == attempt.id).values(**values))
+        ends = [
+            {"row_id": one.id, "new_state": str(one.state), "new_message": one.message, "new_ended_at": one.ended_at}
+            for one in changed
+        ]
+        if ends:
+            self._connection.execute(statements.END_OF_ATTEMPT, ends)
 
     def record(self, new_reports: Sequence[Report], ends: Sequence[TrialEnd], rests: Collection[str]) -> None:
         """Reports, then ends, then rests. Raises IllegalMoveError, NotFoundError."""
@@ -235,27 +207,17 @@ class LockedSweep:
                 known.add(key)
                 fresh.append(replace(report, seq=self.num_reports + len(fresh) + 1))
         if fresh:
-            self._connection.execute(insert(reports), [rows.report_row(report) for report in fresh])
+            self._connection.execute(statements.NEW_REPORTS, [rows.report_row(report) for report in fresh])
             self.set_columns(num_reports=fresh[-1].seq)
 
     def _known_steps(self, new_reports: Sequence[Report]) -> set[tuple[str, int]]:
         """Which of these (trial, step) are stored already."""
         trial_ids = sorted({report.trial_id for report in new_reports})
         steps = sorted({report.step for report in new_reports})
-        query = select(reports.c.trial_id, reports.c.step).where(
-            reports.c.trial_id.in_(trial_ids), reports.c.step.in_(steps)
-        )
-        return {(row.trial_id, row.step) for row in self._connection.execute(query)}
+        named = {"trial_ids": trial_ids, "steps": steps}
+        return {(row.trial_id, row.step) for row in self._connection.execute(statements.KNOWN_STEPS, named)}
 
 
 def _check_trial(attempt: Attempt, trial_id: str) -> None:
     if attempt.trial_id != trial_id:
         raise NotFoundError(f"There is no attempt {attempt.id!r} of {trial_id!r}.")
-
-
-def _has_no_lease(now: ColumnElement[datetime]) -> ColumnElement[bool]:
-    return sweeps.c.lease_expires_at.is_(None) | (sweeps.c.lease_expires_at <= now)
-
-
-def _read_clock(connection: Connection, now: ColumnElement[datetime]) -> datetime:
-    return connection.execute(select(now)).scalar_one()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -388,16 +387,10 @@ class MemorySweepStore:
 
 
 def _claim(tables: MemoryTables, sweep: Sweep, *, owner: str, ttl: timedelta, now: datetime) -> Lease:
-    claimed, events = moves.claim_sweep(sweep, owner=owner, now=now)
+    claimed, lease, events = moves.claim_sweep(sweep, owner=owner, ttl=ttl, now=now)
     tables.append(*events)
     tables.update_sweep(claimed, now=now)
-    lease = tables.leases[claimed.id] = Lease(
-        sweep_id=claimed.id,
-        token=uuid.uuid4().hex,
-        owner=owner,
-        generation=claimed.generation,
-        expires_at=now + ttl,
-    )
+    tables.leases[claimed.id] = lease
     return lease
 
 

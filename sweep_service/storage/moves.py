@@ -1,14 +1,15 @@
 """How each move changes a sweep, a trial or an attempt, and which event tells of it.
 
-Pure functions from value to value, shared by every store: ``domain.states`` says what is allowed, this module what
+Functions from value to value, shared by every store: ``domain.states`` says what is allowed, this module what
 comes of it, and a store only keeps the result. An event leaves here without a seq; the store numbers it.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.amendment import changes_between, told
@@ -31,7 +32,7 @@ from sweep_service.domain.states import (
     check_move,
     verb_target,
 )
-from sweep_service.domain.trial import Attempt, Report, Sweep, Trial
+from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
 from sweep_service.storage.intake import plain_text
 
@@ -183,15 +184,20 @@ def _retried(trial: Trial, *, now: datetime) -> tuple[Trial, Event]:
     return waiting, event
 
 
-def claim_sweep(sweep: Sweep, *, owner: str, now: datetime) -> tuple[Sweep, list[Event]]:
-    """The next generation of the sweep; STARTING if it was QUEUED, else in the state in which its conductor left it."""
+def claim_sweep(sweep: Sweep, *, owner: str, ttl: timedelta, now: datetime) -> tuple[Sweep, Lease, list[Event]]:
+    """The next generation of the sweep, STARTING if it was QUEUED, else in the state in which its conductor left it;
+    and the lease on it, whose token nobody can guess.
+    """
     claimed = replace(sweep, generation=sweep.generation + 1)
     data = {"owner": owner, "generation": claimed.generation}
     events = [Event(sweep_id=sweep.id, kind=EventKind.SWEEP_CLAIMED, data=data, at=now)]
     if sweep.state is SweepState.QUEUED:
         claimed, moved = move_sweep(claimed, SweepState.STARTING, reason=None, message="", now=now)
         events.append(moved)
-    return claimed, events
+    lease = Lease(
+        sweep_id=sweep.id, token=uuid.uuid4().hex, owner=owner, generation=claimed.generation, expires_at=now + ttl
+    )
+    return claimed, lease, events
 
 
 def explain_wait(sweep: Sweep, reason: SweepReason | None, message: str, *, now: datetime) -> tuple[Sweep, list[Event]]:

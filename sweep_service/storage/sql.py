@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import Engine, Select, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
@@ -19,7 +18,7 @@ from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import CONDUCTED, AttemptState, SweepReason, SweepState, Verb, check_deletable
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import Clock, SubmissionKey, TrialEnd
-from sweep_service.storage import intake, moves, rows
+from sweep_service.storage import intake, moves, rows, statements
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.locked import LockedSweep
 from sweep_service.storage.sql_shared import SharedTables
@@ -57,13 +56,13 @@ class SqlSweepStore(SharedTables):
     def _locked(self, sweep_id: str) -> Iterator[LockedSweep]:
         """A write to a sweep. Raises SweepNotFoundError."""
         with self._database.writing() as connection:
-            yield LockedSweep.lock(connection, sweep_id, self._database.now())
+            yield LockedSweep.lock(self._database, connection, sweep_id)
 
     @contextmanager
     def _fenced(self, lease: Lease) -> Iterator[LockedSweep]:
         """A write of the lease's holder. Raises LeaseLostError."""
         with self._database.writing() as connection:
-            yield LockedSweep.lock_leased(connection, lease, self._database.now())
+            yield LockedSweep.lock_leased(self._database, connection, lease)
 
     # --- anybody ------------------------------------------------------------------------------------------------------
 
@@ -118,18 +117,28 @@ class SqlSweepStore(SharedTables):
     def claim_sweep(
         self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
     ) -> Lease | None:
-        abandoned = moves.ON_THE_WAY if winding_up_only else CONDUCTED
-        with self._database.writing() as connection:
-            now = self._database.now()
-            locked = LockedSweep.lock_abandoned(connection, now, abandoned)
-            if locked is None and not winding_up_only:
-                locked = LockedSweep.lock_queued(connection, now, queued)
-            return None if locked is None else _claim(locked, owner=owner, ttl=ttl)
+        now = self._database.now()
+        if winding_up_only:
+            return self._claim_first(statements.abandoned_sweeps(now, moves.ON_THE_WAY), owner=owner, ttl=ttl)
+        conducted, queue = statements.abandoned_sweeps(now, CONDUCTED), statements.queued_sweeps(queued)
+        return self._claim_first(conducted, queue, owner=owner, ttl=ttl)
 
     def claim_late(self, *, owner: str, ttl: timedelta) -> Lease | None:
+        return self._claim_first(statements.late_sweeps(self._database.now()), owner=owner, ttl=ttl)
+
+    def _claim_first(self, *queries: Select[Any], owner: str, ttl: timedelta) -> Lease | None:
+        """The first sweep of the first query that has one. Most often there is none, which reading tells: dispatchers
+        ask twice a second, and SQLite has one writer at a time.
+        """
+        with self._database.reading() as connection:
+            if not any(connection.execute(query.with_only_columns(sweeps.c.id).limit(1)).first() for query in queries):
+                return None
         with self._database.writing() as connection:
-            locked = LockedSweep.lock_late(connection, self._database.now())
-            return None if locked is None else _claim(locked, owner=owner, ttl=ttl)
+            for query in queries:
+                locked = LockedSweep.lock_first(self._database, connection, query)
+                if locked is not None:
+                    return _claim(locked, owner=owner, ttl=ttl)
+        return None
 
     def explain_wait(self, sweep_id: str, reason: SweepReason | None, message: str = "") -> None:
         with self._locked(sweep_id) as locked:
@@ -254,15 +263,8 @@ class SqlSweepStore(SharedTables):
 
 
 def _claim(locked: LockedSweep, *, owner: str, ttl: timedelta) -> Lease:
-    locked.sweep, told = moves.claim_sweep(locked.sweep, owner=owner, now=locked.now)
+    locked.sweep, lease, told = moves.claim_sweep(locked.sweep, owner=owner, ttl=ttl, now=locked.now)
     locked.append(*told)
-    lease = Lease(
-        sweep_id=locked.sweep.id,
-        token=uuid.uuid4().hex,
-        owner=owner,
-        generation=locked.sweep.generation,
-        expires_at=locked.now + ttl,
-    )
     locked.set_columns(lease_token=lease.token, lease_owner=owner, lease_expires_at=lease.expires_at)
     locked.flush()
     return lease

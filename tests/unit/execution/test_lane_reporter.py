@@ -1,9 +1,10 @@
-"""Where there is no room for a checkpoint."""
+"""How the checkpoints of a report are written, and what is done where there is no room for one."""
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,27 +51,34 @@ class LateCheckpoint:
         path.touch()
 
 
-def report_with(checkpoint: Any, folder: Path) -> tuple[list[str], list[float], Collection[str]]:
-    """What was told, how long was waited, and what the report said."""
-    lane = LaneOrder(
-        trial_id="trl_1",
-        balancer="equal",
-        params={},
-        evaluate_test=False,
-        checkpoint_dir=str(folder),
-        resume_from=None,
+def report_with(checkpoints: Mapping[str, Any], folder: Path) -> tuple[list[str], list[float], Collection[str]]:
+    """Each is a trial's. What was told, how long was waited, and what the report said."""
+    lanes = tuple(
+        LaneOrder(
+            trial_id=trial_id,
+            balancer="equal",
+            params={},
+            evaluate_test=False,
+            checkpoint_dir=str(folder / trial_id),
+            resume_from=None,
+        )
+        for trial_id in checkpoints
     )
-    order = PackOrder(trainable="t", lanes=(lane,), places=1, is_settled=True, is_measured=False, num_threads=1, gpus=0)
-    link, pauses, capture = Told(), [], Capture(["trl_1"], clock=SystemClock())
+    order = PackOrder(
+        trainable="t", lanes=lanes, places=len(lanes), is_settled=True, is_measured=False, num_threads=1, gpus=0
+    )
+    link, pauses, capture = Told(), [], Capture([*checkpoints], clock=SystemClock())
     sender = LogSender(capture, link.log)
     reporter = LaneReporter(order, link, capture, sender, rest=pauses.append)
-    leaving = reporter([LaneReport(lane="trl_1", step=20, metrics={}, checkpoint=checkpoint)])
-    return link.events, pauses, leaving
+    reports = [
+        LaneReport(lane=one, step=20, metrics={}, checkpoint=checkpoint) for one, checkpoint in checkpoints.items()
+    ]
+    return link.events, pauses, reporter(reports)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_room_for_a_checkpoint_is_waited_for_and_told_of_once(tmp_path: Path, number: int) -> None:
-    told, pauses, leaving = report_with(LateCheckpoint(3, number), tmp_path / "trl_1")
+    told, pauses, leaving = report_with({"trl_1": LateCheckpoint(3, number)}, tmp_path)
     assert (tmp_path / "trl_1" / "step-00000020.pt").exists()
     assert pauses == [ROOM_INTERVAL_S] * 3
     why = os.strerror(number)
@@ -83,9 +91,30 @@ def test_room_for_a_checkpoint_is_waited_for_and_told_of_once(tmp_path: Path, nu
 
 
 def test_a_checkpoint_that_can_be_written_is_no_news(tmp_path: Path) -> None:
-    assert report_with(LateCheckpoint(0, 0), tmp_path / "trl_1")[:2] == (["report 20"], [])
+    assert report_with({"trl_1": LateCheckpoint(0, 0)}, tmp_path)[:2] == (["report 20"], [])
 
 
 def test_what_does_not_pass_by_itself_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(PermissionError):
-        report_with(LateCheckpoint(1, errno.EACCES), tmp_path / "trl_1")
+        report_with({"trl_1": LateCheckpoint(1, errno.EACCES)}, tmp_path)
+
+
+def test_one_that_has_to_wait_for_room_costs_no_other_its_checkpoint(tmp_path: Path) -> None:
+    checkpoints = {f"trl_{n}": LateCheckpoint(1 if n == 7 else 0, errno.ENOSPC) for n in range(20)}
+    told, pauses, _ = report_with(checkpoints, tmp_path)
+    assert all((tmp_path / trial_id / "step-00000020.pt").exists() for trial_id in checkpoints)
+    assert len(pauses) == 1
+    assert [event.partition(":")[0] for event in told] == ["trl_7", "trl_7", *["report 20"] * 20]
+
+
+def test_all_that_are_due_are_written_at_once(tmp_path: Path) -> None:
+    """Each comes to its end only when another is being written too."""
+    met = threading.Barrier(2, timeout=30)
+
+    class Meeting(LateCheckpoint):
+        def save(self, path: Path) -> None:
+            met.wait()
+            super().save(path)
+
+    told, _, _ = report_with({f"trl_{n}": Meeting(0, 0) for n in range(4)}, tmp_path)
+    assert told == ["report 20"] * 4
