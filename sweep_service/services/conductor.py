@@ -16,7 +16,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sweep_service.domain.errors import (
-    ClusterLostError,
     IllegalMoveError,
     LeaseLostError,
     SpecChangedError,
@@ -26,18 +25,20 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
-from sweep_service.domain.trial import Cluster, Lease, Sweep, Trial
+from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.ports import Clock, SweepStore
+from sweep_service.services import late_delivery
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
 from sweep_service.services.lease_keeper import LeaseKeeper
-from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished, unschedulable
+from sweep_service.services.outcome import CANCELLED, PAUSED, STOPPED, Outcome, cancel_unfinished
 from sweep_service.services.pack_desk import PackDesk
 from sweep_service.services.plan import OpenSearch, Plan
 from sweep_service.services.ranking import with_checkpoints
 from sweep_service.services.results import summarise
+from sweep_service.services.room import await_room
 from sweep_service.services.supply import PackRunner, PackSupply
 from sweep_service.services.wishes import Wishes
 from sweep_service.services.workers import Workers
@@ -46,10 +47,7 @@ from sweep_service.tracker_port import Tracker
 
 logger = logging.getLogger(__name__)
 
-SOONEST_LATE, LATEST_LATE = timedelta(seconds=15), timedelta(hours=1)  # until the server is tried again after the end
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
-LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the sweep
-
 LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
 
 
@@ -171,7 +169,13 @@ class Conductor:
         delivering = threading.Thread(target=self._deliver, name="delivery", daemon=True)
         delivering.start()
         try:
-            no_room = self._await_room(sweep.spec.resources, supply)
+            no_room = await_room(
+                sweep.spec.resources,
+                look=self._runner.cluster,
+                within=self._settings.unschedulable_after,
+                is_over=lambda: supply.is_over,
+                rest=self._rest_unless_lost,
+            )
             if no_room is not None:
                 generation.cancel()
             elif self._start():
@@ -220,25 +224,6 @@ class Conductor:
             clock=self._clock,
             checkpoints=self._checkpoints,
         )
-
-    def _await_room(self, wanted: Resources, supply: PackSupply) -> Outcome | None:
-        """Wait for a node that could hold a pack if it were idle: nodes may still be joining. None: there is one."""
-        deadline = time.monotonic() + self._settings.unschedulable_after.total_seconds()
-        while True:
-            cluster = self._look()
-            if cluster.can_ever_hold(cpus=wanted.cpus, gpus=wanted.gpus) or supply.is_over:
-                return None
-            if time.monotonic() >= deadline:
-                return unschedulable(wanted, cluster)
-            if self._over.wait(LOOK_INTERVAL_S):
-                self._raise_if_lost()
-
-    def _look(self) -> Cluster:
-        try:
-            return self._runner.cluster()
-        except ClusterLostError as error:  # for a moment, or this process would be gone as well
-            logger.warning("%s: the cluster's nodes cannot be listed. %s", self._name, error)
-            return Cluster(nodes=(), seen_at=self._clock.now())
 
     def _start(self) -> bool:
         """Move to RUNNING, unless the sweep is there already or a user has asked for something else; False: nothing is
@@ -336,7 +321,7 @@ class Conductor:
     def _end(self, ending: Sweep, trials: Sequence[Trial], *, is_delivered: bool) -> None:
         self._store.set_results(self._lease, ending.results or {})
         if not is_delivered or ending.tracking_due_at is not None:  # the latter: another end had not come to be
-            self._store.set_tracking_due(self._lease, None if is_delivered else SOONEST_LATE)
+            self._store.set_tracking_due(self._lease, None if is_delivered else late_delivery.SOONEST)
         # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints.
         self._checkpoints.drop_other_trials(keep=with_checkpoints(ending.spec, trials) | {ending.best_trial_id or ""})
         self._store.move_sweep(
@@ -347,23 +332,14 @@ class Conductor:
         logger.info("%s: %s. %s", self._name, ending.state, ending.message)
 
     def _deliver_late(self, sweep: Sweep) -> None:
-        """Bring to the tracking server what it had not taken when the sweep ended. Where it does not answer again, the
-        next try comes when as much time has gone by again as since the end.
-        """
         logger.info("%s: delivers what the tracking server has not taken of %r.", self._name, sweep.spec.name)
-        try:
-            delivered = not self._is_leaving and self._delivery.try_late(sweep, self._store.list_trials(sweep.id))
-            since_end = self._clock.now() - (sweep.ended_at or sweep.updated_at)
-            wait = None if delivered else min(max(since_end, SOONEST_LATE), LATEST_LATE)
-            self._store.set_tracking_due(self._lease, wait)
-        except (LeaseLostError, StoreUnavailableError):
-            raise
-        except Exception:  # the sweep has ended, and does not end in another way for this
-            logger.exception("%s: the late delivery failed; it is tried again.", self._name)
-            return
-        self._over.set()
-        self._store.release_lease(self._lease)
-        logger.info("%s: %s.", self._name, "all is delivered" if delivered else "the tracking server is tried later")
+        if self._is_leaving:
+            self._hand_over("This process is to end.")
+        elif late_delivery.deliver_late(
+            sweep, store=self._store, lease=self._lease, delivery=self._delivery, clock=self._clock
+        ):
+            self._over.set()
+            self._store.release_lease(self._lease)
 
     def _fail(self, error: Exception) -> None:
         """End the sweep FAILED and every trial with it; their runs too, if the tracking server answers."""
@@ -431,6 +407,10 @@ class Conductor:
         if self._supply is not None:
             self._supply.fail(error)
         self._workers.end()
+
+    def _rest_unless_lost(self, seconds: float) -> None:
+        self._over.wait(seconds)
+        self._raise_if_lost()
 
     def _raise_if_lost(self) -> None:
         if self._lost is not None:

@@ -19,7 +19,7 @@ from stack_control import RunningStack, await_that, conductor_pid
 from benchmarks.postgres_server import PostgresServer
 from sweep_service.client import ApiError, UnreachableError
 
-_FIRST, _LAST = 0.04, 0.8  # shares of a sweep's steps between which trouble comes
+_FIRST, _LAST = 0.04, 0.6  # shares of a sweep's steps between which trouble comes: it must find the sweep running
 _AT_ONCE = 0.3  # how often it comes right after what came before, whatever the sweep has done since
 _TARGET_SECONDS = 90  # for something of that kind to be there
 _PROGRESS_SECONDS = 240

@@ -15,14 +15,14 @@ from store_values import START, new_sweep
 from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.states import SweepState, TrialState, Verb
 from sweep_service.domain.trial import Lease
-from sweep_service.services import conductor as conductor_module
+from sweep_service.services import late_delivery
 from sweep_service.services.dispatcher import LATE_RETRY, MAX_FAILED_STARTS, Dispatcher
 from sweep_service.services.packs import PackOrder
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conductor_module, "SOONEST_LATE", timedelta(0))
+    monkeypatch.setattr(late_delivery, "SOONEST", timedelta(0))
 
 
 def cancel_while_the_server_is_away(house: House) -> None:
