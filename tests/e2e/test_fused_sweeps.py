@@ -109,6 +109,7 @@ def test_packs_that_have_gpus_and_find_no_cuda_tell_of_it_once(stack: RunningSta
     assert len(told) == (0 if torch.cuda.is_available() else 1)
 
 
+@pytest.mark.long
 def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> None:
     spec = faulty_spec("orphans", budget={"trials": 1}, params={"delay_ms": 1000, "steps": 1000, "report_every": 500})
     sweep_id = stack.client.submit(spec)["id"]
@@ -121,6 +122,7 @@ def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> N
     assert stack.client.wait(sweep_id, timeout=90)["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_a_trainer_whose_pack_loses_its_place_ends_and_does_not_train_beside_its_successor(
     stack: RunningStack,
 ) -> None:

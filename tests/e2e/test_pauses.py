@@ -78,6 +78,7 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_where_its_trials_rest(
         assert sorted(point.step for point in points) == list(range(EVERY, STEPS + 1, EVERY))
 
 
+@pytest.mark.long
 def test_a_pause_outlives_its_conductor_and_a_sweep_can_be_stopped_in_it(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_sweep_of_which_nothing_completes_fails_early_and_says_why(stack: Runn
     assert len(stack.client.trials(sweep["id"])) <= 8
 
 
+@pytest.mark.long
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_in_another_attempt(stack: RunningStack) -> None:
     # Killed in the thirtieth pass of each process: the second starts at step 25 and has only 25 to go.
     params = {"fault": "kill", "at_step": 30, "report_every": 5, "checkpoint_every": 5}
@@ -246,7 +247,9 @@ def test_a_sweep_that_no_node_can_ever_hold_says_so_and_holds_up_nobody(stack: R
     assert stack.client.cancel(sweep["id"])["state"] == "cancelled"
 
 
-@pytest.mark.parametrize(("verb", "state"), [("cancel", "cancelled"), ("stop", "stopped")])
+@pytest.mark.parametrize(
+    ("verb", "state"), [("stop", "stopped"), pytest.param("cancel", "cancelled", marks=pytest.mark.long)]
+)
 def test_a_sweep_whose_trials_wait_for_a_place_can_be_ended(stack: RunningStack, verb: str, state: str) -> None:
     slow = {"delay_ms": 500, "steps": 1000}
     holder = stack.client.submit(faulty_spec("holder", params=slow))["id"]
@@ -293,6 +296,7 @@ def test_half_a_gpu_puts_two_trials_on_one_and_they_train_without_cuda(stack: Ru
     assert stack.client.wait(sweep_id, timeout=60)["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_a_conductor_that_is_killed_is_replaced_and_no_trial_is_lost_or_repeated(
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:
