@@ -61,7 +61,7 @@ from benchmarks import overhead_rows, overhead_shares
 from benchmarks.overhead_filling import Filling
 from benchmarks.overhead_rows import LOADS
 from benchmarks.overhead_store import DATABASES, Asking, Store, measure_store
-from benchmarks.overhead_sweep import measure_sweeps
+from benchmarks.overhead_sweep import VARIANTS, measure_sweeps
 from benchmarks.sweep_throughput import machine
 
 FULL = Filling(num_sweeps=1000, trials_a_sweep=100, reports_a_trial=5), Asking(num_calls=400, loads=LOADS)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stores.append(measure_store(database, filling, asking))
             _tell_load()
         if "sweep" in options.only:
-            sweeps += measure_sweeps(database, rounds=options.rounds, is_quick=options.quick)
+            sweeps += measure_sweeps(database, options.sweeps, rounds=options.rounds, is_quick=options.quick)
             _tell_load()
     if options.json:
         print(where, file=sys.stderr)
@@ -109,6 +109,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="What durability costs.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=list(DATABASES))
+    parser.add_argument("--sweeps", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=None, help=f"of the sweep; {ROUNDS}, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="a smaller store, fewer calls, a shorter sweep")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the tables")

@@ -15,7 +15,7 @@ REPORTING = ("LaneReporter.__call__", "ConductorLink.begin", "ConductorLink.refi
 
 PARTS: Mapping[str, Sequence[str]] = {
     "checkpoints: copied": ("LaneTraining._checkpoint",),
-    "checkpoints: written": ("Checkpoint.save",),
+    "checkpoints: written": ("LaneReporter._write_at_once",),  # those of a pack's lanes together
     "checkpoints: removed": (
         "CheckpointFolders.drop_trial",
         "CheckpointFolders.drop_earlier_attempts",
@@ -39,7 +39,9 @@ PARTS: Mapping[str, Sequence[str]] = {
 }
 """What durability consists of."""
 
-IN_THE_PACK = ("checkpoints: copied", "checkpoints: written")  # by the thread that trains
+IN_THE_PACK = ("checkpoints: copied",)  # by the thread that trains
+IN_THREADS: Mapping[str, Sequence[str]] = {"checkpoints: written": ("Checkpoint.save",)}
+"""The calls whose processor time is a part's, where it has threads of its own for them."""
 WAITED_FOR = tuple(PARTS)[:5]
 """The parts for which a pack stands still. All others go on beside it, and take no more than a processor's time."""
 
@@ -128,15 +130,17 @@ def sweeping_of(calls: Sequence[Call], *, began: float, ended: float) -> Sweepin
         num_packs=len(packs),
         pack_processor_seconds=sum(call.processor_seconds for call in packs),
         reporting_seconds=sum(call.seconds for call in own if call.what in REPORTING),
-        parts={name: _part([call for call in own if call.what in names]) for name, names in PARTS.items()},
+        parts={name: _part(own, names, IN_THREADS.get(name, names)) for name, names in PARTS.items()},
     )
 
 
-def _part(calls: Sequence[Call]) -> Part:
+def _part(own: Sequence[Call], names: Sequence[str], working: Sequence[str]) -> Part:
+    """Of the calls of these names; by processor time, of those that do the work."""
+    calls = [call for call in own if call.what in names]
     return Part(
         calls=len(calls),
         seconds=sum(call.seconds for call in calls),
-        processor_seconds=sum(call.processor_seconds for call in calls),
+        processor_seconds=sum(call.processor_seconds for call in own if call.what in working),
         longest_ms=1000 * max((call.seconds for call in calls), default=0.0),
     )
 

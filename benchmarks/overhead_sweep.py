@@ -62,8 +62,8 @@ def spec_of(variant: str, *, is_quick: bool) -> dict[str, Any]:
     return spec
 
 
-def measure_sweeps(database: str, *, rounds: int, is_quick: bool) -> list[Row]:
-    """A row for each variant. They take turns in one stack, which a short sweep has gone through before."""
+def measure_sweeps(database: str, variants: Sequence[str], *, rounds: int, is_quick: bool) -> list[Row]:
+    """A row for each of these ``VARIANTS``. They take turns in one stack, which a short sweep has gone through."""
     family = Family()
     try:
         with contextlib.ExitStack() as stack:
@@ -75,8 +75,8 @@ def measure_sweeps(database: str, *, rounds: int, is_quick: bool) -> list[Row]:
             url, _ = stack.enter_context(private_stack(folder, ray_folder, settings))
             client = stack.enter_context(SweepClient(url, timeout=60))
             _tell(f"{database}: warming up ...")
-            run(client, spec_of(next(iter(VARIANTS)), is_quick=True))
-            found = _rounds(client, notes, database, rounds=rounds, is_quick=is_quick)
+            run(client, spec_of(variants[0], is_quick=True))
+            found = _rounds(client, notes, database, variants, rounds=rounds, is_quick=is_quick)
     finally:
         if left := family.end():
             _tell(f"left of the stack, and ended: {', '.join(left)}")
@@ -85,11 +85,11 @@ def measure_sweeps(database: str, *, rounds: int, is_quick: bool) -> list[Row]:
 
 
 def _rounds(
-    client: SweepClient, notes: Path, database: str, *, rounds: int, is_quick: bool
+    client: SweepClient, notes: Path, database: str, variants: Sequence[str], *, rounds: int, is_quick: bool
 ) -> Mapping[str, Sequence[Sweeping]]:
-    found: dict[str, list[Sweeping]] = {name: [] for name in VARIANTS}
+    found: dict[str, list[Sweeping]] = {name: [] for name in variants}
     for number in range(rounds):
-        names = list(VARIANTS) if number % 2 == 0 else list(VARIANTS)[::-1]
+        names = variants if number % 2 == 0 else variants[::-1]
         for name in names:
             time.sleep(SETTLE_S)
             _tell(f"{database}: round {number + 1} of {rounds}, {name} ...")

@@ -28,7 +28,7 @@ WRAPPED = {  # module -> class, or "" for the module's own functions -> function
         "CheckpointFolders": ("drop_trial", "drop_earlier_attempts", "drop_other_trials"),
     },
     "sweep_service.execution.links": {"ConductorLink": ("begin", "refill")},
-    "sweep_service.execution.lane_reporter": {"LaneReporter": ("__call__",)},
+    "sweep_service.execution.lane_reporter": {"LaneReporter": ("__call__", "_write_at_once")},
     "sweep_service.execution.packs": {"": ("train_order",)},
     "trainables.checkpoint": {"Checkpoint": ("save",)},
     "trainables.engine.lane": {"LaneTraining": ("_checkpoint",)},

@@ -115,20 +115,22 @@ class LaneReporter:
         return self._link.report(messages)
 
     def _write_checkpoints(self, reports: Sequence[LaneReport]) -> dict[str, Path]:
-        """Those that are due, by lane. All at once: most of the time of one goes by in waiting for the disk, which
-        makes several of them durable in the time of one.
-        """
+        """Those that are due, by lane."""
         due = [(report, checkpoint) for report in reports if (checkpoint := self._checkpoint_of(report)) is not None]
-        if not due:
-            return {}
-        paths = {report.lane: self._path_of(report) for report, _ in due}
+        if due:
+            self._write_at_once(due)
+        return {report.lane: self._path_of(report) for report, _ in due}
+
+    def _write_at_once(self, due: Sequence[tuple[LaneReport, Checkpoint]]) -> None:
+        """Most of the time of one goes by in waiting for the disk, which makes several of them durable in the time of
+        one.
+        """
         with ThreadPoolExecutor(max_workers=min(len(due), MOST_WRITERS)) as threads:
-            written = [threads.submit(checkpoint.save, paths[report.lane]) for report, checkpoint in due]
+            written = [threads.submit(checkpoint.save, self._path_of(report)) for report, checkpoint in due]
         for (report, checkpoint), one in zip(due, written, strict=True):
             error = one.exception()
             if error is not None:
                 self._write_when_there_is_room(report, checkpoint, why=_lack_of_room(error))
-        return paths
 
     def _checkpoint_of(self, report: LaneReport) -> Checkpoint | None:
         if report.leave_checkpoint is not None and report.lane in self._resting:

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import overhead
 from benchmarks.overhead_filling import Filling
 from benchmarks.overhead_rows import REFERENCE, Load, Took, percentile, row_of, table
-from benchmarks.overhead_shares import PACK, PARTS, REPORTING, WAITED_FOR, read_calls, sweeping_of
+from benchmarks.overhead_shares import IN_THREADS, PACK, PARTS, REPORTING, WAITED_FOR, read_calls, sweeping_of
 from benchmarks.overhead_shares import row_of as share_row
 from benchmarks.overhead_shares import table as share_table
 from benchmarks.overhead_store import Asking, measure_store
@@ -135,17 +135,19 @@ def test_the_shares_are_of_the_packs_time_and_of_the_sweeps(tmp_path):
         (PACK, 102.0, 10.0),
         ("LaneReporter.__call__", 103.0, 2.0),
         ("LaneTraining._checkpoint", 103.0, 0.1),
-        ("Checkpoint.save", 103.0, 0.3),
+        ("Checkpoint.save", 103.0, 0.25),  # two lanes', at once
+        ("Checkpoint.save", 103.0, 0.25),
+        ("LaneReporter._write_at_once", 103.0, 0.3),
         ("SqlSweepStore.record", 104.0, 0.6),
         ("SqlSweepStore.renew_lease", 105.0, 0.5),
     )
     one = sweeping_of(calls, began=100.0, ended=120.0)
     assert (one.seconds, one.pack_seconds, one.num_packs) == (20, 20, 2)
     assert one.waited_share == pytest.approx(0.05)
-    assert one.waited_processor_share == pytest.approx(0.5 / (10 + 0.3))
+    assert one.waited_processor_share == pytest.approx((0.05 + 0.25 + 0.3) / (10 + 0.25 + 0.3))
     assert one.reporting_share == pytest.approx(2.1 / 20)
     assert one.beside_share == pytest.approx(0.5 / 20)
-    assert one.processor_share(2) == pytest.approx(0.75 / 40)
+    assert one.processor_share(2) == pytest.approx((0.05 + 0.25 + 0.3 + 0.25) / 40)
     row = share_row("sqlite", "as they are", [one], num_processors=2)
     assert row.parts["heartbeats"].calls == 1
     assert "5.00 %" in share_table([row])
@@ -204,7 +206,11 @@ def test_every_wrapped_function_is_there_and_every_counted_one_is_wrapped():
             owner = getattr(module, owner_name) if owner_name else module
             assert all(callable(vars(owner)[function]) for function in functions)
             wrapped |= {f"{owner_name or name.rpartition('.')[2]}.{function}" for function in functions}
-    assert wrapped == {PACK, *REPORTING, *(what for names in PARTS.values() for what in names)}
+    assert wrapped == {
+        PACK,
+        *REPORTING,
+        *(what for names in (*PARTS.values(), *IN_THREADS.values()) for what in names),
+    }
 
 
 def test_the_json_is_one_object_with_the_stores_and_the_sweeps(monkeypatch, capsys):
@@ -215,7 +221,8 @@ def test_the_json_is_one_object_with_the_stores_and_the_sweeps(monkeypatch, caps
         stores.append(database)
         return overhead.Store(database=database, num_rows={"sweeps": filling.num_sweeps}, fill_seconds=1.0, rows=[row])
 
-    def fake_sweeps(database, *, rounds, is_quick):
+    def fake_sweeps(database, variants, *, rounds, is_quick):
+        assert variants == list(VARIANTS)
         sweeps.append((database, rounds, is_quick))
         return []
 
