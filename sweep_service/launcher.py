@@ -36,6 +36,7 @@ from sweep_service.supervisor import Child, EndRequestedError, EndSignals, Super
 
 LOOPBACK = "127.0.0.1"
 TEND_INTERVAL_S = 0.5
+DISPATCHER_FAREWELL_S = 10.0  # beyond its time for draining; by itself it gives up two seconds sooner
 _RAY_FOLDER = "sweep-ray-"  # how the name of Ray's folder begins
 
 
@@ -108,7 +109,7 @@ def running_stack(options: StackOptions, signals: EndSignals) -> Iterator[Stack]
             api = _api(port, env)
             ray = ray_child(ray_port, ray_tmp, options, env)
             supervisor.start(api, ray, *mlflow_children(mlflow_port, settings, env))
-            supervisor.start(dispatcher_child(store, SystemClock(), env))
+            supervisor.start(dispatcher_child(store, SystemClock(), env, settings))
             yield Stack(
                 api_url=f"http://{LOOPBACK}:{port}",
                 mlflow_url=mlflow_url(mlflow_port, settings),
@@ -180,8 +181,10 @@ def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, s
     }
 
 
-def dispatcher_child(store: SweepStore, clock: Clock, env: Mapping[str, str]) -> Child:
-    """The dispatcher, to be started now: it is ready when it has seen the cluster and published the catalogue."""
+def dispatcher_child(store: SweepStore, clock: Clock, env: Mapping[str, str], settings: Settings) -> Child:
+    """The dispatcher, to be started now: it is ready when it has seen the cluster and published the catalogue. Told to
+    end, it needs the time that its conductors have for their checkpoints.
+    """
     created = clock.now()
 
     def is_ready() -> bool:
@@ -191,7 +194,9 @@ def dispatcher_child(store: SweepStore, clock: Clock, env: Mapping[str, str]) ->
             return cluster is not None and cluster.seen_at > created
         return False
 
-    return Child(name="dispatcher", argv=(sys.executable, "-m", "sweep_service.worker"), env=env, is_ready=is_ready)
+    grace_s = settings.drain_grace.total_seconds() + DISPATCHER_FAREWELL_S
+    argv = (sys.executable, "-m", "sweep_service.worker")
+    return Child(name="dispatcher", argv=argv, env=env, is_ready=is_ready, term_grace_s=grace_s)
 
 
 def _api(port: int, env: Mapping[str, str]) -> Child:

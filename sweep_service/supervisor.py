@@ -94,6 +94,7 @@ class Child:
     env: Mapping[str, str]
     is_ready: Callable[[], bool]
     ready_within_s: float = 60.0
+    term_grace_s: float = TERM_GRACE_S  # from SIGTERM to SIGKILL
 
 
 @dataclass(kw_only=True)
@@ -169,7 +170,7 @@ class Supervisor:
     def close(self) -> None:
         """End every child and all that they have started: SIGTERM, some patience, SIGKILL."""
         for running in reversed(self._running):
-            _end(running.process)
+            _end(running.process, running.child.term_grace_s)
         self._running.clear()
         _end_orphans()
 
@@ -227,13 +228,13 @@ def _longer(pause_s: float) -> float:
     return min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], grace_s: float) -> None:
     if process.poll() is not None:
         return  # its id may be another process's by now
     family = _family(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(TERM_GRACE_S)
+        process.wait(grace_s)
     _kill(family)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(TERM_GRACE_S)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 
 from sweep_service.clock import SystemClock
@@ -17,12 +16,14 @@ from sweep_service.execution.cluster import RayConductors
 from sweep_service.services.dispatcher import Dispatcher
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
+from sweep_service.supervisor import EndSignals
 from trainables.catalog import load_catalog
 
 logger = logging.getLogger(__name__)
 
 EXIT_CLUSTER_LOST = 75  # EX_TEMPFAIL: start me again
-_FAREWELL_S = 4.0  # beyond the time for draining, to disconnect
+FAREWELL_S = 8.0  # beyond the time for draining: to end what it was doing, and to disconnect
+LOOK_INTERVAL_S = 0.1  # between looks at whether a signal has come
 
 
 def main() -> int:
@@ -49,18 +50,19 @@ def main() -> int:
         unschedulable_after=settings.unschedulable_after,
         limits=settings.limits,
     )
-    ended = _set_by_signals()
     # Calls into a Ray that has died last a minute, and no signal is heard in them: the main thread makes none.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher") as threads:
+    ended = threading.Event()
+    with EndSignals() as signals, ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher") as threads:
         work = threads.submit(_dispatch, dispatcher, conductors, ended, settings.drain_grace)
-        work.add_done_callback(lambda _: ended.set())
-        ended.wait()
-        try:
-            return work.result(timeout=settings.drain_grace.total_seconds() + _FAREWELL_S)
-        except TimeoutError:
-            logger.error("Told to end, and Ray does not answer: it may have died. Conductors that live go on.")
+        while signals.number is None and not work.done():
+            wait([work], timeout=LOOK_INTERVAL_S)
+        ended.set()
+        wait([work], timeout=settings.drain_grace.total_seconds() + FAREWELL_S)
+        if not work.done():
+            logger.error("Not ended in time; if Ray has died, its answer may take another minute. Conductors go on.")
             logging.shutdown()
             os._exit(EXIT_CLUSTER_LOST)  # nothing else ends a thread that is in such a call
+        return work.result()
 
 
 def _dispatch(dispatcher: Dispatcher, conductors: RayConductors, ended: threading.Event, drain_grace: timedelta) -> int:
@@ -82,14 +84,6 @@ def _dispatch(dispatcher: Dispatcher, conductors: RayConductors, ended: threadin
 def _cluster_lost(error: ClusterLostError) -> int:
     logger.error("Ray is gone: %s", error)
     return EXIT_CLUSTER_LOST
-
-
-def _set_by_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT. To be called when Ray is connected: it puts handlers of its own in their place."""
-    event = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: event.set())
-    return event
 
 
 if __name__ == "__main__":

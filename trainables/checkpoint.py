@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Checkpoint:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save({"format_version": FORMAT_VERSION, **content}, file)
+                _dump({"format_version": FORMAT_VERSION, **content}, file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)  # os.replace: atomic on one file system
@@ -106,6 +106,16 @@ def plain(value: Any) -> Any:
         # A StrEnum or a NumPy float is one of these too, but would be refused on reading.
         return value if type(value) in _PLAIN else _base_value(value)
     raise TypeError(f"a checkpoint holds plain data only, not {type(value).__name__}")
+
+
+def _dump(content: Mapping[str, Any], file: IO[bytes]) -> None:
+    """torch's writer, told that a disk is full, still writes an end, and complains of that instead."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _check_plain(value: Any) -> None:

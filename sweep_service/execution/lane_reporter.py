@@ -7,6 +7,8 @@ import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,15 @@ _ENDINGS: Mapping[str, TrialEnding] = {
     "out_of_memory": TrialEnding.OUT_OF_MEMORY,
     "error": TrialEnding.ERROR,
 }  # a lane that was STOPPED has no ending of its own: who stopped it knows why
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    """A checkpoint that there is no room for, and what the system says of it."""
+
+    report: LaneReport
+    checkpoint: Checkpoint
+    why: str
 
 
 class LaneReporter:
@@ -125,12 +136,25 @@ class LaneReporter:
         """Most of the time of one goes by in waiting for the disk, which makes several of them durable in the time of
         one.
         """
-        with ThreadPoolExecutor(max_workers=min(len(due), MOST_WRITERS)) as threads:
-            written = [threads.submit(checkpoint.save, self._path_of(report)) for report, checkpoint in due]
-        for (report, checkpoint), one in zip(due, written, strict=True):
-            error = one.exception()
-            if error is not None:
-                self._write_when_there_is_room(report, checkpoint, why=_lack_of_room(error))
+        left = self._try_to_write(due)
+        if not left:
+            return
+        first, why = left[0].report, left[0].why
+        folder = self._path_of(first).parent
+        self._tell(first, f"there is no room for a checkpoint in {folder}, and its pack waits for it: {why}")
+        while left:
+            self._rest(ROOM_INTERVAL_S)
+            left = self._try_to_write([(one.report, one.checkpoint) for one in left])
+        self._tell(first, "there is room for a checkpoint again")
+
+    def _try_to_write(self, due: Sequence[tuple[LaneReport, Checkpoint]]) -> Sequence[_Unwritten]:
+        """Those that there is no room for."""
+        tries = [partial(checkpoint.save, self._path_of(report)) for report, checkpoint in due]
+        return [
+            _Unwritten(report, checkpoint, _lack_of_room(error))
+            for (report, checkpoint), error in zip(due, _errors_of(tries), strict=True)
+            if error is not None
+        ]
 
     def _checkpoint_of(self, report: LaneReport) -> Checkpoint | None:
         if report.leave_checkpoint is not None and report.lane in self._resting:
@@ -139,19 +163,6 @@ class LaneReporter:
 
     def _path_of(self, report: LaneReport) -> Path:
         return Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
-
-    def _write_when_there_is_room(self, report: LaneReport, checkpoint: Checkpoint, *, why: str) -> None:
-        path = self._path_of(report)
-        self._tell(report, f"there is no room for a checkpoint in {path.parent}, and its pack waits for it: {why}")
-        while True:
-            self._rest(ROOM_INTERVAL_S)
-            try:
-                checkpoint.save(path)
-            except OSError as error:
-                _lack_of_room(error)
-            else:
-                self._tell(report, "there is room for a checkpoint again")
-                return
 
     def _tell(self, report: LaneReport, notice: str) -> None:
         self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
@@ -170,6 +181,18 @@ class LaneReporter:
             traceback=report.traceback,
             provenance=self.provenance if ending is not None else {},
         )
+
+
+def _errors_of(calls: Sequence[Callable[[], None]]) -> Sequence[BaseException | None]:
+    """What each raises, all called at once; one needs no thread."""
+    if len(calls) == 1:
+        try:
+            calls[0]()
+        except OSError as error:
+            return [error]
+        return [None]
+    with ThreadPoolExecutor(max_workers=min(len(calls), MOST_WRITERS)) as threads:
+        return [one.exception() for one in [threads.submit(call) for call in calls]]
 
 
 def _lack_of_room(error: BaseException) -> str:

@@ -171,6 +171,7 @@ class Conductor:
         try:
             no_room = await_room(
                 sweep.spec.resources,
+                name=self._name,
                 look=self._runner.cluster,
                 within=self._settings.unschedulable_after,
                 is_over=lambda: supply.is_over,

@@ -20,20 +20,21 @@ LOOK_INTERVAL_S = 1.0  # between looks at a cluster that has no node for the swe
 def await_room(
     wanted: Resources,
     *,
+    name: str,
     look: Callable[[], Cluster],
     within: timedelta,
     is_over: Callable[[], bool],
     rest: Callable[[float], object],
 ) -> Outcome | None:
     """Wait for a node that could hold a pack if it were idle. None: there is one, or the sweep is over; else how it
-    ends. ``rest`` sleeps for so many seconds.
+    ends. ``name`` is the conductor's; ``rest`` sleeps for so many seconds.
     """
     deadline = time.monotonic() + within.total_seconds()
     while True:
         try:
             cluster = look()
         except ClusterLostError as error:  # for a moment, or this process would be gone as well
-            logger.warning("The cluster's nodes cannot be listed. %s", error)
+            logger.warning("%s: the cluster's nodes cannot be listed. %s", name, error)
             cluster = Cluster(nodes=(), seen_at=datetime.now(UTC))
         if cluster.can_ever_hold(cpus=wanted.cpus, gpus=wanted.gpus) or is_over():
             return None

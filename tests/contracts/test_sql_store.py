@@ -115,6 +115,17 @@ def test_a_sqlite_writer_that_waits_too_long_for_another_gives_up(sqlite_url: st
     store.close()
 
 
+def test_where_nothing_is_to_be_claimed_nobody_waits_for_a_writer(sqlite_url: str, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store = open_sql_store(sqlite_url + "?timeout=0.01")
+    assert store.claim_sweep(owner="test", ttl=TTL) is None
+    assert store.claim_sweep(owner="test", ttl=TTL, winding_up_only=True) is None
+    assert store.claim_late(owner="test", ttl=TTL) is None
+    other.close()
+    store.close()
+
+
 def test_a_postgresql_store_survives_the_loss_of_its_connections(postgres_url: str) -> None:
     migrate(postgres_url)
     store = open_sql_store(postgres_url)

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 from mlflow import MlflowClient
-from stack_control import RunningStack, await_that, runs_of
+from stack_control import RunningStack, await_that, read, runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -59,12 +59,14 @@ def test_a_dispatcher_that_is_told_to_end_has_its_sweeps_let_go_of_with_checkpoi
 def test_a_dispatcher_ends_although_ray_does_not_answer(stack: RunningStack) -> None:
     dispatcher = psutil.Process(stack.pid("sweep_service.worker"))
     gcs = psutil.Process(stack.pid("gcs_server"))
+    log, supervised = len(stack.log("dispatcher")), len(read(stack.home / "err.txt"))
     gcs.suspend()
     try:
         time.sleep(2)  # for a call to be under way, in which it hears nothing
         dispatcher.send_signal(signal.SIGTERM)
-        await_that(lambda: not dispatcher.is_running(), within_s=20, what="its end")
+        await_that(lambda: not dispatcher.is_running(), within_s=30, what="its end")
     finally:
         gcs.resume()
-    assert "Ray does not answer" in stack.log("dispatcher")
-    await_that(lambda: stack.pids("sweep_service.worker"), what="its successor")
+    assert "Not ended in time" in stack.log("dispatcher")[log:]
+    await_that(lambda: "Dispatching." in stack.log("dispatcher")[log:], what="its successor")
+    assert "dispatcher ended (status 75)" in read(stack.home / "err.txt")[supervised:]

@@ -292,7 +292,8 @@ class LaneTraining:
                 "balancer": self.generator.get_state(),
             },
         }
-        return Checkpoint(step=self.step, balancer=self.lane.balancer, task_names=list(self._names), **plain(content))
+        content |= {"balancer": self.lane.balancer, "task_names": self._names}
+        return Checkpoint(step=self.step, **plain(content))
 
     @contextmanager
     def _own_draws(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ def kill_the_supervisor(stack: RunningStack) -> None:
     family = psutil.Process(stack.process.pid).children(recursive=True)
     stack.process.kill()
     stack.process.wait(10)
-    _, left = psutil.wait_procs(family, timeout=30)
+    _, left = psutil.wait_procs(family, timeout=60)
     outlived = [(process, process.cmdline()) for process in left]
     for process in left:
         process.kill()

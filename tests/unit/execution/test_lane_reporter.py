@@ -103,8 +103,16 @@ def test_one_that_has_to_wait_for_room_costs_no_other_its_checkpoint(tmp_path: P
     checkpoints = {f"trl_{n}": LateCheckpoint(1 if n == 7 else 0, errno.ENOSPC) for n in range(20)}
     told, pauses, _ = report_with(checkpoints, tmp_path)
     assert all((tmp_path / trial_id / "step-00000020.pt").exists() for trial_id in checkpoints)
-    assert len(pauses) == 1
+    assert pauses == [ROOM_INTERVAL_S]
     assert [event.partition(":")[0] for event in told] == ["trl_7", "trl_7", *["report 20"] * 20]
+
+
+def test_a_pack_waits_once_for_all_of_its_checkpoints(tmp_path: Path) -> None:
+    checkpoints = {f"trl_{n}": LateCheckpoint(1, errno.ENOSPC) for n in range(20)}
+    told, pauses, _ = report_with(checkpoints, tmp_path)
+    assert all((tmp_path / trial_id / "step-00000020.pt").exists() for trial_id in checkpoints)
+    assert pauses == [ROOM_INTERVAL_S]
+    assert [event.partition(":")[0] for event in told] == ["trl_0", "trl_0", *["report 20"] * 20]
 
 
 def test_all_that_are_due_are_written_at_once(tmp_path: Path) -> None:

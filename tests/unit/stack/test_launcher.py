@@ -86,18 +86,26 @@ def test_a_dispatcher_is_not_ready_by_what_an_earlier_one_has_published() -> Non
     store = MemorySweepStore()
     store.publish_catalog([])
     store.publish_cluster(cluster_seen(NOW - timedelta(seconds=1)))
-    child = dispatcher_child(store, FixedClock(), {})
+    child = dispatcher_child(store, FixedClock(), {}, Settings())
     assert not child.is_ready()
     store.publish_cluster(cluster_seen(NOW + timedelta(seconds=5)))
     assert child.is_ready()
 
 
 def test_a_dispatcher_is_not_ready_where_none_has_ever_looked() -> None:
-    assert not dispatcher_child(MemorySweepStore(), FixedClock(), {}).is_ready()
+    assert not dispatcher_child(MemorySweepStore(), FixedClock(), {}, Settings()).is_ready()
+
+
+def test_a_dispatcher_has_the_time_to_drain_before_it_is_killed() -> None:
+    from sweep_service import worker  # ray comes with it
+
+    settings = Settings(drain_grace=timedelta(minutes=2))
+    child = dispatcher_child(MemorySweepStore(), FixedClock(), {}, settings)
+    assert child.term_grace_s > 120 + worker.FAREWELL_S
 
 
 def test_a_dispatcher_is_waited_for_while_the_store_does_not_answer() -> None:
-    assert not dispatcher_child(AbsentStore(), FixedClock(), {}).is_ready()
+    assert not dispatcher_child(AbsentStore(), FixedClock(), {}, Settings()).is_ready()
 
 
 def test_ray_counts_the_machine_itself_unless_it_is_told(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 
 import numpy as np
 import pytest
@@ -263,6 +267,37 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
         broken.save(path)
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["file.pt"]
+
+
+@contextmanager
+def no_file_longer_than(num_bytes):
+    """As where a disk is full, but with another number of the error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("num_numbers", "room"), [(1_000, 5_000), (25_000, 90_000), (1_000_000, 90_000)])
+def test_a_disk_that_is_full_is_told_as_the_system_tells_it(tmp_path, num_numbers, room):
+    tensors = {f"tensor {number}": torch.ones(num_numbers) for number in range(3)}
+    large = replace(run("gradnorm")[0].checkpoint, progress=tensors)
+    with no_file_longer_than(room), pytest.raises(OSError) as raised:
+        large.save(tmp_path / "file.pt")
+    assert raised.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_may_have_a_name_that_is_only_like_a_text(tmp_path):
+    class Names(StrEnum):
+        FIRST = "task_0"
+
+    problem = tiny_problem(num_tasks=1)
+    problem = replace(problem, tasks=[replace(task, name=Names.FIRST) for task in problem.tasks])
+    run("equal", problem=problem)[0].checkpoint.save(tmp_path / "file.pt")
+    assert Checkpoint.load(tmp_path / "file.pt").task_names == ["task_0"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other", "code"])
