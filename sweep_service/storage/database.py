@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy.orm  # noqa: F401  # SQLAlchemy looks into it, and fails while another thread loads it for MLflow
-from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, func, literal, select
+from sqlalchemy import Connection, Engine, Executable, Table, bindparam, create_engine, event, func, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -164,9 +164,11 @@ class Database:
         return insert(table).values(**row).on_conflict_do_update(index_elements=keys, set_=changes)
 
     def now(self) -> ColumnElement[datetime]:
-        """The store's time, for a query: the database's own where it has a clock that all its clients share."""
+        """The store's time when a query is executed: the database's own where it has a clock that all its clients
+        share.
+        """
         if self._is_sqlite:
-            return literal(self._clock.now(), UtcDateTime())
+            return bindparam(None, callable_=self._clock.now, type_=UtcDateTime(), unique=True)
         return _CLOCK
 
     def read_clock(self, connection: Connection) -> datetime:

@@ -65,11 +65,11 @@ class LockedSweep:
         return cls(connection, row, locked_at)
 
     @classmethod
-    def lock_first(cls, database: Database, connection: Connection, query: Select[Any]) -> LockedSweep | None:
-        """The first sweep of the query. Passes over the rows that somebody else has locked: they are being claimed or
-        changed right now.
-        """
-        row = connection.execute(query.limit(1).with_for_update(skip_locked=True)).one_or_none()
+    def lock_first(
+        cls, database: Database, connection: Connection, claimable: statements.Claimable
+    ) -> LockedSweep | None:
+        """The first of them."""
+        row = connection.execute(claimable.lock).one_or_none()
         return None if row is None else cls(connection, row, database.read_clock(connection))
 
     def insert(self, table: Table, values: Sequence[dict[str, Any]]) -> None:

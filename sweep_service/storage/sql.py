@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, Select, insert, update
+from sqlalchemy import Engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
@@ -47,6 +47,10 @@ class SqlSweepStore(SharedTables):
 
     def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
         super().__init__(Database(engine, clock or SystemClock()))
+        now = self._database.now()
+        self._winding_up = statements.abandoned_sweeps(now, moves.ON_THE_WAY)
+        self._abandoned = statements.abandoned_sweeps(now, CONDUCTED)
+        self._late = statements.late_sweeps(now)
 
     def close(self) -> None:
         """Close the idle connections. The store may be used again."""
@@ -117,25 +121,23 @@ class SqlSweepStore(SharedTables):
     def claim_sweep(
         self, *, owner: str, ttl: timedelta, winding_up_only: bool = False, queued: Collection[str] | None = None
     ) -> Lease | None:
-        now = self._database.now()
         if winding_up_only:
-            return self._claim_first(statements.abandoned_sweeps(now, moves.ON_THE_WAY), owner=owner, ttl=ttl)
-        conducted, queue = statements.abandoned_sweeps(now, CONDUCTED), statements.queued_sweeps(queued)
-        return self._claim_first(conducted, queue, owner=owner, ttl=ttl)
+            return self._claim_first(self._winding_up, owner=owner, ttl=ttl)
+        return self._claim_first(self._abandoned, statements.queued_sweeps(queued), owner=owner, ttl=ttl)
 
     def claim_late(self, *, owner: str, ttl: timedelta) -> Lease | None:
-        return self._claim_first(statements.late_sweeps(self._database.now()), owner=owner, ttl=ttl)
+        return self._claim_first(self._late, owner=owner, ttl=ttl)
 
-    def _claim_first(self, *queries: Select[Any], owner: str, ttl: timedelta) -> Lease | None:
-        """The first sweep of the first query that has one. Most often there is none, which reading tells: dispatchers
+    def _claim_first(self, *kinds: statements.Claimable, owner: str, ttl: timedelta) -> Lease | None:
+        """The first sweep of the first kind that has one. Most often there is none, which reading tells: dispatchers
         ask twice a second, and SQLite has one writer at a time.
         """
         with self._database.reading() as connection:
-            if not any(connection.execute(query.with_only_columns(sweeps.c.id).limit(1)).first() for query in queries):
+            if not any(connection.execute(kind.look).first() for kind in kinds):
                 return None
         with self._database.writing() as connection:
-            for query in queries:
-                locked = LockedSweep.lock_first(self._database, connection, query)
+            for kind in kinds:
+                locked = LockedSweep.lock_first(self._database, connection, kind)
                 if locked is not None:
                     return _claim(locked, owner=owner, ttl=ttl)
         return None

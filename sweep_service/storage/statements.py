@@ -5,6 +5,7 @@ execute it; and the queries for what a dispatcher claims.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -74,22 +75,37 @@ def change_of_sweep(columns: tuple[str, ...]) -> Update:
     )
 
 
-def abandoned_sweeps(now: ColumnElement[datetime], states: Collection[SweepState]) -> Select[Any]:
+@dataclass(frozen=True)
+class Claimable:
+    """Sweeps that may be claimed, in order: to see whether there is one, and to lock the first."""
+
+    look: Select[Any]
+    lock: Select[Any]  # passes over what somebody else has locked: it is being claimed or changed right now
+
+    @classmethod
+    def of(cls, query: Select[Any]) -> Claimable:
+        first = query.limit(1)
+        return cls(look=first.with_only_columns(sweeps.c.id), lock=first.with_for_update(skip_locked=True))
+
+
+def abandoned_sweeps(now: ColumnElement[datetime], states: Collection[SweepState]) -> Claimable:
     """Those in one of these states that nobody has a lease on."""
     is_abandoned = sweeps.c.ended_at.is_(None) & sweeps.c.state.in_(sorted(states)) & _has_no_lease(now)
-    return select(*SWEEP_WITHOUT_RESULTS).where(is_abandoned).order_by(sweeps.c.priority.desc(), sweeps.c.id)
+    query = select(*SWEEP_WITHOUT_RESULTS).where(is_abandoned)
+    return Claimable.of(query.order_by(sweeps.c.priority.desc(), sweeps.c.id))
 
 
-def queued_sweeps(among: Collection[str] | None) -> Select[Any]:
+def queued_sweeps(among: Collection[str] | None) -> Claimable:
     """The queue in its order, or those in it that are named."""
     queue = select(*SWEEP_WITHOUT_RESULTS).where(IN_QUEUE).order_by(*QUEUE_ORDER)
-    return queue if among is None else queue.where(sweeps.c.id.in_(sorted(among)))
+    return Claimable.of(queue if among is None else queue.where(sweeps.c.id.in_(sorted(among))))
 
 
-def late_sweeps(now: ColumnElement[datetime]) -> Select[Any]:
+def late_sweeps(now: ColumnElement[datetime]) -> Claimable:
     """The ended ones that the tracking server is due to be tried again for, and that nobody has a lease on."""
     is_late = sweeps.c.ended_at.is_not(None) & (sweeps.c.tracking_due_at <= now) & _has_no_lease(now)
-    return select(*SWEEP_WITHOUT_RESULTS).where(is_late).order_by(sweeps.c.tracking_due_at, sweeps.c.id)
+    query = select(*SWEEP_WITHOUT_RESULTS).where(is_late)
+    return Claimable.of(query.order_by(sweeps.c.tracking_due_at, sweeps.c.id))
 
 
 def _has_no_lease(now: ColumnElement[datetime]) -> ColumnElement[bool]:
