@@ -172,6 +172,9 @@ def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, s
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each. Trainers are excepted.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        # Of Ray's workers. By default it is 15: beside two processes that use the processors, a conductor then got a
+        # fiftieth of one, and lost its lease. Trainers give way by themselves.
+        "RAY_worker_niceness": "0",
         # How long a worker that is to train the next pack waits for the thread of the last one. After the default of
         # 2 s, which a busy machine needs at times, Tune drops the next pack and tells its searcher nothing.
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",

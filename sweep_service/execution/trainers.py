@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "sweeps"
 MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
 MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
+NICENESS = 15  # of threads that train; Ray would have it of all its workers
 MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
 _FAREWELL_S = 0.3  # for an answer to leave a process that ends
@@ -87,6 +88,7 @@ class Trainer:
             if self._is_taken or not self._is_prepared.is_set():
                 return
             self._is_prepared.clear()
+        _give_way()
         try:
             _train_something()
         finally:
@@ -114,6 +116,7 @@ class Trainer:
         from sweep_service.execution.links import ConductorLink
         from sweep_service.execution.packs import train_order
 
+        _give_way()
         over = threading.Event()
         with self._lock:
             self._training = conductor, pack
@@ -194,6 +197,14 @@ class Trainer:
                     most = MAX_TAKEN_S
                 if self._training is None and time.monotonic() - self._idle_since > most:
                     os._exit(0)
+
+
+def _give_way() -> None:
+    """Of this thread, and those that it starts, to whatever else wants the processors: people's own work, and the
+    conductors, which have leases to keep.
+    """
+    niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))  # nobody may take less than there is
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 def _train_something() -> None:

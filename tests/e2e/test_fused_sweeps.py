@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from stack_control import (
     PROBLEMS,
     RunningStack,
     await_that,
+    conductor_pid,
     events_of,
     faulty_spec,
     kill_conductor,
@@ -91,6 +93,18 @@ node = ray.nodes()[0]["NodeID"]
 options = {**actor_options(node, 0), "name": "probe", "lifetime": None}
 print(json.dumps(ray.get(ray.remote(Probe).options(**options).remote().seen.remote())))
 """
+
+
+def test_what_trains_gives_way_to_conductors(stack: RunningStack) -> None:
+    spec = faulty_spec("niceness", budget={"trials": 1}, params={"delay_ms": 200, "steps": 1000, "report_every": 500})
+    sweep_id = stack.client.submit(spec)["id"]
+    await_that(lambda: [t for t in stack.client.trials(sweep_id) if t["state"] == "running"], what="a trial that runs")
+    (trainer,) = stack.pids("ray::Trainer.train")
+    threads = [int(folder.name) for folder in Path(f"/proc/{trainer}/task").iterdir()]
+    assert max(os.getpriority(os.PRIO_PROCESS, thread) for thread in threads) == 15
+    assert psutil.Process(conductor_pid(stack, sweep_id, generation=1)).nice() == 0
+    stack.client.cancel(sweep_id)
+    assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
 
 
 def test_a_trainer_sees_the_gpus_of_its_node_although_it_asks_for_none(stack: RunningStack) -> None:
