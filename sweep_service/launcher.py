@@ -29,6 +29,7 @@ from pydantic_settings import SettingsError
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import SchemaOutdatedError, StoreUnavailableError
 from sweep_service.ports import Clock, SweepStore
+from sweep_service.ray_node import CONTROL_RESOURCE, RAY_ENVIRONMENT, start_command
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import SqlSweepStore, open_sql_store
@@ -158,29 +159,16 @@ def _say(*lines: str) -> None:
 def stack_environment(home: Path, *, port: int, ray_port: int) -> Mapping[str, str]:
     """What the parts of a stack are told through their environment; Ray's workers inherit it."""
     return {
+        **RAY_ENVIRONMENT,
         "SWEEP_HOME": str(home),
         "SWEEP_HOST": LOOPBACK,
         "SWEEP_PORT": str(port),
         "SWEEP_RAY_ADDRESS": f"{LOOPBACK}:{ray_port}",
-        # Whoever reaches Ray runs code as this user; loopback is shared by all users of a machine.
-        "RAY_AUTH_MODE": "token",
+        # Loopback is shared by all users of a machine.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps every port of a local cluster on loopback
-        "RAY_LOG_TO_STDERR": "0",
         # Told to end, Ray would wait 30 s for the sweeps that run to move to another machine. There is none.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each. Trainers are excepted.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-        # Of Ray's workers. By default it is 15: beside two processes that use the processors, a conductor then got a
-        # fiftieth of one, and lost its lease. Trainers give way by themselves.
-        "RAY_worker_niceness": "0",
-        # How long a worker that is to train the next pack waits for the thread of the last one. After the default of
-        # 2 s, which a busy machine needs at times, Tune drops the next pack and tells its searcher nothing.
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "PYTHONUNBUFFERED": "1",
     }
 
 
@@ -240,12 +228,16 @@ def _is_server(tracking_uri: str) -> bool:
 
 def ray_child(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str]) -> Child:
     """The head of a Ray cluster on this machine alone."""
-    argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    argv += [f"--port={port}", f"--node-ip-address={LOOPBACK}", "--include-dashboard=false", f"--temp-dir={tmp}"]
-    if options.num_cpus is not None:  # else Ray looks: it knows of a container's quota
-        argv += [f"--num-cpus={options.num_cpus}"]
-    if options.num_gpus is not None:
-        argv += [f"--num-gpus={options.num_gpus}"]
+    argv = start_command(
+        "--head",
+        f"--port={port}",
+        f"--node-ip-address={LOOPBACK}",
+        "--include-dashboard=false",
+        f"--temp-dir={tmp}",
+        num_cpus=options.num_cpus,
+        num_gpus=options.num_gpus,
+        resources={CONTROL_RESOURCE: 1},
+    )
     return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))
 
 

@@ -1,13 +1,17 @@
-"""Everything that is set from outside, read once from ``SWEEP_*`` environment variables and passed on as a value."""
+"""Everything that is set from outside, read once and passed on as a value: from ``SWEEP_*`` environment variables, and
+from files of their names, in small letters, in the folder that ``SWEEP_SECRETS_DIR`` names. A password in such a file
+is in nobody's list of processes or environments.
+"""
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from sweep_service.domain.limits import PackLimit
 
@@ -64,6 +68,20 @@ class Settings(BaseSettings):
         '{"project": "default", "packs": 8}]. The same for every process that has a conductor.',
     )
     log_level: str = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where they are read from, the first that has one before the others."""
+        folder = os.environ.get("SWEEP_SECRETS_DIR")
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
+        return init_settings, env_settings, *files
 
     @property
     def root(self) -> Path:

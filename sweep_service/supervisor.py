@@ -112,13 +112,15 @@ class Supervisor:
     To be used from the main thread only: on Linux a child gets its SIGTERM when the thread that started it ends.
     """
 
-    def __init__(self, *, log_dir: Path, signals: EndSignals) -> None:
+    def __init__(self, *, log_dir: Path | None, signals: EndSignals) -> None:
+        """A log file for each child in that folder. None: they write to where this process does."""
         self._log_dir = log_dir
         self._signals = signals
         self._running: list[_Running] = []
 
     def __enter__(self) -> Self:
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        if self._log_dir is not None:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return self
 
@@ -162,8 +164,10 @@ class Supervisor:
 
     def log_tail(self, name: str, *, lines: int = 20) -> str:
         """The end of a child's log."""
+        if self._log_dir is None:
+            return ""
         with contextlib.suppress(OSError):
-            text = self._log_path(name).read_text(errors="replace")
+            text = _log_path(self._log_dir, name).read_text(errors="replace")
             return "\n".join(text.splitlines()[-lines:])
         return ""
 
@@ -187,7 +191,7 @@ class Supervisor:
         logger.warning("%s %s; restarting in %.1f s.", running.child.name, fact, pause_s)
 
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
-        with self._open_log(child.name) as log:
+        with _open_log(self._log_dir, child.name) as log:
             return subprocess.Popen(
                 list(child.argv),
                 env={**os.environ, **child.env},
@@ -199,16 +203,6 @@ class Supervisor:
                 preexec_fn=partial(_die_with_parent, os.getpid()),
             )
 
-    def _open_log(self, name: str) -> BinaryIO:
-        path = self._log_path(name)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size > MAX_LOG_BYTES:
-                path.replace(path.with_name(f"{path.name}.1"))
-        return path.open("ab")
-
-    def _log_path(self, name: str) -> Path:
-        return self._log_dir / f"{name}.log"
-
     def _await_ready(self, running: _Running) -> None:
         child = running.child
         deadline = time.monotonic() + child.ready_within_s
@@ -219,9 +213,26 @@ class Supervisor:
                 fact = (
                     f"ended (status {status})" if status is not None else f"not ready in {child.ready_within_s:.0f} s"
                 )
-                tail = self.log_tail(child.name)
-                raise ChildFailedError(f"{child.name}: {fact}. The end of {self._log_path(child.name)}:\n{tail}")
+                if self._log_dir is None:
+                    raise ChildFailedError(f"{child.name}: {fact}.")
+                path = _log_path(self._log_dir, child.name)
+                raise ChildFailedError(f"{child.name}: {fact}. The end of {path}:\n{self.log_tail(child.name)}")
             time.sleep(0.05)
+
+
+def _open_log(folder: Path | None, name: str) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    """What a child is to write to. None: what this process writes to."""
+    if folder is None:
+        return contextlib.nullcontext()
+    path = _log_path(folder, name)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    return path.open("ab")
+
+
+def _log_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.log"
 
 
 def _longer(pause_s: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep_service.cluster_port import EndedConductor
 from sweep_service.domain.errors import ClusterLostError
@@ -22,6 +23,7 @@ from sweep_service.execution.nodes import look_at_cluster
 from sweep_service.execution.packs import why_not_fused
 from sweep_service.execution.trainers import NAMESPACE, prepare_trainers
 from sweep_service.ports import Clock
+from sweep_service.ray_node import CONTROL_RESOURCE, CONTROL_SHARE
 from trainables.catalog import Trainable, builtin_trainables
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class RayConductors:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterLostError(f"No Ray cluster at {address!r}: {error}") from error
+        with _telling_of_loss():
+            self._placement = _placement_of_conductors()
 
     def prepare(self) -> None:
         """Have a conductor and, on every node, trainers with their libraries loaded, for the next sweep not to wait.
@@ -79,7 +83,7 @@ class RayConductors:
         if self._standby is None and not is_busy:
             with _telling_of_loss():
                 others = [one for one in self._alive() if _is_idle(one)]
-                self._standby = others[0] if others else _new_conductor()
+                self._standby = others[0] if others else self._new_conductor()
 
     def examined(self, trainables: Sequence[Trainable]) -> Mapping[str, str]:
         """Those that ship with this package are known to be trained together. Of the others each is looked at in a
@@ -88,8 +92,12 @@ class RayConductors:
         with _telling_of_loss():
             if self._examining is None:
                 own = {trainable.name for trainable in builtin_trainables()}
-                examine = ray.remote(why_not_fused).options(num_cpus=0, max_retries=0)
                 others = [trainable for trainable in trainables if trainable.name not in own]
+                node = _some_node_that_trains()
+                if others and node is None:
+                    return {}  # until there is one: they are their authors' code, and run where trials may
+                where = None if node is None else NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                examine = ray.remote(why_not_fused).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
                 self._examining = {examine.remote(trainable): trainable.name for trainable in others}
             if not self._examining:
                 return {}
@@ -109,7 +117,7 @@ class RayConductors:
         """Have a conductor run the sweep of that lease. It goes on without this process."""
         self._started_at = time.monotonic()
         with _telling_of_loss():
-            conductor, self._standby = self._standby or _new_conductor(), None
+            conductor, self._standby = self._standby or self._new_conductor(), None
             try:
                 self._runs[conductor.handle.run.remote(lease)] = lease, conductor
             except BaseException:
@@ -164,6 +172,20 @@ class RayConductors:
                 ray.get(self._standby.handle.leave_if_idle.remote(), timeout=_ANSWER_TIMEOUT_S)
         ray.shutdown()
 
+    def _new_conductor(self) -> _Conductor:
+        name = f"{_NAME_PREFIX}{uuid.uuid4().hex[:12]}"
+        actor: Any = ray.remote(ConductorActor).options(
+            name=name,
+            lifetime="detached",
+            num_cpus=0,
+            resources=self._placement,
+            max_concurrency=MAX_CONCURRENT_CALLS,
+            max_restarts=0,
+        )
+        handle = actor.remote(name)
+        handle.prepare.remote()
+        return _Conductor(name, handle)
+
     def _alive(self) -> Iterator[_Conductor]:
         for name in map(str, ray.util.list_named_actors()):
             if name.startswith(_NAME_PREFIX):
@@ -171,14 +193,18 @@ class RayConductors:
                     yield _Conductor(name, ray.get_actor(name, namespace=NAMESPACE))
 
 
-def _new_conductor() -> _Conductor:
-    name = f"{_NAME_PREFIX}{uuid.uuid4().hex[:12]}"
-    actor: Any = ray.remote(ConductorActor).options(
-        name=name, lifetime="detached", num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, max_restarts=0
-    )
-    handle = actor.remote(name)
-    handle.prepare.remote()
-    return _Conductor(name, handle)
+def _placement_of_conductors() -> Mapping[str, float]:
+    """What a conductor asks for, beside no CPU. Where this node is one for control, others may train: conductors stay
+    on those for control. In a cluster that knows no such difference they may be anywhere.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    resources = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == own), {})
+    return {CONTROL_RESOURCE: CONTROL_SHARE} if CONTROL_RESOURCE in resources else {}
+
+
+def _some_node_that_trains() -> str | None:
+    """Its id in Ray."""
+    return next((node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")), None)
 
 
 def _is_idle(conductor: _Conductor, *, if_silent: bool = False, timeout_s: float = _ANSWER_TIMEOUT_S) -> bool:

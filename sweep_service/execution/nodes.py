@@ -15,7 +15,7 @@ _PROBE_TIMEOUT_S = 1.0
 
 
 def look_at_cluster(clock: Clock) -> Cluster:
-    """The live nodes with all that they have, busy or not."""
+    """The live nodes that trials can run on, with all that they have, busy or not."""
     nodes = [
         NodeResources(
             node=_name(node),
@@ -23,7 +23,7 @@ def look_at_cluster(clock: Clock) -> Cluster:
             gpus=float(node["Resources"].get("GPU", 0.0)),
         )
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["Resources"].get("CPU")  # every trial needs some; a cluster's control nodes have none
     ]
     return Cluster(nodes=tuple(nodes), seen_at=clock.now())
 
