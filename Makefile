@@ -43,6 +43,7 @@ check: $(INSTALLED) ## Lint, check types and the rule of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/docker/Dockerfile
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,147 @@
+"""What docker-compose.yml says, as docker compose itself reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = Path(sysconfig.get_path("purelib"), "compose", "docker-compose")  # its wrapper drops the exit code
+ONE_SHOT = {"setup"}
+
+
+def config(*, profiles: tuple[str, ...] = (), env_file: Path | None) -> subprocess.CompletedProcess[str]:
+    argv = [COMPOSE, "--file", ROOT / "docker-compose.yml", "--project-directory", ROOT]
+    argv += ["--env-file", env_file or "/dev/null", *(f"--profile={profile}" for profile in profiles)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SWEEP_")}
+    return subprocess.run([*argv, "config", "--format=json"], capture_output=True, text=True, env=env, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("installation")
+    (folder / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy" / "init", folder / "deploy" / "init")
+    subprocess.run([folder / "deploy" / "init"], check=True, capture_output=True)
+    read = config(profiles=("gpu",), env_file=folder / ".env")
+    assert read.returncode == 0, read.stderr
+    return json.loads(read.stdout)
+
+
+def networks(compose: dict[str, Any], service: str) -> set[str]:
+    return set(compose["services"][service]["networks"])
+
+
+def secrets(compose: dict[str, Any], service: str) -> set[str]:
+    return {secret["source"] for secret in compose["services"][service].get("secrets", ())}
+
+
+def test_without_what_init_makes_nothing_starts_and_it_says_what_to_run():
+    refused = config(env_file=None)
+    assert refused.returncode != 0
+    assert "deploy/init" in refused.stderr
+
+
+def test_one_port_is_open(compose):
+    published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    assert list(published) == ["gateway"]
+    (port,) = published["gateway"]
+    assert (port["host_ip"], port["published"]) == ("127.0.0.1", "8080")
+
+
+def test_only_the_gateway_has_a_way_out(compose):
+    outward = {name for name, network in compose["networks"].items() if not network.get("internal")}
+    assert outward == {"edge"}
+    assert [name for name in compose["services"] if "edge" in networks(compose, name)] == ["gateway"]
+
+
+def test_what_runs_others_code_reaches_ray_and_knows_its_token_alone(compose):
+    for worker in ("ray-worker", "ray-worker-gpu"):
+        assert networks(compose, worker) == {"ray"}
+        assert secrets(compose, worker) == {"ray_token"}
+        assert not [name for name in compose["services"][worker]["environment"] if "URL" in name or "MLFLOW" in name]
+
+
+def test_ray_is_reached_by_its_nodes_alone(compose):
+    nodes = {"ray-head", "ray-worker", "ray-worker-gpu", "dispatcher"}
+    assert {name for name in compose["services"] if "ray" in networks(compose, name)} == nodes
+    assert {name for name in compose["services"] if "ray_token" in secrets(compose, name)} == nodes
+
+
+def test_nobody_has_a_secret_that_it_does_not_need(compose):
+    having = {name: secrets(compose, name) for name in compose["services"] if secrets(compose, name)}
+    assert having == {
+        "postgres": {"postgres_password", "sweep_database_password", "mlflow_database_password"},
+        "setup": {"sweep_database_url", "admin_key"},
+        "api": {"sweep_database_url"},
+        "mlflow": {"mlflow_database_url"},
+        "ray-head": {"ray_token"},
+        "ray-worker": {"ray_token"},
+        "ray-worker-gpu": {"ray_token"},
+        "dispatcher": {"sweep_database_url", "ray_token"},
+    }
+
+
+def test_every_service_is_bounded_and_has_no_powers(compose):
+    for name, service in compose["services"].items():
+        assert int(service["mem_limit"]) > 0, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"]["max-size"], name
+        assert service.get("privileged") is not True, name
+        if name != "postgres":
+            assert service["read_only"] is True, name
+
+
+def test_every_service_that_stays_is_looked_after_and_started_again(compose):
+    in_image = {"api", "ray-worker", "ray-worker-gpu"}  # their health check is the image's
+    for name, service in compose["services"].items():
+        if name not in ONE_SHOT:
+            assert service["restart"] == "unless-stopped", name
+            assert "test" in service.get("healthcheck", {}) or name in in_image, name
+
+
+def test_services_wait_for_those_that_they_need_to_be_well(compose):
+    wanted = {
+        name: {other: need["condition"] for other, need in service.get("depends_on", {}).items()}
+        for name, service in compose["services"].items()
+    }
+    assert set().union(*(need.values() for need in wanted.values())) == {
+        "service_healthy",
+        "service_completed_successfully",
+    }
+    assert wanted["api"] == {"setup": "service_completed_successfully"}
+    assert wanted["setup"] == {"postgres": "service_healthy"}
+    assert set(wanted["dispatcher"]) == {"setup", "ray-head", "mlflow"}
+
+
+def test_workers_and_conductors_share_the_checkpoints(compose):
+    where = {
+        name: volume["target"]
+        for name, service in compose["services"].items()
+        for volume in service.get("volumes", ())
+        if volume.get("source") == "checkpoints"
+    }
+    assert set(where) == {"ray-worker", "ray-worker-gpu", "dispatcher"}
+    assert len(set(where.values())) == 1
+
+
+def test_gpus_are_asked_for_in_their_profile_alone(compose, tmp_path):
+    (device,) = compose["services"]["ray-worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert "SWEEP_NODE_GPUS" not in compose["services"]["ray-worker-gpu"]["environment"]  # Ray finds them
+    assert compose["services"]["ray-worker-gpu"]["profiles"] == ["gpu"]
+
+
+def test_each_image_is_built_by_one_service(compose):
+    built = [service["image"] for service in compose["services"].values() if "build" in service]
+    assert len(set(built)) == len(built) == 3
+    ours = {s["image"] for s in compose["services"].values() if s["image"].startswith("gradnorm-sweeps/")}
+    assert ours == set(built)
