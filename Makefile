@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 # Two processes: one has the end-to-end tests that share a stack, the other the rest (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
+SCRIPTS := deploy/init deploy/backup deploy/restore deploy/open-cluster $(wildcard deploy/*.sh deploy/*/*.sh) tests/ensure_tools.sh
+
 .PHONY: help install demo up test test-long test-fast check format docs openapi lock clean
 
 help: ## Show the targets
@@ -44,6 +46,7 @@ check: $(INSTALLED) ## Lint, check types and the rule of imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/shellcheck $(SCRIPTS)
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .

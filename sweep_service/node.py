@@ -25,11 +25,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.launcher import dispatcher_child
+from sweep_service.membership import NoTermsError, UnfitNodeError, check_terms, package_versions, write_terms
 from sweep_service.ports import SweepStore
 from sweep_service.ray_node import CONTROL_RESOURCE, RAY_ENVIRONMENT, start_command
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 from sweep_service.supervisor import Child, ChildFailedError, EndRequestedError, EndSignals, Supervisor
+from trainables.catalog import ENTRY_POINT_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ AGENT_PORTS = (
 )
 WORKER_PORTS = (10002, 10999)
 OBJECT_STORE_BYTES = 200_000_000  # of shared memory; what passes between processes here is small
+TERMS_WITHIN_S = 300.0  # for the control node to come up for the first time
+TELL_AFTER_S = 10.0  # that a worker waits for it
 TEND_INTERVAL_S = 0.5
 LOOK_INTERVAL_S = 5.0  # between looks at whether the dispatcher does its work
 SEEN_WITHIN_S = 30.0  # it looks at the cluster more often than that
@@ -86,12 +90,14 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     try:
-        _check_token()
+        token = _read_token()
+        if kind is NodeKind.WORKER:
+            _await_terms(settings.checkpoint_root, token)
         argv = ray_command(kind, settings, node)
         if kind is not NodeKind.CONTROL:
             os.execv(argv[0], argv)  # noqa: S606 - it takes this one's place, and hears the signals itself
-        return _run_control_node(argv, settings, node)
-    except NodeError as error:
+        return _run_control_node(argv, settings, node, token)
+    except (NodeError, UnfitNodeError) as error:
         logger.error("%s", error)
         return EXIT_CONFIG
     except ChildFailedError as error:
@@ -124,11 +130,30 @@ def ray_command(kind: NodeKind, settings: Settings, node: NodeSettings) -> tuple
     return start_command(*joining, *ports, num_cpus=node.cpus, num_gpus=node.gpus)
 
 
-def _check_token() -> None:
+def _read_token() -> str:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     token = Path(path).read_text() if path and Path(path).is_file() else os.environ.get("RAY_AUTH_TOKEN", "")
     if not token.strip():
         raise NodeError("Ray's token is missing: whoever reaches Ray could run code here. Run deploy/init.")
+    return token.strip()
+
+
+def _await_terms(folder: Path, token: str) -> None:
+    """Raises UnfitNodeError unless this node may join; NoTermsError where the control node does not say so in time."""
+    versions = package_versions(ENTRY_POINT_GROUP)
+    started, has_told = time.monotonic(), False
+    while True:
+        try:
+            check_terms(folder, token, versions)
+            return
+        except NoTermsError as error:
+            waited = time.monotonic() - started
+            if waited > TERMS_WITHIN_S:
+                raise
+            if waited > TELL_AFTER_S and not has_told:
+                logger.warning("Waiting for the control node. %s", error)
+                has_told = True
+        time.sleep(TEND_INTERVAL_S)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -152,10 +177,14 @@ def _address_towards(host: str, port: int) -> str:
         raise NodeError(f"There is no way to the head of the cluster, {host}: {error.strerror or error}.") from error
 
 
-def _run_control_node(ray_argv: Sequence[str], settings: Settings, node: NodeSettings) -> int:
+def _run_control_node(ray_argv: Sequence[str], settings: Settings, node: NodeSettings, token: str) -> int:
     if not settings.database_url or not settings.mlflow_tracking_uri:
         raise NodeError("A control node needs SWEEP_DATABASE_URL and SWEEP_MLFLOW_TRACKING_URI; run deploy/init.")
     store = open_sql_store(settings.store_url)
+    try:
+        write_terms(settings.checkpoint_root, token, package_versions(ENTRY_POINT_GROUP))
+    except OSError as error:
+        raise NodeError(f"{settings.checkpoint_root} cannot be written to: {error.strerror}.") from error
     ray = Child(name="ray", argv=ray_argv, env={}, is_ready=lambda: _listens(NODE_MANAGER_PORT), ready_within_s=120.0)
     with EndSignals() as signals, Supervisor(log_dir=None, signals=signals) as supervisor:
         try:

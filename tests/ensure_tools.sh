@@ -13,7 +13,7 @@ done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing for the tests: $wanted"
     apt-get update -qq
-    # Unquoted: a word a package.
+    # shellcheck disable=SC2086 # a word a package
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
     exit 0
 fi
