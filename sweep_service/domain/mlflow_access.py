@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from sweep_service.domain.keys import KeyRole
 
 _ID = r"[A-Za-z0-9_.:@=-]+"
-_ANY_PATH = r"[^\\%\x00-\x1f\x7f]*[^\\%\x00-\x1f\x7f/]"  # of what is canonical: the names of artifacts are the trials' authors'
+_ANY_PATH = r"[^\\%\x00-\x1f\x7f]*[^\\%\x00-\x1f\x7f/]"  # artifacts have the names that trials' code gives them
 _API = "/(?:ajax-)?api"
 
 _READS = (  # by GET and HEAD
