@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sweep_service.cli import control, exporting, logs, looking, predict, stack, submitting
+from sweep_service.cli import control, exporting, keys, logs, looking, predict, stack, submitting
 
 EXIT_CODES = (
     "Exit codes: 0 the sweep completed or was stopped, or the command did its work; 1 it failed or was cancelled, or "
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 for part in (stack, submitting, looking, logs, control, exporting, predict):
     app.add_typer(part.commands)  # without a name of its own: its commands are the program's
+app.add_typer(keys.commands, name="keys")
 
 
 def main() -> None:
