@@ -24,6 +24,7 @@ from sweep_service.cli.service import (
     resolve,
     watch_to_the_end,
 )
+from sweep_service.domain.keys import ANONYMOUS
 
 commands = typer.Typer()
 
@@ -64,9 +65,11 @@ def show(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SE
     if as_json:
         print_json(sweep)
         return
-    from sweep_service.rendering import console_for, live_view, print_results
+    from sweep_service.rendering import console_for, live_view, plain, print_results
 
     typer.echo(sweep["id"])
+    if (creator := plain(sweep.get("created_by", ""))) not in ("", ANONYMOUS.name):
+        typer.echo(f"submitted by {creator}")
     if sweep.get("results"):
         print_results(console_for(), sweep)
     else:

@@ -144,6 +144,7 @@ def test_the_role_that_is_needed_is_told(sweep: Sweep, tmp_path: Path) -> None:
     submitted = sweep("submit", str(spec), role=KeyRole.SUBMITTER)
     assert submitted.exit_code == 0, submitted.output
     sweep_id = submitted.stdout.strip()
+    assert sweep("show", sweep_id, role=KeyRole.VIEWER).stdout.splitlines()[1] == "submitted by submitter"
     assert sweep("cancel", sweep_id, role=KeyRole.ADMIN).exit_code == 0
     events = sweep("events", sweep_id, role=KeyRole.VIEWER).stdout
     assert "by=submitter" in events.splitlines()[0]
