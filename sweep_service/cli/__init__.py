@@ -8,7 +8,8 @@ from sweep_service.cli import control, exporting, keys, logs, looking, predict, 
 
 EXIT_CODES = (
     "Exit codes: 0 the sweep completed or was stopped, or the command did its work; 1 it failed or was cancelled, or "
-    "the service refused; 2 wrong usage, an invalid spec or no valid key; 3 the service cannot be reached; 130 interrupted."
+    "the service refused; 2 wrong usage, an invalid spec or no valid key; 3 the service cannot be reached; 130 "
+    "interrupted."
 )
 
 app = typer.Typer(
