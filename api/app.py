@@ -6,13 +6,17 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from api import errors
+from api.access import are_keys_required
 from api.event_feed import EventFeed
+from api.key_check import KeyCheck, KeyLimit
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
+from api.mlflow_gate import MlflowGate
 from api.openapi import DescribedApplication
-from api.routes import health, schemas, sweeps, trainables, trials
+from api.routes import audit, health, keys, schemas, sweeps, trainables, trials
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
 from sweep_service.ports import SweepStore
+from sweep_service.services.keys import KeyRing, KeyService
 from sweep_service.services.reports import ReportService
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
@@ -20,7 +24,13 @@ from sweep_service.settings import Settings
 
 
 def create_app(settings: Settings, store: SweepStore) -> FastAPI:
-    """The API over that store. Neither migrates nor closes it."""
+    """The API over that store. Neither migrates nor closes it.
+
+    Raises:
+        OpenToOthersError: the settings would let everybody do everything.
+    """
+    clock = SystemClock()
+    ring = KeyRing(store=store, clock=clock)
     app = DescribedApplication(
         title="GradNorm sweeps",
         summary="Sweeps of multi-task networks trained with GradNorm.",
@@ -33,10 +43,14 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
             Middleware(ErrorBoundary),
             Middleware(AllowedHosts, allowed=settings.allowed_hosts),
             Middleware(HeadAsGet),
-            Middleware(CheckedBody, max_bytes=settings.max_body_bytes),
+            Middleware(KeyCheck, ring=ring, is_required=are_keys_required(settings), rate=settings.rate_limit),
+            Middleware(MlflowGate, prefix=settings.mlflow_prefix),
+            Middleware(CheckedBody, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout),
+            Middleware(KeyLimit, rate=settings.rate_limit),
         ],
     )
-    clock = SystemClock()
+    app.state.ring = ring
+    app.state.keys = KeyService(store=store, clock=clock)
     app.state.service = SweepService(store=store, clock=clock, project=settings.project)
     app.state.feed = EventFeed(
         app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
@@ -49,4 +63,6 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     app.include_router(trials.router, prefix=PREFIX)
     app.include_router(trainables.router, prefix=PREFIX)
     app.include_router(schemas.router, prefix=PREFIX)
+    app.include_router(keys.router, prefix=PREFIX)
+    app.include_router(audit.router, prefix=PREFIX)
     return app

@@ -9,14 +9,18 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
 from pydantic import AfterValidator
+from starlette.concurrency import run_in_threadpool
 
+from api.access import CALLER, Caller
 from api.errors import KEY_HEADER, InvalidParametersError, ParameterFault, UnexpectedBodyError
 from api.event_feed import EventFeed
 from api.json_document import MAX_FINDINGS, parse_document
 from api.middleware import IS_HEAD
 from api.paging import MAX_KEY
 from sweep_service.domain.errors import Finding
+from sweep_service.domain.keys import Actor
 from sweep_service.domain.spec_shape import json_pointer
+from sweep_service.services.keys import KeyRing, KeyService
 from sweep_service.services.reports import ReportService
 from sweep_service.services.sweeps import SweepService
 from sweep_service.services.trials import TrialService
@@ -35,6 +39,29 @@ async def _trials(request: Request) -> TrialService:
 
 async def _reports(request: Request) -> ReportService:
     return request.app.state.reports
+
+
+async def _keys(request: Request) -> KeyService:
+    return request.app.state.keys
+
+
+async def _caller(request: Request) -> Caller:
+    return request.scope[CALLER]
+
+
+async def _actor(request: Request) -> Actor:
+    return request.scope[CALLER].actor
+
+
+async def _is_let_in(request: Request) -> Callable[[], Awaitable[bool]]:
+    """Tells of a caller that stays, whether it would still be let in."""
+    ring: KeyRing = request.app.state.ring
+    key = request.scope[CALLER].key
+
+    async def is_let_in() -> bool:
+        return key is None or ring.fresh(key) is not None or await run_in_threadpool(ring.find, key) is not None
+
+    return is_let_in
 
 
 async def _feed(request: Request) -> EventFeed:
@@ -147,6 +174,11 @@ LastEventId = Annotated[
         description="The seq of the last event that the caller has; goes before `after`. Browsers send it themselves.",
     ),
 ]
+KeyId = Annotated[str, Path(description="The key's id.", examples=["key_01J9Z3NDEKTSV4RRFFQ69G5FAV"])]
+Who = Annotated[Actor, Depends(_actor)]
+Self = Annotated[Caller, Depends(_caller)]
+IsLetIn = Annotated[Callable[[], Awaitable[bool]], Depends(_is_let_in)]
+Keys = Annotated[KeyService, Depends(_keys)]
 WantsStream = Annotated[bool, Depends(wants_stream)]
 Feed = Annotated[EventFeed, Depends(_feed)]
 Trials = Annotated[TrialService, Depends(_trials)]

@@ -19,8 +19,11 @@ from sweep_service.domain.errors import (
     CatalogMissingError,
     Finding,
     IllegalMoveError,
+    InvalidKeyError,
     InvalidSpecError,
+    KeyNameTakenError,
     KeyReusedError,
+    LastAdminKeyError,
     NotFoundError,
     SchemaOutdatedError,
     SpecChangedError,
@@ -66,6 +69,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NoSuchEventError, _no_such_event)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(InvalidKeyError, _invalid_key)
+    app.add_exception_handler(KeyNameTakenError, _key_name_taken)
+    app.add_exception_handler(LastAdminKeyError, _last_admin_key)
     app.add_exception_handler(KeyReusedError, _key_reused)
     app.add_exception_handler(IllegalMoveError, _illegal_move)
     app.add_exception_handler(SpecChangedError, _spec_changed)
@@ -152,6 +158,42 @@ def _parameters_problem(items: list[dict[str, str]]) -> Problem:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     problem = Problem(status=HTTPStatus.NOT_FOUND, kind="not-found", title="Not found", detail=str(error))
+    return ProblemResponse(problem, request.scope)
+
+
+async def _invalid_key(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidKeyError)
+    problem = Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="invalid-key",
+        title="Invalid key",
+        detail=f"No key was made: {_count(len(error.findings))} in what it is to be.",
+        errors=error_items(error.findings),
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _key_name_taken(request: Request, error: Exception) -> Response:
+    finding = Finding(pointer="/name", code="name_taken", detail=str(error))
+    problem = Problem(
+        status=HTTPStatus.CONFLICT,
+        kind="key-name-taken",
+        title="Name taken",
+        detail=f"No key was made. {error}",
+        errors=error_items([finding]),
+    )
+    return ProblemResponse(problem, request.scope)
+
+
+async def _last_admin_key(request: Request, error: Exception) -> Response:
+    finding = Finding(pointer="", code="last_admin_key", detail=str(error))
+    problem = Problem(
+        status=HTTPStatus.CONFLICT,
+        kind="last-admin-key",
+        title="Last admin key",
+        detail=f"Nothing was revoked. {error}",
+        errors=error_items([finding]),
+    )
     return ProblemResponse(problem, request.scope)
 
 

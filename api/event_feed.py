@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -42,6 +42,10 @@ class NoSuchEventError(Exception):
     """A client says that it has an event which the sweep does not have: it could wait for ever."""
 
 
+class _NotLetInError(Exception):
+    """The client's key opens nothing any more."""
+
+
 class EventFeed:
     """Follows sweeps for clients, until it is closed."""
 
@@ -68,15 +72,17 @@ class EventFeed:
         is_at_end = not any(event.seq > after for event in found)
         return Place(sweep_id=sweep_id, after=after, is_over=state.is_ended, is_at_end=is_at_end)
 
-    async def follow(self, place: Place) -> AsyncIterator[bytes]:
-        """Every event after that place, in order and once; ends after the one that ends the sweep."""
+    async def follow(self, place: Place, *, is_let_in: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+        """Every event after that place, in order and once; ends after the one that ends the sweep, and when the client
+        would not be let in any more.
+        """
         after, is_over = place.after, place.is_over
         now = asyncio.get_running_loop().time
         spoke_at = now()
         while not self._closed.is_set():
             try:
-                page = await self._look(place.sweep_id, after)
-            except SweepNotFoundError:  # it was deleted
+                page = await self._look(place.sweep_id, after, is_let_in)
+            except (SweepNotFoundError, _NotLetInError):  # it was deleted; its key was revoked
                 return
             for event in page.items:
                 yield _frame(event)
@@ -90,8 +96,10 @@ class EventFeed:
                 spoke_at = now()
             await self._pause()
 
-    async def _look(self, sweep_id: str, after: int) -> Page[Event]:
+    async def _look(self, sweep_id: str, after: int, is_let_in: Callable[[], Awaitable[bool]]) -> Page[Event]:
         try:
+            if not await is_let_in():
+                raise _NotLetInError
             return await run_in_threadpool(self._service.list_events, sweep_id, after=after, limit=500)
         except StoreUnavailableError as error:
             logger.debug("A stream waits for the store. %s", error)

@@ -8,21 +8,37 @@ import sys
 
 import uvicorn
 
+from api.access import OpenToOthersError
 from api.app import create_app
 from api.server import Server
+from sweep_service.domain.keys import without_keys
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 
 _GRACE_SECONDS = 5
 _KEEP_ALIVE_SECONDS = 30  # longer than clients keep an idle connection: a request on one that is being closed is lost
 _NOT_STARTED = 3
+_WRONG_SETTINGS = 2
+
+
+class _Formatter(logging.Formatter):
+    """Writes no key into a log, wherever somebody has put one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_keys(super().format(record))
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT. The database must have been migrated already: /readyz says whether it has."""
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    app = create_app(settings, open_sql_store(settings.store_url))
+    log = logging.StreamHandler()
+    log.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[log])
+    try:
+        app = create_app(settings, open_sql_store(settings.store_url))
+    except OpenToOthersError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(_WRONG_SETTINGS)
     config = uvicorn.Config(
         app,
         host=settings.host,

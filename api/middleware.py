@@ -7,6 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Collection, Set
+from datetime import timedelta
 from email.message import Message as Mail
 from http import HTTPStatus
 
@@ -14,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, ProblemResponse
+from sweep_service.domain.keys import without_keys
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class ErrorBoundary:
             await self._app(scope, receive, watched_send)
         except Exception:
             number = uuid.uuid4().hex
-            logger.exception("%s %s failed; error %s", scope["method"], scope["path"], number)
+            logger.exception("%s %s failed; error %s", scope["method"], without_keys(scope["path"]), number)
             if started:
                 raise  # half an answer is out: only closing the connection tells the caller
             problem = Problem(
@@ -107,9 +109,10 @@ class CheckedBody:
     bounds: a client that is still sending when the connection closes never sees the answer.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: timedelta) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_seconds = timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,8 +121,12 @@ class CheckedBody:
         headers = Headers(scope=scope)
         if "content-length" in headers or "transfer-encoding" in headers:
             try:
-                body = await self._read(headers, receive)
+                async with asyncio.timeout(self._timeout_seconds):
+                    body = await self._read(headers, receive)
             except _ClientGoneError:
+                return
+            except TimeoutError:
+                await ProblemResponse(self._too_slow(), scope)(scope, receive, send)
                 return
             except _TooLargeError:
                 await ProblemResponse(self._too_large(), scope)(scope, receive, send)
@@ -147,6 +154,15 @@ class CheckedBody:
                     await _drain(receive)
                 raise _TooLargeError
         return b"".join(chunks)
+
+    def _too_slow(self) -> Problem:
+        return Problem(
+            status=HTTPStatus.REQUEST_TIMEOUT,
+            kind="body-too-slow",
+            title="Body too slow",
+            detail=f"Nothing was done: the body did not come within {self._timeout_seconds:g} s. Send it again.",
+            headers={"Connection": "close"},
+        )
 
     def _too_large(self) -> Problem:
         return Problem(

@@ -15,6 +15,11 @@ from api.schemas import sweep_patch
 from api.schemas.problems import ProblemDocument
 from sweep_service.domain.spec import SweepSpec
 
+_KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, where the service requires them. To read, it may be a password (Basic) as well.",
+}
 _REF = "#/components/schemas/{model}"
 
 
@@ -24,6 +29,8 @@ class DescribedApplication(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
+            document["components"]["securitySchemes"] = {"key": _KEY_SCHEME}
+            document["security"] = [{"key": []}, {}]
             schemas = document["components"]["schemas"]
             for model in (SweepSpec, ProblemDocument):
                 schema = model.model_json_schema(ref_template=_REF)

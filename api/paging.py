@@ -117,6 +117,13 @@ class EventQuery(_Query):
     after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only events with a seq above this.")] = 0
 
 
+class AuditQuery(_Query):
+    """Which part of the records."""
+
+    page_size: Annotated[int, Field(ge=1, le=500, description="Records of a page.")] = 50
+    after: Annotated[int, Field(ge=0, le=MAX_KEY, description="Only records with a seq above this.")] = 0
+
+
 class LogQuery(_Query):
     """Which part of what was said."""
 

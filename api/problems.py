@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from sweep_service.domain.errors import Finding
+from sweep_service.domain.keys import without_keys
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -45,7 +46,7 @@ class ProblemResponse(Response):
             "errors": list(problem.errors),
             **problem.extra,
         }
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        text = without_keys(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
         # A request may have held half a surrogate pair, which UTF-8 has no bytes for; its escape is valid JSON.
         super().__init__(text.encode("utf-8", "backslashreplace"), int(problem.status), dict(problem.headers))
 

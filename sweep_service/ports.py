@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from sweep_service.domain.events import Event
+from sweep_service.domain.keys import ANONYMOUS, Actor
 from sweep_service.domain.limits import Demand
 from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
+from sweep_service.key_port import KeyStore
 from sweep_service.log_port import LogStore
 from trainables.catalog import Trainable
 
@@ -71,16 +73,17 @@ class SweepFilter:
 ALL_SWEEPS = SweepFilter()
 
 
-class SweepStore(LogStore, Protocol):
-    """The only truth: sweeps, trials, attempts, reports, events, lines, leases.
+class SweepStore(LogStore, KeyStore, Protocol):
+    """The only truth: sweeps, trials, attempts, reports, events, lines, leases, keys.
 
     Laws, for every implementation:
 
     - each method is one transaction: all of it happens or nothing does;
     - every move of a state obeys the tables of ``domain.states`` and writes one event in the same transaction;
     - methods that take a lease change nothing and raise LeaseLostError unless that lease's token is the sweep's
-      current one
-      and has not expired by the store's clock;
+      current one and has not expired by the store's clock;
+    - what a user asks for is signed: its audit record, and the events of the sweep's submission, moves and amendments
+      (``by`` in their data, unless it is ANONYMOUS), name who asked;
     - a sweep that is listed, or returned by what changes it, comes without its results and what it has adopted, which
       may be large: get_sweep has them;
     - events of a sweep have seq 1, 2, 3, … without gaps; reports have a seq that rises in the order of their recording;
@@ -94,7 +97,9 @@ class SweepStore(LogStore, Protocol):
         """Raise StoreUnavailableError or SchemaOutdatedError unless the store can serve."""
         ...
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
+    def add_sweep(
+        self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "", by: Actor = ANONYMOUS
+    ) -> Sweep:
         """Store a new sweep, in state QUEUED (events: SWEEP_SUBMITTED, and SWEEP_NOTICE if there is a notice), and
         return it. Where its project and creator have used that key before, nothing is stored, and the sweep of that
         time is returned. Of several callers with one key, one stores its sweep and all get that one.
@@ -136,7 +141,7 @@ class SweepStore(LogStore, Protocol):
         """
         ...
 
-    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "", by: Actor = ANONYMOUS) -> Sweep:
         """Move the sweep where the verb takes it, reason USER; unchanged (no event) where the verb is in effect
         already. One that no conductor has had ends at once, any other is for a conductor to end.
 
@@ -149,7 +154,7 @@ class SweepStore(LogStore, Protocol):
         """
         ...
 
-    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int, by: Actor = ANONYMOUS) -> Sweep:
         """Give the sweep, of that revision, another spec, and the next revision (event: SWEEP_AMENDED). One that has
         ended is re-opened: QUEUED, without results (the event of its verdict stays). The spec that it has already
         changes nothing, unless it has ended.
@@ -159,8 +164,8 @@ class SweepStore(LogStore, Protocol):
         """
         ...
 
-    def delete_sweep(self, sweep_id: str) -> None:
-        """Forget an ended sweep, with its trials, attempts, reports, lines, events and key.
+    def delete_sweep(self, sweep_id: str, *, by: Actor = ANONYMOUS) -> None:
+        """Forget an ended sweep, with its trials, attempts, reports, lines, events and submission key.
 
         Raises:
             SweepNotFoundError; IllegalMoveError: it has not ended; lists the verbs that end it.
@@ -344,12 +349,10 @@ class SweepStore(LogStore, Protocol):
         now, in one transaction.
 
         A report updates its trial's metrics, last_step and, if it has one, checkpoint. A step that the trial has
-        reported
-        before (an attempt that resumed behind it) is not recorded again; its checkpoint still is. An end moves the
-        trial
-        and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED). A trial that rests is RESTING, its running
-        attempt, if any, PREEMPTED (the same events). ``best`` is a completed trial (event:
-        TRIAL_BEST, unless it was the best already); None leaves the best one what it was.
+        reported before (an attempt that resumed behind it) is not recorded again; its checkpoint still is. An end moves
+        the trial and its running attempt, if any (events: ATTEMPT_ENDED, TRIAL_MOVED). A trial that rests is RESTING,
+        its running attempt, if any, PREEMPTED (the same events). ``best`` is a completed trial (event: TRIAL_BEST,
+        unless it was the best already); None leaves the best one what it was.
 
         Raises:
             LeaseLostError.

@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from sweep_service.domain.limits import PackLimit
+
+_NOTHING_IF_EMPTY = BeforeValidator(lambda value: None if value == "" else value)  # as compose passes on what is unset
 
 
 class Settings(BaseSettings):
@@ -36,6 +38,23 @@ class Settings(BaseSettings):
         default=("127.0.0.1", "localhost", "[::1]"), description="Values of the Host header that are answered."
     )
     max_body_bytes: int = Field(default=1_000_000, description="Largest request body.")
+    body_timeout: timedelta = Field(default=timedelta(seconds=30), description="A body that takes longer is refused.")
+    require_keys: Annotated[bool | None, _NOTHING_IF_EMPTY] = Field(
+        default=None,
+        description="Whether requests need an API key; if not given, exactly when the host is not loopback. False with "
+        "another host: the API does not start.",
+    )
+    rate_limit: Annotated[float, Field(gt=0)] = Field(
+        default=50.0,
+        description="Requests a second of one key, and of all who show none at one address; those of two seconds may "
+        "come at once. Each API process counts for itself.",
+    )
+    admin_key_file: Annotated[Path | None, _NOTHING_IF_EMPTY] = Field(
+        default=None, description="File with the text of the first admin key; sweep_service.setup stores it."
+    )
+    mlflow_prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_-]+)*$")] = Field(
+        default="", description="What paths of MLflow's page begin with at the gateway, such as /mlflow."
+    )
     project: str = "default"
     lease_ttl: timedelta = Field(default=timedelta(seconds=15), description="A dead conductor is replaced after this.")
     start_grace: timedelta = Field(

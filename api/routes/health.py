@@ -12,6 +12,8 @@ from api.schemas.problems import problem_responses
 
 router = APIRouter(tags=["health"])
 
+_NO_KEY = {"security": []}
+
 
 class Health(BaseModel):
     """The answer of a process that is well."""
@@ -19,13 +21,25 @@ class Health(BaseModel):
     status: Literal["ok", "ready"]
 
 
-@router.get("/healthz", operation_id="check_health", response_model=Health, responses=problem_responses())
+@router.get(
+    "/healthz",
+    operation_id="check_health",
+    response_model=Health,
+    responses=problem_responses(needs_key=False),
+    openapi_extra=_NO_KEY,
+)
 async def check_health() -> Health:
     """The process answers. Asks nothing of the store, and needs none of the threads that wait for it."""
     return Health(status="ok")
 
 
-@router.get("/readyz", operation_id="check_readiness", response_model=Health, responses=problem_responses(503))
+@router.get(
+    "/readyz",
+    operation_id="check_readiness",
+    response_model=Health,
+    responses=problem_responses(503, needs_key=False),
+    openapi_extra=_NO_KEY,
+)
 def check_readiness(service: Service) -> Health:
     """The store answers and is migrated."""
     service.check_ready()

@@ -13,11 +13,13 @@ from api.dependencies import (
     Body,
     Feed,
     IdempotencyKey,
+    IsLetIn,
     LastEventId,
     Reports,
     Service,
     SweepId,
     WantsStream,
+    Who,
     no_body,
     no_query,
     no_repeated_key,
@@ -88,6 +90,7 @@ def submit_sweep(
     body: Body,
     query: Annotated[SubmitQuery, Query()],
     service: Service,
+    who: Who,
     response: Response,
     key: IdempotencyKey = None,
 ) -> SweepView | Response:
@@ -103,7 +106,7 @@ def submit_sweep(
     if query.validate_only:
         preview = PreviewView.of(service.preview(document))
         return Response(preview.model_dump_json(), media_type="application/json")
-    submission = service.submit(document, key=key)
+    submission = service.submit(document, key=key, by=who)
     view = SweepView.of(submission.overview)
     if submission.is_replay:
         response.headers[REPLAYED_HEADER] = "true"
@@ -149,7 +152,7 @@ def get_sweep(sweep_id: SweepId, service: Service) -> SweepView:
     openapi_extra=_PATCH_BODY,
     dependencies=[Depends(no_query)],
 )
-def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
+def amend_sweep(sweep_id: SweepId, body: Body, service: Service, who: Who) -> SweepView:
     """Change what a sweep is to do: its budget, `resources.parallel`, `early_stopping` or `priority`, as a JSON merge
     patch: what it names is set, `null` removes, the rest stays. It is checked as a spec is, and nothing is changed if
     anything is wrong.
@@ -157,7 +160,7 @@ def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
     A sweep that runs goes on under it at once; fewer packs let the newest go with a checkpoint. One that has ended, but
     for a cancelled one, is queued again, and goes on where it had ended. The same patch again changes nothing.
     """
-    return SweepView.of(service.amend(sweep_id, parse_document(body)))
+    return SweepView.of(service.amend(sweep_id, parse_document(body), by=who))
 
 
 @router.delete(
@@ -167,11 +170,11 @@ def amend_sweep(sweep_id: SweepId, body: Body, service: Service) -> SweepView:
     responses={204: {"description": "Forgotten"}} | problem_responses(400, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(no_query), Depends(no_body)],
 )
-def delete_sweep(sweep_id: SweepId, service: Service) -> None:
+def delete_sweep(sweep_id: SweepId, service: Service, who: Who) -> None:
     """Forget a sweep that has ended, with its trials, curves and events. What lies elsewhere stays: its runs and its
     model in MLflow, and the best trial's checkpoint.
     """
-    service.delete(sweep_id)
+    service.delete(sweep_id, by=who)
 
 
 @router.get(
@@ -217,6 +220,7 @@ def list_events(
     wants_stream: WantsStream,
     service: Service,
     feed: Feed,
+    is_let_in: IsLetIn,
     last_event_id: LastEventId = None,
 ) -> EventPage | Response:
     """What happened to a sweep, in order: a page of it, or with `Accept: text/event-stream` all of it as it happens.
@@ -229,7 +233,7 @@ def list_events(
         place = feed.open(sweep_id, after=after)
         if place.is_over and place.is_at_end:
             return Response(status_code=204)  # tells a browser not to come back
-        return EventSourceResponse(feed.follow(place), headers=_STREAM_HEADERS)
+        return EventSourceResponse(feed.follow(place, is_let_in=is_let_in), headers=_STREAM_HEADERS)
     page = service.list_events(sweep_id, after=after, limit=query.page_size)
     return EventPage(
         events=[EventView.of(event) for event in page.items],
@@ -266,8 +270,8 @@ def get_report(sweep_id: SweepId, service: Reports) -> HTMLResponse:
 
 
 def _add_route_of(verb: Verb, description: str) -> None:
-    def ask(sweep_id: SweepId, service: Service) -> SweepView:
-        return SweepView.of(service.control(sweep_id, verb))
+    def ask(sweep_id: SweepId, service: Service, who: Who) -> SweepView:
+        return SweepView.of(service.control(sweep_id, verb, by=who))
 
     router.add_api_route(
         f"/{{sweep_id}}/{verb}",

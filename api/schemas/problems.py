@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sweep_service.domain.keys import EXAMPLE
+
 
 class ErrorItem(BaseModel):
     """One thing that is wrong with a request."""
@@ -18,7 +20,9 @@ class ErrorItem(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """A refusal, after RFC 9457. Some kinds have further members: 409 has `state` and `allowed`."""
+    """A refusal, after RFC 9457. Some kinds have further members: `illegal-move` has `state` and `allowed`, `forbidden`
+    has `needed` and `role`.
+    """
 
     model_config = ConfigDict(extra="allow", title="Problem")
 
@@ -45,6 +49,20 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
                 "detail": "The body is not JSON: Expecting value at line 1, column 1.",
             }
         ],
+    ),
+    401: (
+        "unauthorized",
+        "No valid key",
+        f"This needs a key that is valid here: send Authorization: Bearer {EXAMPLE}. An admin makes keys.",
+        "/api/v1/sweeps",
+        [],
+    ),
+    403: (
+        "forbidden",
+        "Not allowed",
+        "This needs a key of the role submitter; that of 'ann' is of the role viewer.",
+        "/api/v1/sweeps",
+        [],
     ),
     404: (
         "not-found",
@@ -94,6 +112,13 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
             }
         ],
     ),
+    429: (
+        "too-many-requests",
+        "Too many requests",
+        "Nothing was done: there were too many requests. Send it again in 1 s, and fewer a second.",
+        "/api/v1/sweeps",
+        [],
+    ),
     503: (
         "store-unavailable",
         "Store unavailable",
@@ -102,12 +127,17 @@ _EXAMPLES: Mapping[int, tuple[str, str, str, str, list[dict[str, str]]]] = {
         [],
     ),
 }
-_MORE: Mapping[int, dict[str, Any]] = {409: {"state": "completed", "allowed": ["retry"]}}
+_MORE: Mapping[int, dict[str, Any]] = {
+    403: {"needed": "submitter", "role": "viewer"},
+    409: {"state": "completed", "allowed": ["retry"]},
+}
+_OF_KEYS = (401, 403, 429)
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int, needs_key: bool = True) -> dict[int | str, dict[str, Any]]:
     """The refusals of a route, for its description; those that any route can give are the default."""
-    known: dict[int | str, dict[str, Any]] = {status: {"content": _content(status)} for status in statuses}
+    told = sorted({*statuses, *(_OF_KEYS if needs_key else ())})
+    known: dict[int | str, dict[str, Any]] = {status: {"content": _content(status)} for status in told}
     return {**known, "default": {"description": "Any other refusal", "content": _content(None)}}
 
 

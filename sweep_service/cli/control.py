@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from sweep_service.cli.service import (
-    DEFAULT_URL,
+    DEFAULT_SERVER,
     SURE_LENGTH,
     USAGE,
     AsJson,
+    Key,
+    Server,
     SweepId,
-    Url,
     connected,
     fail,
     print_json,
@@ -26,17 +27,17 @@ commands = typer.Typer()
 
 
 @commands.command()
-def pause(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def pause(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Start no new trials; the running ones rest at their next report."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.pause(resolve(client, sweep_id, least=SURE_LENGTH))
     _tell(sweep, as_json=as_json)
 
 
 @commands.command()
-def resume(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def resume(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Go on with a paused sweep."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.resume(resolve(client, sweep_id, least=SURE_LENGTH))
     _tell(sweep, as_json=as_json)
 
@@ -53,19 +54,20 @@ def amend(
         ),
     ],
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Change a sweep's budget, parallel packs, early stopping or priority; one that has ended goes on."""
     patch = _patch_of(changes)
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.amend(resolve(client, sweep_id, least=SURE_LENGTH), patch)
     _tell(sweep, as_json=as_json)
 
 
 @commands.command()
-def retry(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def retry(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Try the failed trials again; a sweep that has ended goes on."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         found = resolve(client, sweep_id, least=SURE_LENGTH)
         revision = client.get(found).get("revision")
         sweep = client.retry(found)
@@ -75,17 +77,17 @@ def retry(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) ->
 
 
 @commands.command()
-def stop(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def stop(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Let the running trials finish and start no new ones."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.stop(resolve(client, sweep_id, least=SURE_LENGTH))
     _tell(sweep, as_json=as_json)
 
 
 @commands.command()
-def cancel(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def cancel(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Kill the running trials and start no new ones."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.cancel(resolve(client, sweep_id, least=SURE_LENGTH))
     _tell(sweep, as_json=as_json)
 
@@ -95,10 +97,11 @@ def delete(
     sweep_id: SweepId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Forget a sweep that has ended; its runs and its model in MLflow stay."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         found = resolve(client, sweep_id, least=SURE_LENGTH)
         if not yes:
             typer.confirm(f"Forget {found} with its trials, curves and events?", abort=True, err=True)

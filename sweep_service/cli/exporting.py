@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep_service.cli.service import DEFAULT_URL, USAGE, SweepId, Url, connected, fail, resolve
+from sweep_service.cli.service import DEFAULT_SERVER, USAGE, Key, Server, SweepId, connected, fail, resolve
 from sweep_service.csv_text import csv_text
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; printed if not given. optuna needs one.")
     ] = None,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Write a sweep's trials for other tools.
 
@@ -51,7 +52,7 @@ def export(
         fail(f"{output} is there already; remove it, or choose another --output.", USAGE)
     if form is Format.OPTUNA and output is None:
         fail("--format optuna writes a file: name it with --output.", USAGE)
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.get(resolve(client, sweep_id))
         trials = client.trials(sweep["id"])
         curves = _curves(client, sweep, trials) if form is Format.OPTUNA else {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep_service.cli.completion import complete_sweep
-from sweep_service.cli.service import DEFAULT_URL, USAGE, Url, connected, fail, resolve
+from sweep_service.cli.service import DEFAULT_SERVER, USAGE, Key, Server, connected, fail, resolve
 
 if TYPE_CHECKING:
     from sweep_service.client import SweepClient
@@ -31,10 +31,11 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on until the trial, or the sweep, has ended.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Print what trials' code has printed and logged, in the order in which it came in."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         trial_id = _trial_id(client, of)
         if trial_id is not None:
             lines = client.trial_logs(trial_id, follow=follow)

@@ -10,12 +10,13 @@ import typer
 
 from sweep_service.cli.completion import complete_state
 from sweep_service.cli.service import (
-    DEFAULT_URL,
+    DEFAULT_SERVER,
     FAILED,
     USAGE,
     AsJson,
+    Key,
+    Server,
     SweepId,
-    Url,
     connected,
     fail,
     print_json,
@@ -23,6 +24,7 @@ from sweep_service.cli.service import (
     resolve,
     watch_to_the_end,
 )
+from sweep_service.domain.keys import ANONYMOUS
 
 commands = typer.Typer()
 
@@ -38,10 +40,11 @@ def list_sweeps(
         list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only sweeps with that label; may be repeated.")
     ] = None,
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """List sweeps, newest first."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweeps = client.list(limit=limit, states=state or (), labels=label or ())
     if as_json:
         print_json(sweeps)
@@ -55,16 +58,18 @@ def list_sweeps(
 
 
 @commands.command()
-def show(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def show(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Show where a sweep stands or how it ended."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep = client.get(resolve(client, sweep_id))
     if as_json:
         print_json(sweep)
         return
-    from sweep_service.rendering import console_for, live_view, print_results
+    from sweep_service.rendering import console_for, live_view, plain, print_results
 
     typer.echo(sweep["id"])
+    if (creator := plain(sweep.get("created_by", ""))) not in ("", ANONYMOUS.name):
+        typer.echo(f"submitted by {creator}")
     if sweep.get("results"):
         print_results(console_for(), sweep)
     else:
@@ -72,16 +77,16 @@ def show(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> 
 
 
 @commands.command()
-def watch(sweep_id: SweepId, url: Url = DEFAULT_URL) -> None:
+def watch(sweep_id: SweepId, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Watch a sweep until it has ended, then print its leaderboard and verdict."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         watch_to_the_end(client, resolve(client, sweep_id))
 
 
 @commands.command()
-def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def trials(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """List a sweep's trials, whatever became of them."""
-    with connected(url) as client:
+    with connected(server, key) as client:
         found = client.trials(resolve(client, sweep_id))
     if as_json:
         print_json(found)
@@ -95,11 +100,11 @@ def trials(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 
 
 @commands.command()
-def best(sweep_id: SweepId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+def best(sweep_id: SweepId, as_json: AsJson = False, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
     """Show the best trial so far, with its parameters; of several objectives the Pareto front too, of several balancers
     with a search each their ranking. Exit code 1: there is none.
     """
-    with connected(url) as client:
+    with connected(server, key) as client:
         found = client.best(resolve(client, sweep_id))
     trial = found["best"]
     if as_json:
@@ -124,12 +129,13 @@ def events(
     sweep_id: SweepId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the sweep has ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document a line.")] = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Print what has happened to a sweep, in order."""
     from sweep_service.rendering import event_line
 
-    with connected(url) as client:
+    with connected(server, key) as client:
         sweep_id = resolve(client, sweep_id)
         for event in client.follow(sweep_id) if follow else client.events(sweep_id):
             typer.echo(json.dumps(event, ensure_ascii=False) if as_json else event_line(event))
@@ -142,12 +148,13 @@ def report(
         Path | None, typer.Option("--output", "-o", help="File to write; report-<id>.html here if not given.")
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Save a sweep's figures and tables as one page of HTML, which needs no service any more."""
     import webbrowser
 
-    with connected(url) as client:
+    with connected(server, key) as client:
         found = resolve(client, sweep_id)
         page = client.report(found)
     path = output or Path(f"report-{found}.html")

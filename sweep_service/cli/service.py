@@ -16,10 +16,23 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 SURE_LENGTH = 4  # of an id's beginning, for what cannot be undone: a slip of the keyboard must not name a sweep
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+SERVER_VARIABLES = ("SWEEP_SERVER", "SWEEP_URL")  # the second is the older name
+KEY_VARIABLE = "SWEEP_KEY"
 POLL_SECONDS = 0.5
 
-Url = Annotated[str, typer.Option("--url", envvar="SWEEP_URL", help="Address of the service.")]
+Server = Annotated[
+    str, typer.Option("--server", "--url", envvar=list(SERVER_VARIABLES), help="Address of the service.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar=KEY_VARIABLE,
+        help="Key of the service, if it requires one. In the variable, other users of the machine do not see it.",
+        show_default=False,
+    ),
+]
 SweepId = Annotated[
     str,
     typer.Argument(
@@ -30,30 +43,44 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API giv
 
 
 @contextmanager
-def connected(url: str) -> Iterator[SweepClient]:
+def connected(server: str, key: str | None = None) -> Iterator[SweepClient]:
     """A client whose errors end the command with a sentence and the right exit code."""
     from sweep_service.client import (
         ApiError,
         InvalidRequestError,
+        LimitedError,
         MissingError,
         SweepClient,
+        UnauthorizedError,
         UnavailableError,
         UnreachableError,
     )
 
     try:
-        client = SweepClient(url)
-    except ValueError as error:  # of the address
+        client = SweepClient(server, key=key, allow_http=True)
+    except ValueError as error:  # of the address or the key
         fail(str(error), USAGE)
+    _warn_of_readers(server, key)
     try:
         with client:
             yield client
-    except (UnreachableError, UnavailableError) as error:
+    except (UnreachableError, UnavailableError, LimitedError) as error:
         fail(str(error), UNREACHABLE)
-    except (InvalidRequestError, MissingError) as error:
+    except (InvalidRequestError, MissingError, UnauthorizedError) as error:
         fail(str(error), USAGE)
     except ApiError as error:
         fail(str(error), FAILED)
+
+
+def _warn_of_readers(server: str, key: str | None) -> None:
+    """Of a key that anybody on the way could read. It is no reason to refuse: a team's network may be its own."""
+    import os
+
+    from sweep_service.client.connection import goes_unencrypted
+
+    if key and goes_unencrypted(server) and not os.environ.get("SWEEP_ALLOW_HTTP"):
+        said = "Warning: the key goes over http, where anybody on the way can read it; use https, or set "
+        typer.echo(f"{said}SWEEP_ALLOW_HTTP=1 if the network is yours.", err=True)
 
 
 def fail(message: str, code: int) -> NoReturn:

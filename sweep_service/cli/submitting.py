@@ -12,10 +12,11 @@ import typer
 
 from sweep_service.cli.completion import complete_trainable
 from sweep_service.cli.service import (
-    DEFAULT_URL,
+    DEFAULT_SERVER,
     USAGE,
     AsJson,
-    Url,
+    Key,
+    Server,
     connected,
     fail,
     print_json,
@@ -38,12 +39,13 @@ def init(
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed if not given.")] = None,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Write a commented spec to start from."""
     from sweep_service.spec_template import spec_template
 
-    with connected(url) as client:
+    with connected(server, key) as client:
         known = {item["name"]: item for item in client.trainables()}
     if trainable not in known:
         fail(f"There is no trainable {trainable!r}. There are: {', '.join(sorted(known))}.", USAGE)
@@ -68,13 +70,14 @@ def submit(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
     watch: Annotated[bool, typer.Option("--watch", help="Watch the sweep until it has ended.")] = False,
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Check a spec and queue its sweep."""
     if watch and as_json:
         fail("--json and --watch exclude each other; `sweep show --json` has what came out.", USAGE)
     spec = read_spec(file)
-    with connected(url) as client:
+    with connected(server, key) as client:
         with faults_told(file, spec, as_json=as_json):
             sweep = client.submit(spec.document)
         if as_json:
@@ -91,11 +94,12 @@ def submit(
 def validate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; - reads standard input.")],
     as_json: AsJson = False,
-    url: Url = DEFAULT_URL,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
 ) -> None:
     """Check a spec as submit does, queue nothing, and say what would come of it. Exit code 2: it is wrong."""
     spec = read_spec(file)
-    with connected(url) as client, faults_told(file, spec, as_json=as_json):
+    with connected(server, key) as client, faults_told(file, spec, as_json=as_json):
         preview = client.preview(spec.document)
     if as_json:
         print_json(preview)

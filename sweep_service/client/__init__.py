@@ -1,11 +1,15 @@
 """The Python client of the REST API."""
 
+from sweep_service.client.connection import UnencryptedKeyWarning
 from sweep_service.client.errors import (
     ApiError,
     ClientError,
     ConflictError,
+    ForbiddenError,
     InvalidRequestError,
+    LimitedError,
     MissingError,
+    UnauthorizedError,
     UnavailableError,
     UnreachableError,
     WaitTimeoutError,
@@ -17,10 +21,14 @@ __all__ = [
     "ApiError",
     "ClientError",
     "ConflictError",
+    "ForbiddenError",
     "InvalidRequestError",
+    "LimitedError",
     "MissingError",
     "SweepClient",
+    "UnauthorizedError",
     "UnavailableError",
+    "UnencryptedKeyWarning",
     "UnreachableError",
     "WaitTimeoutError",
 ]

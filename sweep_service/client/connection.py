@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType, UnionType
 from typing import Any, Self, TypeAlias
 
 import httpx
 
-from sweep_service.client.errors import ERROR_OF_STATUS, ApiError, Document, UnreachableError
+from sweep_service.client.errors import ERROR_OF_STATUS, ApiError, Document, UnauthorizedError, UnreachableError
+from sweep_service.domain.hosts import is_loopback
+from sweep_service.domain.keys import EXAMPLE, parse_key, without_keys
 
 Shape: TypeAlias = Mapping[str, type | UnionType]  # of an answer: its keys, and what each must be
 
@@ -19,7 +21,12 @@ ATTEMPTS = 3  # of what may be repeated without harm
 BACKOFF_SECONDS = 0.2  # doubles
 PAGE_SIZE = 500
 KEEPALIVE_SECONDS = 2.0  # many servers close what is idle for 5 s, and a request that crosses that is lost
+MOST_PATIENCE_SECONDS = 30.0  # that a service may ask for
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class UnencryptedKeyWarning(UserWarning):
+    """A key goes over the network as it is."""
 
 
 class Connection:
@@ -30,22 +37,29 @@ class Connection:
         base_url: str = "http://127.0.0.1:8000",
         timeout: float = 30.0,
         *,
+        key: str | None = None,
+        allow_http: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Raises ValueError for what is no address, or no key. A key that would go to another machine unencrypted
+        causes a warning, unless ``allow_http``: a private network may be meant.
+        """
         self.base_url = base_url.rstrip("/")
         self._sleep = sleep
-        try:
-            url = httpx.URL(self.base_url)
-            if url.scheme not in ("http", "https") or not url.host:
-                raise ValueError(f"{base_url!r} is no address of a service; one looks like http://127.0.0.1:8000")
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{base_url!r} is no address of a service: {error}") from None
+        url = _checked_address(self.base_url)
+        given = None if key is None or not key.strip() else parse_key(key.strip())
+        if key is not None and key.strip() and given is None:
+            raise ValueError(f"What is given as key is none; one looks like {EXAMPLE}")
+        self._has_key = given is not None
+        if self._has_key and not allow_http and goes_unencrypted(self.base_url):
+            warnings.warn(f"The key goes to {url.host} unencrypted; use https.", UnencryptedKeyWarning, stacklevel=2)
         # A proxy of the environment cannot reach this machine's loopback.
         self._http = httpx.Client(
             base_url=self.base_url,
             timeout=timeout,
-            trust_env=not _is_loopback(url.host),
+            trust_env=not is_loopback(url.host),
+            headers={} if given is None else {"Authorization": f"Bearer {given.text}"},
             transport=transport,
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS),
         )
@@ -101,18 +115,26 @@ class Connection:
             document = {"title": "Unexpected answer", "status": response.status_code, "detail": what}
         elif response.is_success:
             return document
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise UnauthorizedError.of(self.base_url, document, has_key=self._has_key)
         raise ERROR_OF_STATUS.get(response.status_code, ApiError)(response.status_code, document)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         may_repeat = method == "GET" or KEY_HEADER in options.get("headers", {})
-        attempts = ATTEMPTS if may_repeat else 1
-        for attempt in range(attempts):
+        for attempt in range(ATTEMPTS):
+            is_last = attempt == ATTEMPTS - 1
+            pause = BACKOFF_SECONDS * 2**attempt
             try:
-                return self._http.request(method, path, **options)
+                response = self._http.request(method, path, **options)
             except httpx.RequestError as error:
-                if attempt == attempts - 1:
+                if is_last or not may_repeat:
                     raise self._unreachable(method, path, error) from error
-            self._sleep(BACKOFF_SECONDS * 2**attempt)
+            else:
+                wait = asked_wait(response)
+                if wait is None or is_last:
+                    return response
+                pause = wait  # whatever it was: it has not been done
+            self._sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
     def _unreachable(self, method: str, path: str, error: httpx.RequestError) -> UnreachableError:
@@ -129,8 +151,33 @@ def _has_shape(document: Document, shape: Shape) -> bool:
     return all(key in document and isinstance(document[key], kind) for key, kind in shape.items())
 
 
-def _is_loopback(host: str) -> bool:
+def goes_unencrypted(base_url: str) -> bool:
+    """Whether somebody on the way to that address can read a key."""
+    url = httpx.URL(base_url)
+    return url.scheme == "http" and not is_loopback(url.host)
+
+
+def asked_wait(response: httpx.Response) -> float | None:
+    """How long to wait before the same is sent again, where the service has had too many requests; None: it is of no
+    use to wait.
+    """
+    if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+        return None
+    text = response.headers.get("retry-after", "")
+    seconds = float(text) if text.isascii() and text.isdecimal() else 1.0
+    return seconds if seconds <= MOST_PATIENCE_SECONDS else None
+
+
+def _checked_address(base_url: str) -> httpx.URL:
+    """Raises ValueError, which repeats no password and no key."""
+    if without_keys(base_url) != base_url:
+        raise ValueError("An address holds no key; give it by --key or SWEEP_KEY")
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{base_url!r} is no address of a service: {error}") from None
+    if url.userinfo:
+        raise ValueError("An address holds neither user nor password; give a key by --key or SWEEP_KEY")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"{base_url!r} is no address of a service; one looks like http://127.0.0.1:8000")
+    return url

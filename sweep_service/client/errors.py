@@ -5,8 +5,11 @@ ClientError
 ├── WaitTimeoutError        the sweep has not ended in time
 └── ApiError                the service said no; carries its problem document
     ├── InvalidRequestError     400, 413, 415, 422: what was sent is wrong
+    ├── UnauthorizedError       401: no key was given, or none that is valid there
+    ├── ForbiddenError          403: the key's role is not enough
     ├── MissingError            404
     ├── ConflictError           409: not possible in the sweep's state; ``allowed`` says what is
+    ├── LimitedError            429: too many requests, more than waiting could help
     └── UnavailableError        503: try again later
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
-_IS_IT_UP = "Is the service up? `sweep up` starts one here; another address is given by --url or SWEEP_URL."
+_IS_IT_UP = "Is the service up? `sweep up` starts one here; another address is given by --server or SWEEP_SERVER."
 
 
 class ClientError(Exception):
@@ -63,6 +66,27 @@ class InvalidRequestError(ApiError):
     """What was sent is wrong."""
 
 
+class UnauthorizedError(ApiError):
+    """No key was given, or none that is valid there."""
+
+    @classmethod
+    def of(cls, base_url: str, problem: Mapping[str, Any], *, has_key: bool) -> UnauthorizedError:
+        """Says the way out, which the service does not know."""
+        fact = f"{base_url} needs a key: give it by --key or SWEEP_KEY."
+        if has_key:
+            fact = f"{base_url} does not take this key: it has been revoked, or is of another service. "
+            fact += "Give another one by --key or SWEEP_KEY."
+        return cls(401, {**problem, "detail": fact, "errors": []})
+
+
+class ForbiddenError(ApiError):
+    """The key's role is not enough."""
+
+
+class LimitedError(ApiError):
+    """There were too many requests of that key."""
+
+
 class MissingError(ApiError):
     """There is no such thing."""
 
@@ -82,11 +106,14 @@ class UnavailableError(ApiError):
 
 ERROR_OF_STATUS: Mapping[int, type[ApiError]] = {
     400: InvalidRequestError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
     404: MissingError,
     409: ConflictError,
     413: InvalidRequestError,
     415: InvalidRequestError,
     422: InvalidRequestError,
+    429: LimitedError,
     503: UnavailableError,
 }
 

@@ -11,12 +11,16 @@ from urllib.parse import quote
 
 import httpx
 
-from sweep_service.client.connection import ATTEMPTS, BACKOFF_SECONDS, KEY_HEADER, Connection, Shape
-from sweep_service.client.errors import ApiError, Document, UnreachableError, WaitTimeoutError
+from sweep_service.client.connection import ATTEMPTS, BACKOFF_SECONDS, KEY_HEADER, Connection, Shape, asked_wait
+from sweep_service.client.errors import ApiError, Document, LimitedError, UnreachableError, WaitTimeoutError
 
 _SWEEP: Shape = {"id": str, "state": str}
 _BEST: Shape = {"best": dict | None, "reason": str | None, "front": list | None}
 _PREVIEW: Shape = {"spec": dict, "trials": dict, "fusion": dict, "samples": list}
+_KEY: Shape = {"id": str, "name": str, "role": str}
+_NEW_KEY: Shape = {**_KEY, "key": str}
+_OWN_KEY: Shape = {"name": str, "role": str}
+_KEYS: Shape = {"keys": list}
 _PROBLEM: Shape = {"type": str, "status": int}
 _TRAINABLES: Shape = {"trainables": list}
 
@@ -26,6 +30,9 @@ ENDED_STATES = frozenset({"completed", "stopped", "cancelled", "failed"})
 
 class SweepClient(Connection):
     """Talks to one service. Sweeps, trials and events are dictionaries, as the API documents them.
+
+    Where the service requires a key, ``key`` is its text. What it has too many requests to answer is sent again after
+    the time that it asks for.
 
     Every method raises UnreachableError or ApiError. What only reads is tried three times before UnreachableError, and
     so is submitting, under a key by which the service knows a repetition; what else writes is tried once, since a lost
@@ -92,16 +99,20 @@ class SweepClient(Connection):
             MissingError: there is no such sweep, or it has been deleted meanwhile.
         """
         failures = 0
+        pause: float | None
         path = f"/api/v1{_sweep_path(sweep_id)}/events"
         while True:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            pause = None
             try:
                 with self._http.stream("GET", path, headers=headers) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    if response.status_code != httpx.codes.OK:
+                    pause = asked_wait(response) if failures < ATTEMPTS - 1 else None
+                    if pause is None and response.status_code != httpx.codes.OK:
                         response.read()
                         self._document(response, _PROBLEM)
+                    failures += pause is not None
                     for event in _events_of(response.iter_lines()):
                         after, failures = event["seq"], 0
                         yield event
@@ -109,7 +120,7 @@ class SweepClient(Connection):
                 failures += 1
                 if failures == ATTEMPTS:
                     raise self._unreachable("GET", path, error) from error
-            self._sleep(BACKOFF_SECONDS * 2**failures)
+            self._sleep(BACKOFF_SECONDS * 2**failures if pause is None else pause)
 
     def trial(self, trial_id: str) -> Document:
         """The trial with every attempt at it."""
@@ -178,6 +189,28 @@ class SweepClient(Connection):
         """What can be trained."""
         return self._call("GET", "/trainables", _TRAINABLES)["trainables"]
 
+    def create_key(self, name: str, role: str) -> Document:
+        """Make an API key for a viewer, submitter or admin. Its text is the answer's ``key``, and in no other answer.
+        Needs an admin's key. Raises InvalidRequestError; ConflictError: the name is taken.
+        """
+        return self._call("POST", "/keys", _NEW_KEY, json={"name": name, "role": role})
+
+    def list_keys(self) -> list[Document]:
+        """All keys, the revoked ones last. Needs an admin's key."""
+        return self._call("GET", "/keys", _KEYS)["keys"]
+
+    def own_key(self) -> Document:
+        """Whom the service takes the caller for: ``name`` and ``role``."""
+        return self._call("GET", "/keys/me", _OWN_KEY)
+
+    def revoke_key(self, key_id: str) -> Document:
+        """Let a key open nothing any more. Needs an admin's key. Raises ConflictError: it is the last admin's."""
+        return self._call("POST", f"/keys/{quote(key_id, safe='', errors='surrogatepass')}/revoke", _KEY)
+
+    def audit(self, *, after: int = 0) -> list[Document]:
+        """Who has changed what, by seq, above ``after``. Needs an admin's key."""
+        return list(self._read_on("/audit", "records", after))
+
     def wait(
         self,
         sweep_id: str,
@@ -202,7 +235,7 @@ class SweepClient(Connection):
                 sweep = self.get(sweep_id)
                 answered = time.monotonic()
             except (UnreachableError, ApiError) as error:
-                may_pass = not isinstance(error, ApiError) or error.status >= 500
+                may_pass = not isinstance(error, ApiError) or error.status >= 500 or isinstance(error, LimitedError)
                 if sweep is None or not may_pass or time.monotonic() - answered > patience:
                     raise
             else:

@@ -5,7 +5,11 @@ SweepServiceError
 ├── NotFoundError           no row of that id
 │   ├── SweepNotFoundError
 │   ├── TrialNotFoundError
+│   ├── KeyNotFoundError
 │   └── ModelNotFoundError  nothing of that name among the stored models
+├── InvalidKeyError         an API key cannot be made as it is asked for; carries one finding per wrong field
+├── KeyNameTakenError       an API key that is not revoked has that name
+├── LastAdminKeyError       without that API key nobody could make another one
 ├── KeyReusedError          another sweep was submitted under that key
 ├── IllegalMoveError        the state table forbids it; carries what is allowed
 ├── PackOverError           the pack of that worker has been given up: end it, write and delete nothing
@@ -63,8 +67,38 @@ class TrialNotFoundError(NotFoundError):
         super().__init__(f"There is no trial {trial_id!r}.")
 
 
+class KeyNotFoundError(NotFoundError):
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        super().__init__(f"There is no key {key_id!r}.")
+
+
 class ModelNotFoundError(NotFoundError):
     """No stored model is meant by a name, or none of it is left. The message says what there is."""
+
+
+class InvalidKeyError(SweepServiceError):
+    """An API key that cannot be made; all that is wrong with it at once."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.detail}" for f in self.findings))
+
+
+class KeyNameTakenError(SweepServiceError):
+    """Two API keys that are not revoked would have one name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"There is a key named {name!r}. Take another name, or revoke that one first.")
+
+
+class LastAdminKeyError(SweepServiceError):
+    """Nobody could make or revoke keys any more."""
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        super().__init__(f"{key_id} is the last admin key that is not revoked. Make another one first.")
 
 
 class KeyReusedError(SweepServiceError):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from ulid import ULID
 
-from sweep_service.domain.errors import SweepNotFoundError, TrialNotFoundError
+from sweep_service.domain.errors import KeyNotFoundError, SweepNotFoundError, TrialNotFoundError
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")  # Crockford base 32, 128 bits
 
@@ -17,6 +17,7 @@ class IdPrefix(StrEnum):
     SWEEP = "swp"
     TRIAL = "trl"
     ATTEMPT = "att"
+    KEY = "key"
 
 
 def new_id(prefix: IdPrefix, *, now: datetime) -> str:
@@ -42,3 +43,9 @@ def check_trial_id(text: str) -> None:
     """The same of a trial's. Raises TrialNotFoundError."""
     if not is_id(text, IdPrefix.TRIAL):
         raise TrialNotFoundError(text)
+
+
+def check_key_id(text: str) -> None:
+    """The same of a key's. Raises KeyNotFoundError."""
+    if not is_id(text, IdPrefix.KEY):
+        raise KeyNotFoundError(text)

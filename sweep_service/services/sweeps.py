@@ -22,6 +22,7 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.events import Event
 from sweep_service.domain.ids import IdPrefix, check_sweep_id, new_id
+from sweep_service.domain.keys import ANONYMOUS, Actor
 from sweep_service.domain.lines import fixed_params
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.packing import not_fused_because
@@ -127,7 +128,7 @@ class SweepService:
         self._clock = clock
         self._project = project
 
-    def submit(self, document: Any, *, key: str | None = None, created_by: str = "anonymous") -> Submission:
+    def submit(self, document: Any, *, key: str | None = None, by: Actor = ANONYMOUS) -> Submission:
         """Check the document and queue the sweep that it describes; nothing is stored of one that is wrong.
 
         The same document under the same key is queued once, however often it is submitted; it is not checked again
@@ -142,12 +143,12 @@ class SweepService:
         """
         submission = None if key is None else SubmissionKey(key=key, digest=_digest(document))
         if submission is not None:
-            owner = {"project": self._project, "created_by": created_by}
+            owner = {"project": self._project, "created_by": by.name}
             if earlier := self._store.find_submitted(**owner, key=submission):
                 return Submission(overview=self.get(earlier.id), is_replay=True)
         spec, _, adoption = self._checked(document)
-        sweep = self._new_sweep(spec, created_by, adoption)
-        stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "")
+        sweep = self._new_sweep(spec, by.name, adoption)
+        stored = self._store.add_sweep(sweep, key=submission, notice=adoption.summary if adoption else "", by=by)
         if stored.id != sweep.id:  # somebody else was submitting it at the same time
             return Submission(overview=self.get(stored.id), is_replay=True)
         place = None
@@ -237,17 +238,17 @@ class SweepService:
             return replace(found, reason="The sweep ended without a completed search trial.")
         return replace(found, reason="No search trial has completed yet.")
 
-    def control(self, sweep_id: str, verb: Verb) -> SweepOverview:
+    def control(self, sweep_id: str, verb: Verb, *, by: Actor = ANONYMOUS) -> SweepOverview:
         """Do what a user asks of a sweep. Nothing happens if it is so already.
 
         Raises:
             IllegalMoveError: the sweep's state does not allow it; lists the verbs that it does.
         """
         check_sweep_id(sweep_id)
-        self._store.control_sweep(sweep_id, verb)
+        self._store.control_sweep(sweep_id, verb, by=by)
         return self.get(sweep_id)
 
-    def amend(self, sweep_id: str, patch: Any) -> SweepOverview:
+    def amend(self, sweep_id: str, patch: Any, *, by: Actor = ANONYMOUS) -> SweepOverview:
         """Change what the sweep is to do, as the JSON merge patch says; one that has ended goes on for it.
 
         Raises:
@@ -264,7 +265,7 @@ class SweepService:
             if sweep.state.is_ended:
                 self._check_goes_on(replace(sweep, spec=spec), catalog[spec.trainable])
             try:
-                self._store.amend_sweep(sweep_id, spec, revision=sweep.revision)
+                self._store.amend_sweep(sweep_id, spec, revision=sweep.revision, by=by)
                 break
             except SpecChangedError:
                 if is_last:
@@ -281,14 +282,14 @@ class SweepService:
             pointer, detail = nothing_left(sweep.spec, trials, busy)
             raise InvalidSpecError([Finding(pointer=pointer, code="nothing_left", detail=detail)])
 
-    def delete(self, sweep_id: str) -> None:
+    def delete(self, sweep_id: str, *, by: Actor = ANONYMOUS) -> None:
         """Forget an ended sweep and all that is stored of it. Its runs in MLflow, its model and its checkpoints stay.
 
         Raises:
             IllegalMoveError: it has not ended; lists the verbs that make sense instead.
         """
         check_sweep_id(sweep_id)
-        self._store.delete_sweep(sweep_id)
+        self._store.delete_sweep(sweep_id, by=by)
 
     def trainables(self) -> Sequence[Trainable]:
         """What can be trained, by name. Raises CatalogMissingError."""

@@ -38,6 +38,8 @@ _POSTGRES_ARGS: dict[str, Any] = {
 }
 _CLOCK = func.clock_timestamp(type_=UtcDateTime())  # of PostgreSQL
 _READ_CLOCK = select(_CLOCK)
+_CHANGES = 0x5357_4545_5002  # any number that nothing else in the database locks
+_LOCK_CHANGES = select(func.pg_advisory_xact_lock(_CHANGES))
 _MISSING_TABLE = ("no such table", "no such column", "UndefinedTable", "UndefinedColumn")
 
 
@@ -181,6 +183,15 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write from its first statement on."""
     with engine.connect().execution_options(**{_WRITES: True}) as connection, connection.begin():
         yield connection
+
+
+def lock_changes(connection: Connection) -> None:
+    """Let no other transaction come here until this one has ended: what it then reads of keys and records holds, and
+    a record of a lower number cannot appear later. Whoever locks a sweep as well does that first. SQLite has one writer
+    at a time anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_CHANGES)
 
 
 @contextmanager

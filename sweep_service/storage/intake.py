@@ -11,13 +11,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sweep_service.domain.audit import AuditAction, AuditRecord
+from sweep_service.domain.keys import Actor, ApiKey, name_fault
 from sweep_service.domain.logs import LogLines, clipped
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
 from sweep_service.domain.trial import AdoptedTrial, Attempt, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
+
+USE_INTERVAL = timedelta(minutes=1)
+"""How exactly it is known when a key was used last: to write it at every use would be a write for every request."""
 
 
 def plain_text(text: str) -> str:
@@ -144,6 +149,32 @@ def accept_end(end: TrialEnd) -> TrialEnd:
         message=plain_text(end.message),
         traceback=plain_text(end.traceback),
         provenance=plain_document(end.provenance, field="provenance"),
+    )
+
+
+def accept_key(key: ApiKey) -> ApiKey:
+    """A new key, fit to be stored. Raises ValueError if it has a history, or a name that no key may have."""
+    if key.last_used_at is not None or key.revoked_at is not None:
+        raise ValueError(f"A new key has neither been used nor revoked; {key.id} has.")
+    if fault := name_fault(key.name):
+        raise ValueError(f"The name of a key {fault}; that of {key.id} is {key.name!r}.")
+    created_at = utc_time(key.created_at, field="created_at")
+    return replace(key, created_by=plain_text(key.created_by), created_at=created_at)
+
+
+def change_of_key(action: AuditAction, key: ApiKey, by: Actor, *, at: datetime) -> AuditRecord:
+    """The record of a key's making or revocation."""
+    return AuditRecord.of(by, action, key.id, at=at, name=key.name, role=str(key.role))
+
+
+def accept_record(record: AuditRecord, *, seq: int) -> AuditRecord:
+    """The record of that number, fit to be stored."""
+    return replace(
+        record,
+        seq=seq,
+        at=utc_time(record.at, field="at"),
+        by=plain_text(record.by),
+        detail=plain_document(record.detail, field="detail"),
     )
 
 

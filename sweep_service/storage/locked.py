@@ -10,12 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, delete, insert
 
+from sweep_service.domain.audit import AuditRecord
 from sweep_service.domain.errors import LeaseLostError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
 from sweep_service.domain.logs import LogLines
 from sweep_service.domain.trial import Attempt, Lease, Report, Sweep, Trial
 from sweep_service.ports import TrialEnd
-from sweep_service.storage import moves, rows, sql_logs, statements
+from sweep_service.storage import moves, rows, sql_keys, sql_logs, statements
 from sweep_service.storage.database import Database
 from sweep_service.storage.tables import sweeps
 
@@ -102,6 +103,10 @@ class LockedSweep:
             statement = statements.change_of_sweep(tuple(sorted(columns)))
             self._connection.execute(statement, {"row_id": self.sweep.id, **values})
         return self.sweep
+
+    def audit(self, record: AuditRecord) -> None:
+        """Written at once, and last of all: no other change gets on until this transaction has ended."""
+        sql_keys.append_audit(self._connection, record)
 
     def delete(self) -> None:
         """The sweep's row, and by cascade every row that refers to it. Nothing is left to flush."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,12 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sweep_service.clock import SystemClock
-from sweep_service.domain.errors import (
-    CatalogMissingError,
-    LeaseLostError,
-)
+from sweep_service.domain.audit import AuditAction
+from sweep_service.domain.errors import CatalogMissingError, LeaseLostError
 from sweep_service.domain.events import Event
+from sweep_service.domain.keys import ANONYMOUS, Actor
 from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.spec import Objective, SweepSpec
@@ -28,34 +25,20 @@ from sweep_service.domain.states import (
     check_deletable,
 )
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
-from sweep_service.ports import ALL_SWEEPS, Clock, SubmissionKey, SweepFilter, TrialEnd
+from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
+from sweep_service.storage.memory_keys import MemoryKeys
 from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
 
 
-class MemorySweepStore:
+class MemorySweepStore(MemoryKeys):
     """A SweepStore in memory. Safe to share between threads.
 
     Besides what the port says: an id that does not exist, or is of another sweep than the lease's, raises
     TrialNotFoundError or NotFoundError, and a value that makes no sense (a new trial that has ended, an id or a number
     used twice) ValueError.
     """
-
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._tables = MemoryTables()  # never changed, only replaced: readers need no lock
-
-    def close(self) -> None:
-        """Nothing to close; here because every store has it."""
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[MemoryTables, datetime]]:
-        with self._lock:
-            tables = self._tables.copy()
-            yield tables, self._clock.now()
-            self._tables = tables
 
     @contextmanager
     def _fenced(self, lease: Lease) -> Iterator[tuple[MemoryTables, datetime]]:
@@ -71,7 +54,9 @@ class MemorySweepStore:
     def check_ready(self) -> None:
         """Memory is always ready."""
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
+    def add_sweep(
+        self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "", by: Actor = ANONYMOUS
+    ) -> Sweep:
         sweep = intake.accept_sweep(sweep)
         with self._writing() as (tables, _):
             if key is not None and (earlier := tables.submitted(sweep.project, sweep.created_by, key)):
@@ -79,7 +64,8 @@ class MemorySweepStore:
             if sweep.id in tables.sweeps:
                 raise ValueError(f"There is a sweep {sweep.id} already.")
             tables.sweeps[sweep.id] = sweep
-            tables.append(*moves.told_of(sweep, notice))
+            tables.append(*moves.signed(moves.told_of(sweep, notice), by))
+            tables.add_record(moves.submission(sweep, by))
             if key is not None:
                 tables.keys[sweep.project, sweep.created_by, key.key] = (key.digest, sweep.id)
             return sweep
@@ -116,27 +102,29 @@ class MemorySweepStore:
         queue = sorted(filter(moves.waits_turn, self._tables.sweeps.values()), key=moves.claim_order)
         return {sweep.id: place for place, sweep in enumerate(queue, start=1) if sweep.id in sweep_ids}
 
-    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "", by: Actor = ANONYMOUS) -> Sweep:
         with self._writing() as (tables, now):
             failed = [trial for trial in tables.trials_of(sweep_id) if trial.state is TrialState.FAILED]
-            controlled, changed, events = moves.control_sweep(
+            controlled, changed, told = moves.control_sweep(
                 tables.sweep(sweep_id), verb, failed=failed, message=message, now=now
             )
             for trial in changed:
                 tables.trials[trial.id] = trial
-            tables.append(*events)
+            tables.append_signed(AuditAction.of(verb), controlled, told, by, now=now)
             return _without_results(tables.update_sweep(controlled, now=now))
 
-    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int, by: Actor = ANONYMOUS) -> Sweep:
         with self._writing() as (tables, now):
-            amended, events = moves.amend_sweep(tables.sweep(sweep_id), spec, revision=revision, now=now)
-            tables.append(*events)
+            amended, told = moves.amend_sweep(tables.sweep(sweep_id), spec, revision=revision, now=now)
+            tables.append_signed(AuditAction.SWEEP_AMEND, amended, told, by, now=now)
             return _without_results(tables.update_sweep(amended, now=now))
 
-    def delete_sweep(self, sweep_id: str) -> None:
-        with self._writing() as (tables, _):
-            check_deletable(tables.sweep(sweep_id).state)
+    def delete_sweep(self, sweep_id: str, *, by: Actor = ANONYMOUS) -> None:
+        with self._writing() as (tables, now):
+            sweep = tables.sweep(sweep_id)
+            check_deletable(sweep.state)
             tables.forget(sweep_id)
+            tables.add_record(moves.deleted(sweep, by, now=now))
 
     def get_trial(self, trial_id: str) -> Trial:
         return self._tables.trial(trial_id)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from sweep_service.domain.audit import AuditAction, AuditRecord
 from sweep_service.domain.errors import KeyReusedError, NotFoundError, SweepNotFoundError, TrialNotFoundError
 from sweep_service.domain.events import Event
+from sweep_service.domain.keys import Actor, StoredKey
 from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine, LogLines
 from sweep_service.domain.states import CONDUCTED, SweepState
 from sweep_service.domain.trial import Attempt, Cluster, Lease, Report, Sweep, Trial
 from sweep_service.ports import SubmissionKey, TrialEnd
-from sweep_service.storage import moves
+from sweep_service.storage import intake, moves
 from sweep_service.storage.log_chunks import LogChunk, drop_before, new_chunks
 from trainables.catalog import Trainable
 
@@ -34,6 +36,8 @@ class MemoryTables:
     num_events: dict[str, int] = field(default_factory=dict)  # by sweep
     num_delivered: dict[str, int] = field(default_factory=dict)  # by sweep: reports up to this seq
     keys: dict[tuple[str, str, str], tuple[str, str]] = field(default_factory=dict)  # to digest and sweep
+    api_keys: dict[str, StoredKey] = field(default_factory=dict)
+    audit: tuple[AuditRecord, ...] = ()  # by seq
     catalog: Mapping[str, Trainable] | None = None
     cluster: Cluster | None = None
 
@@ -50,6 +54,8 @@ class MemoryTables:
             num_events=dict(self.num_events),
             num_delivered=dict(self.num_delivered),
             keys=dict(self.keys),
+            api_keys=dict(self.api_keys),
+            audit=self.audit,
             catalog=self.catalog,
             cluster=self.cluster,
         )
@@ -132,6 +138,17 @@ class MemoryTables:
         for event in events:
             seq = self.num_events[event.sweep_id] = self.num_events.get(event.sweep_id, 0) + 1
             self.events[event.sweep_id, seq] = replace(event, seq=seq)
+
+    def append_signed(
+        self, action: AuditAction, sweep: Sweep, told: Sequence[Event], by: Actor, *, now: datetime
+    ) -> None:
+        """What a user's wish has changed, if anything, with their name."""
+        self.append(*moves.signed(told, by))
+        if told:
+            self.add_record(moves.audited(action, sweep, told, by, now=now))
+
+    def add_record(self, record: AuditRecord) -> None:
+        self.audit = (*self.audit, intake.accept_record(record, seq=len(self.audit) + 1))
 
     def take_report(self, report: Report) -> None:
         trial = self.trial(report.trial_id)

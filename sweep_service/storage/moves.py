@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sweep_service.domain.amendment import changes_between, told
+from sweep_service.domain.audit import AuditAction, AuditRecord
 from sweep_service.domain.errors import IllegalMoveError, SpecChangedError
 from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.keys import Actor
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import (
     ATTEMPT_MOVES,
@@ -70,6 +72,34 @@ def submitted(sweep: Sweep) -> Event:
 def told_of(sweep: Sweep, said: str) -> Sequence[Event]:
     """The events of a new sweep, with a notice if something is said."""
     return [submitted(sweep), *([notice(sweep.id, said, trial_id=None, now=sweep.created_at)] if said else [])]
+
+
+_SIGNED = frozenset({EventKind.SWEEP_SUBMITTED, EventKind.SWEEP_MOVED, EventKind.SWEEP_AMENDED})
+
+
+def signed(events: Sequence[Event], by: Actor) -> list[Event]:
+    """Events of a change that somebody asked for, with who it was, if anybody knows."""
+    if not by.is_known:
+        return [*events]
+    return [replace(one, data={**one.data, "by": by.name}) if one.kind in _SIGNED else one for one in events]
+
+
+def audited(action: AuditAction, sweep: Sweep, events: Sequence[Event], by: Actor, *, now: datetime) -> AuditRecord:
+    """The record of a change of a sweep, which says what its events say."""
+    detail = {name: value for event in events if event.kind in _SIGNED for name, value in event.data.items()}
+    return AuditRecord.of(by, action, sweep.id, at=now, **detail)
+
+
+def deleted(sweep: Sweep, by: Actor, *, now: datetime) -> AuditRecord:
+    """The record of a sweep's end in the store: nothing else will tell of it."""
+    detail = {"name": sweep.spec.name, "project": sweep.project, "created_by": sweep.created_by}
+    return AuditRecord.of(by, AuditAction.SWEEP_DELETE, sweep.id, at=now, **detail, state=str(sweep.state))
+
+
+def submission(sweep: Sweep, by: Actor) -> AuditRecord:
+    """The record of a new sweep."""
+    detail = {"name": sweep.spec.name, "project": sweep.project}
+    return AuditRecord.of(by, AuditAction.SWEEP_SUBMIT, sweep.id, at=sweep.created_at, **detail)
 
 
 def move_sweep(

@@ -10,7 +10,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from sweep_service.domain.audit import AuditAction, AuditRecord
 from sweep_service.domain.events import Event, EventKind
+from sweep_service.domain.keys import ApiKey, KeyRole
 from sweep_service.domain.limits import Demand
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.spec import SweepSpec
@@ -23,6 +25,8 @@ _TRIAL = tuple(f.name for f in fields(Trial))
 _ATTEMPT = tuple(f.name for f in fields(Attempt))
 _REPORT = tuple(f.name for f in fields(Report))
 _EVENT = tuple(f.name for f in fields(Event))
+_KEY = tuple(f.name for f in fields(ApiKey))
+_AUDIT = tuple(f.name for f in fields(AuditRecord) if f.name != "by")  # a word of SQL's
 
 
 def _values(row: Row[Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -75,6 +79,26 @@ def event_of(row: Row[Any]) -> Event:
     values = _values(row, _EVENT)
     values["kind"] = EventKind(values["kind"])
     return Event(**values)
+
+
+def key_of(row: Row[Any]) -> ApiKey:
+    values = _values(row, _KEY)
+    values["role"] = KeyRole(values["role"])
+    return ApiKey(**values)
+
+
+def key_row(key: ApiKey) -> dict[str, Any]:
+    return _columns(key, _KEY)
+
+
+def audit_of(row: Row[Any]) -> AuditRecord:
+    values = _values(row, _AUDIT)
+    values["action"] = AuditAction(values["action"])
+    return AuditRecord(**values, by=row.by_name)
+
+
+def audit_row(record: AuditRecord) -> dict[str, Any]:
+    return _columns(record, _AUDIT) | {"by_name": record.by}
 
 
 def sweep_row(sweep: Sweep) -> dict[str, Any]:

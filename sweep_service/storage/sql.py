@@ -12,7 +12,9 @@ from sqlalchemy import Engine, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from sweep_service.clock import SystemClock
+from sweep_service.domain.audit import AuditAction
 from sweep_service.domain.events import Event
+from sweep_service.domain.keys import ANONYMOUS, Actor
 from sweep_service.domain.logs import LogLines
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import CONDUCTED, AttemptState, SweepReason, SweepState, Verb, check_deletable
@@ -21,6 +23,7 @@ from sweep_service.ports import Clock, SubmissionKey, TrialEnd
 from sweep_service.storage import intake, moves, rows, statements
 from sweep_service.storage.database import Database, open_engine
 from sweep_service.storage.locked import LockedSweep
+from sweep_service.storage.sql_keys import KeyTables, append_audit
 from sweep_service.storage.sql_shared import SharedTables
 from sweep_service.storage.tables import adoptions, attempts, events, submission_keys, sweeps, trials
 
@@ -35,7 +38,7 @@ def open_sql_store(url: str) -> SqlSweepStore:
     return SqlSweepStore(open_engine(url))
 
 
-class SqlSweepStore(SharedTables):
+class SqlSweepStore(SharedTables, KeyTables):
     """A SweepStore in SQL. Safe to share between threads; other processes open their own.
 
     Besides what the port says: an id that does not exist, or is of another sweep than the lease's, raises
@@ -70,10 +73,12 @@ class SqlSweepStore(SharedTables):
 
     # --- anybody ------------------------------------------------------------------------------------------------------
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
+    def add_sweep(
+        self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "", by: Actor = ANONYMOUS
+    ) -> Sweep:
         sweep = intake.accept_sweep(sweep)
         try:
-            self._insert_sweep(sweep, key, moves.told_of(sweep, notice))
+            self._insert_sweep(sweep, key, moves.signed(moves.told_of(sweep, notice), by), by)
         except IntegrityError as error:  # one that waited for another's commit, on PostgreSQL, comes here as well
             owner = {"project": sweep.project, "created_by": sweep.created_by}
             earlier = None if key is None else self.find_submitted(**owner, key=key)
@@ -82,7 +87,7 @@ class SqlSweepStore(SharedTables):
             return earlier
         return sweep
 
-    def _insert_sweep(self, sweep: Sweep, key: SubmissionKey | None, told: Sequence[Event]) -> None:
+    def _insert_sweep(self, sweep: Sweep, key: SubmissionKey | None, told: Sequence[Event], by: Actor) -> None:
         numbered = [replace(event, seq=seq) for seq, event in enumerate(told, start=1)]
         with self._database.writing() as connection:
             counters = {"num_events": len(numbered), "num_reports": 0, "num_delivered": 0}
@@ -94,27 +99,27 @@ class SqlSweepStore(SharedTables):
             if key is not None:
                 named = {"project": sweep.project, "created_by": sweep.created_by, "sweep_id": sweep.id}
                 connection.execute(insert(submission_keys), named | {"key": key.key, "digest": key.digest})
+            append_audit(connection, moves.submission(sweep, by))
 
-    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "") -> Sweep:
+    def control_sweep(self, sweep_id: str, verb: Verb, *, message: str = "", by: Actor = ANONYMOUS) -> Sweep:
         with self._locked(sweep_id) as locked:
             failed = locked.failed_trials() if verb is Verb.RETRY else ()
-            locked.sweep, changed, events = moves.control_sweep(
+            locked.sweep, changed, told = moves.control_sweep(
                 locked.sweep, verb, failed=failed, message=message, now=locked.now
             )
             locked.save_trials(changed)
-            locked.append(*events)
-            return locked.flush()
+            return _changed_by(by, AuditAction.of(verb), locked, told)
 
-    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int) -> Sweep:
+    def amend_sweep(self, sweep_id: str, spec: SweepSpec, *, revision: int, by: Actor = ANONYMOUS) -> Sweep:
         with self._locked(sweep_id) as locked:
-            locked.sweep, events = moves.amend_sweep(locked.sweep, spec, revision=revision, now=locked.now)
-            locked.append(*events)
-            return locked.flush()
+            locked.sweep, told = moves.amend_sweep(locked.sweep, spec, revision=revision, now=locked.now)
+            return _changed_by(by, AuditAction.SWEEP_AMEND, locked, told)
 
-    def delete_sweep(self, sweep_id: str) -> None:
+    def delete_sweep(self, sweep_id: str, *, by: Actor = ANONYMOUS) -> None:
         with self._locked(sweep_id) as locked:
             check_deletable(locked.sweep.state)
             locked.delete()
+            locked.audit(moves.deleted(locked.sweep, by, now=locked.now))
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 
@@ -262,6 +267,15 @@ class SqlSweepStore(SharedTables):
         with self._fenced(lease) as locked:
             locked.set_columns(num_delivered=max(locked.num_delivered, min(up_to, locked.num_reports)))
             locked.flush()
+
+
+def _changed_by(by: Actor, action: AuditAction, locked: LockedSweep, told: Sequence[Event]) -> Sweep:
+    """Write what a user's wish has changed, if anything, with their name."""
+    locked.append(*moves.signed(told, by))
+    sweep = locked.flush()
+    if told:
+        locked.audit(moves.audited(action, sweep, told, by, now=locked.now))
+    return sweep
 
 
 def _claim(locked: LockedSweep, *, owner: str, ttl: timedelta) -> Lease:

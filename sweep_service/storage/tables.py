@@ -34,10 +34,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from sweep_service.domain.keys import KeyRole
 from sweep_service.domain.states import AttemptState, SweepState, TrialState
 from sweep_service.domain.trial import Role
 
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 """The migration that this module mirrors; a test compares the two."""
 
 VERSION_TABLE = "sweep_service_alembic_version"
@@ -312,6 +313,39 @@ submission_keys = Table(
     Column("sweep_id", Identifier, ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False),
 )
 Index("ix_submission_keys_sweep_id", submission_keys.c.sweep_id)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("digest", String(64), nullable=False),  # of the secret, which is nowhere
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("last_used_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    _one_of("role", KeyRole),
+)
+Index(
+    "uq_api_keys_name",
+    api_keys.c.name,
+    unique=True,
+    sqlite_where=text("revoked_at IS NULL"),
+    postgresql_where=text("revoked_at IS NULL"),
+)
+
+audit = Table(  # refers to nothing: it stays when what it tells of goes
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("key_id", Identifier),
+    Column("by_name", Text, nullable=False),
+    Column("action", String(30), nullable=False),
+    Column("subject", Identifier, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
 
 publications = Table(
     "publications",

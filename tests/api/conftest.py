@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from harness import TOY, Service, serve
+from key_house import Guarded, guarding, memory_store
 from typer.testing import CliRunner
 
 from api.app import create_app
@@ -52,3 +53,15 @@ def sweep(service: Service) -> Callable[..., Result]:
         return CliRunner().invoke(app, [*arguments, "--url", service.url], **options)
 
     return run
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    store: SweepStore = memory_store()
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('keys') / 'sweeps.db'}"
+        migrate(url)
+        store = open_sql_store(url)
+        store.publish_catalog([TOY])
+    with guarding(store) as running:
+        yield running

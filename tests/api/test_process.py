@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,7 @@ import psutil
 import pytest
 from harness import SPEC, TOY
 
+from sweep_service.domain.keys import SETUP, ApiKey, KeyRole, new_key_text
 from sweep_service.storage.schema import migrate
 from sweep_service.storage.sql import open_sql_store
 
@@ -34,12 +37,14 @@ def database(tmp_path: Path) -> str:
 
 
 @contextmanager
-def api_process(database: str, *options: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
+def api_process(
+    database: str, *options: str, log: Path, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
     """``python -m api`` on a free port: the process, its address, the seconds until it was ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "SWEEP_DATABASE_URL": database, "SWEEP_PORT": str(port)}
+    env = {**os.environ, "SWEEP_DATABASE_URL": database, "SWEEP_PORT": str(port), **settings}
     url = f"http://127.0.0.1:{port}"
     began = time.monotonic()
     with log.open("wb") as output:
@@ -130,3 +135,34 @@ def test_without_a_migrated_database_the_application_lives_is_not_ready_and_has_
     modules = {name.partition(".")[0] for name in names}
     assert "api" in modules
     assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "example.org"])
+def test_a_process_that_others_could_reach_does_not_start_without_keys(database: str, host: str) -> None:
+    env = {**os.environ, "SWEEP_DATABASE_URL": database, "SWEEP_HOST": host, "SWEEP_REQUIRE_KEYS": "false"}
+    done = subprocess.run([sys.executable, "-m", "api"], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    (sentence,) = done.stderr.splitlines()
+    assert "SWEEP_REQUIRE_KEYS" in sentence
+    assert "SWEEP_HOST=127.0.0.1" in sentence
+
+
+def test_a_process_that_others_can_reach_requires_keys_and_logs_none(database: str, tmp_path: Path) -> None:
+    store = open_sql_store(database)
+    text = new_key_text(now=datetime.now(UTC))
+    key = ApiKey(id=text.id, name="a", role=KeyRole.ADMIN, created_at=datetime.now(UTC), created_by="b")
+    store.add_key(key, digest=text.digest, by=SETUP)
+    log = tmp_path / "log"
+    settings = {"SWEEP_HOST": "0.0.0.0", "SWEEP_LOG_LEVEL": "DEBUG"}
+    with api_process(database, log=log, **settings) as (_, url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        assert http.get("/api/v1/sweeps").status_code == 401
+        headers = {"Authorization": f"Bearer {text.text}"}
+        assert http.get(f"/api/v1/sweeps/{text.text}?{text.text}=1", headers=headers).status_code == 422
+        assert http.get("/api/v1/keys/me", headers=headers).json()["name"] == "a"
+        store.close()
+        with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
+            connection.execute("ALTER TABLE api_keys RENAME TO elsewhere")
+        time.sleep(0.6)
+        assert http.get(f"/api/v1/sweeps/{text.text}", headers=headers).status_code == 503
+    assert text.secret not in log.read_text()
+    assert text.digest not in log.read_text()

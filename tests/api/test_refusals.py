@@ -16,6 +16,7 @@ import pytest
 from harness import SPEC, TOY, BrokenStore, DownStore, Service, problem, serve
 
 from api.app import create_app
+from sweep_service.domain.keys import ANONYMOUS, Actor
 from sweep_service.domain.trial import Sweep
 from sweep_service.ports import SubmissionKey, SweepStore
 from sweep_service.settings import Settings
@@ -150,8 +151,10 @@ def test_a_database_that_does_not_answer_promises_nothing_of_what_it_was_to_writ
 class ForgetfulStore(MemorySweepStore):
     """A store that takes sweeps, and answers nothing any more once it has one."""
 
-    def add_sweep(self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "") -> Sweep:
-        stored = super().add_sweep(sweep, key=key, notice=notice)
+    def add_sweep(
+        self, sweep: Sweep, *, key: SubmissionKey | None = None, notice: str = "", by: Actor = ANONYMOUS
+    ) -> Sweep:
+        stored = super().add_sweep(sweep, key=key, notice=notice, by=by)
         self.get_sweep = self.count_trials = self.find_leader = DownStore().anything
         return stored
 
