@@ -176,7 +176,8 @@ def _read(given: list[str]) -> tuple[KeyText | None, bool]:
 
 def _unauthorized(scope: Scope) -> Problem:
     may_be_basic = scope["method"] == "GET" or scope["path"] == AUTHORIZE_PATH
-    challenge = f'Bearer {_REALM}, Basic {_REALM}, charset="UTF-8"' if may_be_basic else f"Bearer {_REALM}"
+    # Basic first: Chromium looks at the first one of a line alone, and asks nobody for a Bearer.
+    challenge = f'Basic {_REALM}, charset="UTF-8", Bearer {_REALM}' if may_be_basic else f"Bearer {_REALM}"
     return Problem(
         status=HTTPStatus.UNAUTHORIZED,
         kind="unauthorized",

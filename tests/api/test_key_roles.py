@@ -125,7 +125,7 @@ def test_a_password_changes_nothing_since_a_browser_sends_it_for_foreign_pages(g
 def test_a_page_that_is_looked_at_asks_for_a_password(guarded: Guarded) -> None:
     for method in ("GET", "HEAD"):
         answer = guarded.ask(method, "/docs")
-        assert answer.headers["www-authenticate"] == 'Bearer realm="sweeps", Basic realm="sweeps", charset="UTF-8"'
+        assert answer.headers["www-authenticate"] == 'Basic realm="sweeps", charset="UTF-8", Bearer realm="sweeps"'
 
 
 @pytest.mark.parametrize(
