@@ -139,14 +139,14 @@ def test_changes_of_others_in_between_are_not_lost(service: Service, monkeypatch
     amend_sweep = service.store.amend_sweep
     num_others = 0
 
-    def overtaken(sweep_id: str, spec: Any, *, revision: int) -> Any:
+    def overtaken(sweep_id: str, spec: Any, *, revision: int, by: Any) -> Any:
         nonlocal num_others
         if num_others < 2:
             num_others += 1
             budget = {**sweep["spec"]["budget"], "target": float(num_others)}
             other = spec.model_copy(update={"budget": type(spec.budget).model_validate(budget)})
             amend_sweep(sweep_id, other, revision=revision)
-        return amend_sweep(sweep_id, spec, revision=revision)
+        return amend_sweep(sweep_id, spec, revision=revision, by=by)
 
     monkeypatch.setattr(service.store, "amend_sweep", overtaken)
     answer = service.http.patch(sweep["links"]["self"], json={"budget": {"trials": 9}})

@@ -64,7 +64,12 @@ def existing(service: Service) -> dict[str, Iterator[str]]:
     for sweep_id in sweeps[3:-50]:
         service.http.post(f"/api/v1/sweeps/{sweep_id}/cancel")
     random.Random(0).shuffle(sweeps)
-    return {"sweep_id": cycle([conductor.sweep_id, *sweeps]), "trial_id": cycle([lost.trial_id])}
+    keys = [service.http.post("/api/v1/keys", json={"name": f"key-{i}", "role": "viewer"}).json()["id"] for i in "ab"]
+    return {
+        "sweep_id": cycle([conductor.sweep_id, *sweeps]),
+        "trial_id": cycle([lost.trial_id]),
+        "key_id": cycle(keys),
+    }
 
 
 def check(case: Case, response: Response, *, is_as_generated: bool) -> None:

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from store_values import SPEC, START, FakeClock, new_attempt, new_end, new_report, new_sweep, new_trial, said
 
 from sweep_service.domain.errors import SweepServiceError
+from sweep_service.domain.keys import ANONYMOUS, Actor, ApiKey, KeyRole
 from sweep_service.domain.states import (
     PASSED_OVER,
     AttemptState,
@@ -37,6 +38,7 @@ from sweep_service.storage.sql import SqlSweepStore
 
 SWEEP_IDS = [new_sweep(index).id for index in range(3)]
 NUMBERS = range(4)
+ANN = Actor(name="ann", key_id=f"key_{'0' * 25}7")
 LONG = timedelta(minutes=10)
 
 # Most draws are of what can succeed: nearly all sequences would be nothing but refusals otherwise.
@@ -64,6 +66,10 @@ def _template() -> Path:
     return folder / "template.db"
 
 
+def _key_id(index: int) -> str:
+    return f"key_{index:026d}"
+
+
 class SameStores(RuleBasedStateMachine):
     """Each rule does the same to both stores and compares what comes of it."""
 
@@ -88,6 +94,7 @@ class SameStores(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "sql"):
             return
+        self.both(lambda store, _: list(store.list_audit(limit=1000)))
         for sweep_id in SWEEP_IDS:
             self.both(lambda store, _, i=sweep_id: store.undelivered(i, limit=1000))
             self.both(lambda store, _, i=sweep_id: store.busy_time(i))
@@ -139,9 +146,26 @@ class SameStores(RuleBasedStateMachine):
         only = SweepFilter(states=states, project="default", labels=frozenset(SPEC.labels.items()))
         self.both(lambda store, _: store.list_sweeps(after=bound, only=only, oldest_first=True, limit=limit))
 
-    @rule(sweep_id=sweep_ids, verb=st.sampled_from(Verb), message=messages)
-    def control_sweep(self, sweep_id: str, verb: Verb, message: str) -> None:
-        self.both(lambda store, _: store.control_sweep(sweep_id, verb, message=message))
+    @rule(index=st.integers(0, 3), name=st.sampled_from("ab"), role=st.sampled_from(KeyRole))
+    def add_key(self, index: int, name: str, role: KeyRole) -> None:
+        now = self.clock.now()
+        key = ApiKey(id=_key_id(index), name=name, role=role, created_at=now, created_by="somebody")
+        self.both(lambda store, _: store.add_key(key, digest="d" * 64, by=ANN))
+        self.both(lambda store, _: store.list_keys())
+
+    @rule(index=st.integers(0, 3), ago=st.sampled_from([0, 30, 90]))
+    def revoke_or_use_key(self, index: int, ago: int) -> None:
+        used_at = self.clock.now() - timedelta(seconds=ago)
+        if ago:
+            self.both(lambda store, _: store.note_use(_key_id(index), used_at))
+        else:
+            self.both(lambda store, _: store.revoke_key(_key_id(index), by=ANN))
+        self.both(lambda store, _: store.find_key(_key_id(index)))
+        self.both(lambda store, _: store.list_keys())
+
+    @rule(sweep_id=sweep_ids, verb=st.sampled_from(Verb), message=messages, by=st.sampled_from([ANN, ANONYMOUS]))
+    def control_sweep(self, sweep_id: str, verb: Verb, message: str, by: Actor) -> None:
+        self.both(lambda store, _: store.control_sweep(sweep_id, verb, message=message, by=by))
         self.both(lambda store, _: store.list_trials(sweep_id))
         self.both(lambda store, _: store.list_events(sweep_id, limit=1000))
 
