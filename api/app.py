@@ -9,6 +9,7 @@ from api import errors
 from api.event_feed import EventFeed
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
 from api.openapi import DescribedApplication
+from api.request_log import RequestLog
 from api.routes import health, schemas, sweeps, trainables, trials
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
@@ -30,6 +31,7 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(RequestLog),
             Middleware(ErrorBoundary),
             Middleware(AllowedHosts, allowed=settings.allowed_hosts),
             Middleware(HeadAsGet),

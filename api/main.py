@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 
 import uvicorn
 
 from api.app import create_app
 from api.server import Server
+from sweep_service.logs import configure_logging
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 
@@ -21,7 +21,7 @@ _NOT_STARTED = 3
 def main() -> None:
     """Serve until SIGTERM or SIGINT. The database must have been migrated already: /readyz says whether it has."""
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(settings, "api")
     app = create_app(settings, open_sql_store(settings.store_url))
     config = uvicorn.Config(
         app,
