@@ -12,7 +12,7 @@ from sweep_service.logs import log_context
 
 HEADER = "X-Request-ID"
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_IN_PATH = re.compile(r"/(?:sweeps/(?P<sweep_id>swp_[0-9A-Z]{26})|trials/(?P<trial_id>trl_[0-9A-Z]{26}))(?:/|\Z)", re.ASCII)
+_IN_PATH = re.compile(r"/(?:sweeps/(?P<sweep_id>swp_[0-9A-Z]{26})|trials/(?P<trial_id>trl_[0-9A-Z]{26}))(?:/|\Z)")
 
 
 class RequestLog:

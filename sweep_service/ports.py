@@ -16,6 +16,7 @@ from sweep_service.domain.spec import Objective, SweepSpec
 from sweep_service.domain.states import AttemptState, SweepReason, SweepState, TrialEnding, TrialState, Verb
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
 from sweep_service.log_port import LogStore
+from sweep_service.stock_port import StockStore
 from trainables.catalog import Trainable
 
 
@@ -71,7 +72,7 @@ class SweepFilter:
 ALL_SWEEPS = SweepFilter()
 
 
-class SweepStore(LogStore, Protocol):
+class SweepStore(LogStore, StockStore, Protocol):
     """The only truth: sweeps, trials, attempts, reports, events, lines, leases.
 
     Laws, for every implementation:

@@ -36,6 +36,7 @@ class MemoryTables:
     keys: dict[tuple[str, str, str], tuple[str, str]] = field(default_factory=dict)  # to digest and sweep
     catalog: Mapping[str, Trainable] | None = None
     cluster: Cluster | None = None
+    cluster_published_at: datetime | None = None
 
     def copy(self) -> MemoryTables:
         return MemoryTables(
@@ -52,6 +53,7 @@ class MemoryTables:
             keys=dict(self.keys),
             catalog=self.catalog,
             cluster=self.cluster,
+            cluster_published_at=self.cluster_published_at,
         )
 
     def sweep(self, sweep_id: str) -> Sweep:

@@ -218,9 +218,7 @@ def run_logging(process: str, code: str, **env: str) -> subprocess.CompletedProc
         code,
     )
     command = [sys.executable, "-c", "\n".join(lines)]
-    return subprocess.run(
-        command, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_whatever_a_process_has_to_say_is_json_its_end_by_an_error_too() -> None:
