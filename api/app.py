@@ -7,10 +7,13 @@ from starlette.middleware import Middleware
 
 from api import errors
 from api.event_feed import EventFeed
+from api.metrics import ServiceMetrics
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
 from api.openapi import DescribedApplication
 from api.request_log import RequestLog
+from api.request_metrics import RequestMetrics
 from api.routes import health, schemas, sweeps, trainables, trials
+from api.routes import metrics as metrics_route
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
 from sweep_service.ports import SweepStore
@@ -22,6 +25,7 @@ from sweep_service.settings import Settings
 
 def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     """The API over that store. Neither migrates nor closes it."""
+    metrics = ServiceMetrics(store)
     app = DescribedApplication(
         title="GradNorm sweeps",
         summary="Sweeps of multi-task networks trained with GradNorm.",
@@ -32,6 +36,7 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(RequestLog),
+            Middleware(RequestMetrics, metrics=metrics),
             Middleware(ErrorBoundary),
             Middleware(AllowedHosts, allowed=settings.allowed_hosts),
             Middleware(HeadAsGet),
@@ -43,10 +48,12 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     app.state.feed = EventFeed(
         app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
     )
+    app.state.metrics = metrics
     app.state.trials = TrialService(store=store)
     app.state.reports = ReportService(store=store, clock=clock)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(metrics_route.router)
     app.include_router(sweeps.router, prefix=PREFIX)
     app.include_router(trials.router, prefix=PREFIX)
     app.include_router(trainables.router, prefix=PREFIX)
