@@ -28,7 +28,9 @@ from sweep_service.stock_port import StockStore
 
 _State = TypeVar("_State", SweepState, AttemptState)
 
-PATIENCE_S = 5.0  # with the store: shorter than that of a scrape, which is to hear of a store that does not answer
+PATIENCE_S = (
+    8.0  # with the store: shorter than that of a scrape (10 s), which is to hear of a store that does not answer
+)
 
 disable_created_metrics()  # they would double the series of counters, and nobody asks for them
 
