@@ -9,7 +9,7 @@ milliseconds. What is remembered is lost with the process, and counted again by 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -47,8 +47,7 @@ class StockTaker:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._unfinished = _Counting(database, select(sweeps.c.id).where(_UNFINISHED))
-        self._named = _Counting(database, bindparam("sweep_ids", expanding=True))
+        self._counting = _Counting(database)
         self._past = _Past()  # never changed, only replaced
 
     def take(self) -> Stock:
@@ -56,13 +55,13 @@ class StockTaker:
             now = self._database.read_clock(connection)
             found = [_Version(*row) for row in connection.execute(_VERSIONS)]
             ended = self._ended(connection, {version for version in found if version.state in _ENDED}, now)
-            present = self._unfinished.count(connection).values()
+            begun = [version.id for version in found if version.state not in _ENDED and version.generation > 0]
             num_in_state = Counter(version.state for version in found)
             return Stock(
                 sweeps={SweepState(state): number for state, number in num_in_state.items()},
                 **_standing(connection, now),
                 **_cluster(connection, now),
-                work=Work.together([ended, *present]),
+                work=Work.together([ended, *self._counting.count(connection, begun).values()]),
             )
 
     def _ended(self, connection: Connection, versions: Collection[_Version], now: datetime) -> Work:
@@ -71,16 +70,15 @@ class StockTaker:
         if past.works.keys() == versions:
             return past.together
         works = {version: work for version, work in past.works.items() if version in versions}
+        unknown = {version.id: version for version in versions if version not in works}
         in_hands: list[Work] = []
-        unknown = [version for version in versions if version not in works]
-        for first in range(0, len(unknown), _AT_ONCE):
-            several = {version.id: version for version in unknown[first : first + _AT_ONCE]}
-            leased = set(connection.execute(_LEASED, {"sweep_ids": list(several), "now": now}).scalars())
-            for sweep_id, work in self._named.count(connection, list(several)).items():
+        for several in _portions(list(unknown)):
+            leased = set(connection.execute(_LEASED, {"sweep_ids": several, "now": now}).scalars())
+            for sweep_id, work in self._counting.count(connection, several).items():
                 if sweep_id in leased:  # whoever has the lease may still write
                     in_hands.append(work)
                 else:
-                    works[several[sweep_id]] = work
+                    works[unknown[sweep_id]] = work
         self._past = past = _Past(works=works, together=Work.together(works.values()))
         return Work.together([past.together, *in_hands]) if in_hands else past.together
 
@@ -88,20 +86,23 @@ class StockTaker:
 class _Counting:
     """What was done for certain sweeps. The statements are built once: that takes longer than to execute them."""
 
-    def __init__(self, database: Database, sweep_ids: Any) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._sweeps = select(
-            sweeps.c.id, sweeps.c.created_at, sweeps.c.started_at, sweeps.c.spec["resources"].label("resources")
-        ).where(sweeps.c.id.in_(sweep_ids))
+        sweep_ids = bindparam("sweep_ids", expanding=True)
         kind = attempts.c.sweep_id, attempts.c.state
         self._attempts = select(*kind, func.count().label("number")).group_by(*kind)
         self._attempts = self._attempts.where(attempts.c.sweep_id.in_(sweep_ids))
         self._trials = self._trials_query(trials.c.sweep_id.in_(sweep_ids))
         self._packs = self._packs_query(attempts.c.sweep_id.in_(sweep_ids))
 
-    def count(self, connection: Connection, sweep_ids: Sequence[str] = ()) -> Mapping[str, Work]:
+    def count(self, connection: Connection, sweep_ids: Sequence[str]) -> Mapping[str, Work]:
         """By sweep, all of them."""
-        named = {"sweep_ids": sweep_ids} if sweep_ids else {}
+        works: dict[str, Work] = {}
+        for several in _portions(sweep_ids):
+            works |= self._count(connection, {"sweep_ids": several})
+        return works
+
+    def _count(self, connection: Connection, named: Mapping[str, Any]) -> Mapping[str, Work]:
         counted: defaultdict[str, _Trials] = defaultdict(_Trials)
         for row in connection.execute(self._trials, named):
             counted[row.sweep_id].add(row)
@@ -109,7 +110,7 @@ class _Counting:
         for row in connection.execute(self._attempts, named):
             parts.setdefault(row.sweep_id, {}).setdefault("attempts", {})[AttemptState(row.state)] = row.number
         packs = {row.sweep_id: row for row in connection.execute(self._packs, named)}
-        for row in connection.execute(self._sweeps, named):
+        for row in connection.execute(_SWEEPS, named):
             part = parts.setdefault(row.id, {})
             if row.started_at is not None:
                 part["start_waits"] = Times.of([row.started_at - row.created_at])
@@ -189,9 +190,10 @@ class _Trials:
 
 _ENDED = frozenset(str(state) for state in SweepState if state.is_ended)
 _VERSIONS = select(sweeps.c.id, sweeps.c.state, sweeps.c.generation, sweeps.c.revision)
-_LEASED = select(sweeps.c.id).where(
-    sweeps.c.id.in_(bindparam("sweep_ids", expanding=True)), sweeps.c.lease_expires_at > bindparam("now")
-)
+_IS_NAMED = sweeps.c.id.in_(bindparam("sweep_ids", expanding=True))
+_SWEEPS = select(sweeps.c.id, sweeps.c.created_at, sweeps.c.started_at, sweeps.c.spec["resources"].label("resources"))
+_SWEEPS = _SWEEPS.where(_IS_NAMED)
+_LEASED = select(sweeps.c.id).where(_IS_NAMED, sweeps.c.lease_expires_at > bindparam("now"))
 _CLUSTER = select(publications.c.document, publications.c.published_at).where(publications.c.name == CLUSTER)
 
 
@@ -218,6 +220,10 @@ def _standing(connection: Connection, now: datetime) -> Mapping[str, Any]:
         "longest_undelivered": max(_since(unfinished.oldest_at, now), _since(overdue.oldest_at, now)),
         "num_overdue": overdue.number,
     }
+
+
+def _portions(sweep_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (sweep_ids[first : first + _AT_ONCE] for first in range(0, len(sweep_ids), _AT_ONCE))
 
 
 def _outbox(which: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
