@@ -53,7 +53,7 @@ class StockTaker:
     def take(self) -> Stock:
         with self._database.reading() as connection:
             now = self._database.read_clock(connection)
-            found = [_Version(*row) for row in connection.execute(_VERSIONS)]
+            found = list(map(_Version._make, connection.execute(_VERSIONS).all()))
             ended = self._ended(connection, {version for version in found if version.state in _ENDED}, now)
             begun = [version.id for version in found if version.state not in _ENDED and version.generation > 0]
             num_in_state = Counter(version.state for version in found)
@@ -104,13 +104,13 @@ class _Counting:
 
     def _count(self, connection: Connection, named: Mapping[str, Any]) -> Mapping[str, Work]:
         counted: defaultdict[str, _Trials] = defaultdict(_Trials)
-        for row in connection.execute(self._trials, named):
+        for row in connection.execute(self._trials, named).all():
             counted[row.sweep_id].add(row)
         parts: dict[str, dict[str, Any]] = {sweep_id: found.part for sweep_id, found in counted.items()}
-        for row in connection.execute(self._attempts, named):
+        for row in connection.execute(self._attempts, named).all():
             parts.setdefault(row.sweep_id, {}).setdefault("attempts", {})[AttemptState(row.state)] = row.number
-        packs = {row.sweep_id: row for row in connection.execute(self._packs, named)}
-        for row in connection.execute(_SWEEPS, named):
+        packs = {row.sweep_id: row for row in connection.execute(self._packs, named).all()}
+        for row in connection.execute(_SWEEPS, named).all():
             part = parts.setdefault(row.id, {})
             if row.started_at is not None:
                 part["start_waits"] = Times.of([row.started_at - row.created_at])
