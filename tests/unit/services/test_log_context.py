@@ -149,6 +149,26 @@ def test_the_thread_that_keeps_the_lease_knows_the_sweep(
     assert {line["sweep_id"] for line in lines} == {house.lease.sweep_id}
 
 
+def test_the_delivery_knows_the_sweep(house: House, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep_service.services.conductor.DELIVERY_INTERVAL_S", 0.01)
+    failed = threading.Event()
+
+    def fail(_: object) -> str:
+        failed.set()
+        raise ZeroDivisionError
+
+    def wait(key: str, order: PackOrder) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(house.tracker, "open_sweep", fail)
+            assert failed.wait(PATIENCE_S)
+
+    house.packs.during = wait
+    assert house.run().state is SweepState.COMPLETED
+    lines = [line for line in log.lines if "delivery failed" in line["message"]]
+    assert lines
+    assert {line["sweep_id"] for line in lines} == {house.lease.sweep_id}
+
+
 def test_a_conductor_that_is_told_to_leave_tells_its_sweep_although_others_have_called(house: House, log: Log) -> None:
     killed = threading.Event()
     seen: list[dict[str, Any]] = []
@@ -172,7 +192,6 @@ def test_a_conductor_that_is_told_to_leave_tells_its_sweep_although_others_have_
 
 
 def test_a_run_that_the_tracking_server_refuses_is_told_with_its_trial(house: House, log: Log) -> None:
-    house.tracker.cannot_close = {f"run of {trial_id}" for trial_id in ()}
     refused: list[str] = []
 
     def refuse(key: str, order: PackOrder) -> None:

@@ -101,6 +101,11 @@ def test_what_is_no_json_is_told_as_well_as_it_can_be() -> None:
     assert told["message"] == "said"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_told_as_text(number: float) -> None:
+    assert line(loss=number)["loss"] == repr(number)
+
+
 def test_a_message_that_its_arguments_do_not_fit_is_told_with_the_fault() -> None:
     told = line("%d of them", "many")
     assert told["message"].startswith("%d of them (cannot be written: TypeError")
