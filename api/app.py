@@ -9,10 +9,14 @@ from api import errors
 from api.access import are_keys_required
 from api.event_feed import EventFeed
 from api.key_check import KeyCheck, KeyLimit
+from api.metrics import ServiceMetrics
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
 from api.mlflow_gate import MlflowGate
 from api.openapi import DescribedApplication
+from api.request_log import RequestLog
+from api.request_metrics import RequestMetrics
 from api.routes import audit, health, keys, schemas, sweeps, trainables, trials
+from api.routes import metrics as metrics_route
 from api.schemas.sweeps import PREFIX
 from sweep_service.clock import SystemClock
 from sweep_service.ports import SweepStore
@@ -31,6 +35,7 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     """
     clock = SystemClock()
     ring = KeyRing(store=store, clock=clock)
+    metrics = ServiceMetrics(store)
     app = DescribedApplication(
         title="GradNorm sweeps",
         summary="Sweeps of multi-task networks trained with GradNorm.",
@@ -40,6 +45,8 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(RequestLog),
+            Middleware(RequestMetrics, metrics=metrics),
             Middleware(ErrorBoundary),
             Middleware(AllowedHosts, allowed=settings.allowed_hosts),
             Middleware(HeadAsGet),
@@ -55,10 +62,12 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     app.state.feed = EventFeed(
         app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
     )
+    app.state.metrics = metrics
     app.state.trials = TrialService(store=store)
     app.state.reports = ReportService(store=store, clock=clock)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(metrics_route.router)
     app.include_router(sweeps.router, prefix=PREFIX)
     app.include_router(trials.router, prefix=PREFIX)
     app.include_router(trainables.router, prefix=PREFIX)

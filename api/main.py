@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 
 import uvicorn
@@ -11,7 +10,7 @@ import uvicorn
 from api.access import OpenToOthersError
 from api.app import create_app
 from api.server import Server
-from sweep_service.domain.keys import without_keys
+from sweep_service.logs import configure_logging
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
 
@@ -21,19 +20,10 @@ _NOT_STARTED = 3
 _WRONG_SETTINGS = 2
 
 
-class _Formatter(logging.Formatter):
-    """Writes no key into a log, wherever somebody has put one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_keys(super().format(record))
-
-
 def main() -> None:
     """Serve until SIGTERM or SIGINT. The database must have been migrated already: /readyz says whether it has."""
     settings = Settings()
-    log = logging.StreamHandler()
-    log.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=settings.log_level, handlers=[log])
+    configure_logging(settings, "api")
     try:
         app = create_app(settings, open_sql_store(settings.store_url))
     except OpenToOthersError as error:

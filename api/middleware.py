@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 IS_HEAD = "sweep_service.is_head"
 """Key of a request's scope that says that the method was HEAD, whatever it is now."""
 
+AS_GET = "sweep_service.as_get"
+"""Key of the scope of a HEAD: the scope of the GET that is answered in its place."""
+
 _DRAIN_BYTES = 32 * 2**20
 _DRAIN_SECONDS = 5.0
 
@@ -67,7 +70,9 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET", IS_HEAD: True}
+            as_get = scope[AS_GET] = {**scope, "method": "GET", IS_HEAD: True}
+            await self._app(as_get, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

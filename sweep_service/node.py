@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import StoreUnavailableError
 from sweep_service.launcher import dispatcher_child
+from sweep_service.logs import configure_logging
 from sweep_service.membership import NoTermsError, UnfitNodeError, check_terms, package_versions, write_terms
 from sweep_service.ports import SweepStore
 from sweep_service.ray_node import CONTROL_RESOURCE, RAY_ENVIRONMENT, start_command
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"Usage: python -m sweep_service.node {'|'.join(NodeKind)}\n")
         return EXIT_CONFIG
     settings, node = Settings(), NodeSettings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings, "node")
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     try:
         token = _read_token()

@@ -18,6 +18,7 @@ from sweep_service.domain.states import AttemptState, SweepReason, SweepState, T
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
 from sweep_service.key_port import KeyStore
 from sweep_service.log_port import LogStore
+from sweep_service.stock_port import StockStore
 from trainables.catalog import Trainable
 
 
@@ -73,7 +74,7 @@ class SweepFilter:
 ALL_SWEEPS = SweepFilter()
 
 
-class SweepStore(LogStore, KeyStore, Protocol):
+class SweepStore(LogStore, KeyStore, StockStore, Protocol):
     """The only truth: sweeps, trials, attempts, reports, events, lines, leases, keys.
 
     Laws, for every implementation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     admin_key_file: Annotated[Path | None, _NOTHING_IF_EMPTY] = Field(
         default=None, description="File with the text of the first admin key; sweep_service.setup stores it."
     )
+    metrics_key_file: Annotated[Path | None, _NOTHING_IF_EMPTY] = Field(
+        default=None, description="File with the text of a key that may only read, for Prometheus; stored likewise."
+    )
     mlflow_prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_-]+)*$")] = Field(
         default="", description="What paths of MLflow's page begin with at the gateway, such as /mlflow."
     )
@@ -87,6 +90,14 @@ class Settings(BaseSettings):
         '{"project": "default", "packs": 8}]. The same for every process that has a conductor.',
     )
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json: each line of a log is an object, which tells also of which sweep it is."
+    )
+    log_file: Path | None = Field(
+        default=None,
+        description="Where conductors log; logs/conductors.log under home if not given. /proc/1/fd/1 is the output "
+        "of a container's first process.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -121,6 +132,11 @@ class Settings(BaseSettings):
         if self.mlflow_artifacts:
             return self.mlflow_artifacts
         return (self.root / "mlflow-artifacts").as_uri() if self.tracking_uri.startswith("sqlite:") else None
+
+    @property
+    def conductor_log(self) -> Path:
+        """Not resolved: what a link stands for is the business of whoever has put it there."""
+        return self.log_file.expanduser().absolute() if self.log_file else self.root / "logs" / "conductors.log"
 
     @property
     def checkpoint_root(self) -> Path:

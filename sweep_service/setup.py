@@ -1,8 +1,9 @@
 """Makes a database ready for a service: ``python -m sweep_service.setup``.
 
 It migrates the database, waiting up to a minute for it to answer, and stores the first admin key, whose text is in the
-file that ``SWEEP_ADMIN_KEY_FILE`` names, if it does. It may be run at every start: a key that is there stays as it is,
-and one that has been revoked is never revived.
+file that ``SWEEP_ADMIN_KEY_FILE`` names, if it does; likewise a viewer's key for Prometheus, of
+``SWEEP_METRICS_KEY_FILE``. It may be run at every start: a key that is there stays as it is, and one that has been
+revoked is never revived.
 
 ``--new-key`` prints a text for that file and does nothing else. What makes one without Python writes, from
 ``/dev/urandom`` say, in one line:
@@ -26,6 +27,7 @@ from pathlib import Path
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import KeyNameTakenError, SchemaOutdatedError, StoreUnavailableError
 from sweep_service.domain.keys import SETUP, ApiKey, KeyRole, KeyText, new_key_text, parse_key
+from sweep_service.logs import configure_logging
 from sweep_service.ports import Clock, SweepStore
 from sweep_service.settings import Settings
 from sweep_service.storage.schema import migrate
@@ -33,7 +35,7 @@ from sweep_service.storage.sql import open_sql_store
 
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
-NAME = "admin"
+NAME, METRICS_NAME = "admin", "metrics"
 WRONG, NO_DATABASE = 2, 3
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(new_key_text(now=SystemClock().now()).text + "\n")
         return 0
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(settings, "setup")
     try:
         run(settings)
     except SetupError as error:
@@ -72,15 +74,22 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
     timer: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Migrate the settings' database and store the settings' key. Raises SetupError."""
-    text = None if settings.admin_key_file is None else read_key(settings.admin_key_file)
+    """Migrate the settings' database and store the settings' keys. Raises SetupError."""
+    wanted = [
+        (read_key(path, variable), name, role)
+        for path, variable, name, role in (
+            (settings.admin_key_file, "SWEEP_ADMIN_KEY_FILE", NAME, KeyRole.ADMIN),
+            (settings.metrics_key_file, "SWEEP_METRICS_KEY_FILE", METRICS_NAME, KeyRole.VIEWER),
+        )
+        if path is not None
+    ]
     until = timer() + PATIENCE_SECONDS
     while True:
         try:
             migrate(settings.store_url)
             with closing(open_sql_store(settings.store_url)) as store:
-                if text is not None:
-                    logger.info(store_key(store, text, clock=clock or SystemClock()))
+                for text, name, role in wanted:
+                    logger.info(store_key(store, text, name, role, clock=clock or SystemClock()))
             return
         except StoreUnavailableError as error:
             if timer() >= until:
@@ -93,33 +102,34 @@ def run(
         sleep(PAUSE_SECONDS)
 
 
-def read_key(path: Path) -> KeyText:
-    """The key in that file. Raises SetupError, which does not say what is in it."""
+def read_key(path: Path, variable: str) -> KeyText:
+    """The key in that file, which the variable names. Raises SetupError, which does not say what is in it."""
     text = None
     with suppress(OSError, UnicodeDecodeError):
         text = parse_key(path.read_text(encoding="ascii").strip())
     if text is None:
-        raise SetupError(f"{path} (SWEEP_ADMIN_KEY_FILE) holds no key; run deploy/init, which makes one.", WRONG)
+        raise SetupError(f"{path} ({variable}) holds no key; run deploy/init, which makes one.", WRONG)
     return text
 
 
-def store_key(store: SweepStore, text: KeyText, *, clock: Clock) -> str:
-    """Store it as an admin's, unless a key of its id has been stored before, revoked or not. Says what was done.
+def store_key(store: SweepStore, text: KeyText, name: str, role: KeyRole, *, clock: Clock) -> str:
+    """Store it as one of that name and role, unless a key of its id has been stored before, revoked or not.
+    Says what was done.
 
     Where another key has the name, it gets one of its own: whoever has the file of a service has the service, and must
     come in again when all other keys are lost.
     """
     if store.find_key(text.id) is not None:
-        return f"The admin key {text.id} is known already."
-    for name in (NAME, f"{NAME}-{text.id[-8:].lower()}"):
-        key = ApiKey(id=text.id, name=name, role=KeyRole.ADMIN, created_at=clock.now(), created_by=SETUP.name)
+        return f"The {role} key {text.id} is known already."
+    for free_name in (name, f"{name}-{text.id[-8:].lower()}"):
+        key = ApiKey(id=text.id, name=free_name, role=role, created_at=clock.now(), created_by=SETUP.name)
         try:
             store.add_key(key, digest=text.digest, by=SETUP)
         except KeyNameTakenError:
             continue
         except ValueError:  # another process has stored it a moment ago
-            return f"The admin key {text.id} is known already."
-        return f"The admin key {text.id} is stored, as {name!r}."
+            return f"The {role} key {text.id} is known already."
+        return f"The {role} key {text.id} is stored, as {free_name!r}."
     raise SetupError(f"Other keys have the names that {text.id} could have; revoke one of them.", WRONG)
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import ClusterLostError
 from sweep_service.execution.cluster import RayConductors
+from sweep_service.logs import configure_logging
 from sweep_service.services.dispatcher import Dispatcher
 from sweep_service.settings import Settings
 from sweep_service.storage.sql import open_sql_store
@@ -32,7 +33,7 @@ def main() -> int:
     Exits with EXIT_CLUSTER_LOST when Ray is gone, for a supervisor to start it again.
     """
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings, "dispatcher")
     store = open_sql_store(settings.store_url)
     store.check_ready()
     try:

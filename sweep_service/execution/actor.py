@@ -6,7 +6,6 @@ server's credentials are in them.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
@@ -21,6 +20,7 @@ from ray.actor import exit_actor
 from sweep_service.clock import SystemClock
 from sweep_service.domain.space import Space
 from sweep_service.domain.trial import Lease, Sweep, Trial
+from sweep_service.logs import conductor_log, configure_logging, log_context
 from sweep_service.ports import Search
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from sweep_service.services.plan import OpenSearch
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # A pack makes one call at a time; where there are more packs, their calls wait for a free thread, which is harmless.
 MAX_CONCURRENT_CALLS = 32
-MAX_LOG_BYTES = 20_000_000
 # Packs wait for calls that let go of Python's lock a dozen times, and the delivery would keep it for 5 ms each time.
 SWITCH_INTERVAL_S = 0.0005
 FAREWELL_S = 2.0  # for an answer to leave a process that ends
@@ -97,6 +96,11 @@ class ConductorActor:
             if self._lease is not None or self._is_leaving:
                 return False
             self._lease = lease
+        with log_context(sweep_id=lease.sweep_id, generation=lease.generation):
+            self._run(lease)
+        return True
+
+    def _run(self, lease: Lease) -> None:
         name = f"conductor-{lease.sweep_id}-{lease.generation}"
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
@@ -116,7 +120,6 @@ class ConductorActor:
             conductor.leave(leaves_within)
         conductor.run()
         exit_actor()
-        return True
 
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
         return self._conductor.packs.begin(pack, node, worker)
@@ -157,7 +160,9 @@ def _load_libraries() -> None:
 
 def _new_conductor(name: str, actor: str, lease: Lease) -> Any:
     settings = Settings()
-    _log_to_file(settings)  # before anything that can fail
+    configure_logging(settings, "conductor", handler=conductor_log(settings))  # before anything that can fail
+    # Tune warns of every result file that it did not write, as it was told.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     _quieten_tune()
     # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
     from sweep_service.execution.tune_packs import TunePacks
@@ -196,25 +201,6 @@ def open_optuna_search(sweep: Sweep) -> OpenSearch:
         )
 
     return open_search
-
-
-def _log_to_file(settings: Settings) -> None:
-    """One log for all conductors of the machine, beside those of the other processes; Ray's own hold much else."""
-    folder = settings.root / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "conductors.log"
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > MAX_LOG_BYTES:
-            path.replace(path.with_name("conductors.log.1"))  # a conductor that still writes goes on in there
-    handler = logging.FileHandler(path)
-    logging.basicConfig(
-        level=settings.log_level,
-        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
-        handlers=[handler],
-        force=True,
-    )
-    # Tune warns of every result file that it did not write, as it was told.
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
 def _quieten_tune() -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -26,6 +26,7 @@ from sweep_service.domain.errors import (
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.states import CONDUCTED, SweepReason, SweepState
 from sweep_service.domain.trial import Lease, Sweep, Trial
+from sweep_service.logs import carried, log_context
 from sweep_service.ports import Clock, SweepStore
 from sweep_service.services import late_delivery
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -111,7 +112,8 @@ class Conductor:
         """
         self._is_leaving = True
         self._wishes.tell_news()
-        threading.Thread(target=self._leave, args=[within], name="leave", daemon=True).start()
+        with self._log_context():  # the caller's thread is not of this sweep
+            threading.Thread(target=carried(self._leave), args=[within], name="leave", daemon=True).start()
 
     def _leave(self, within: timedelta) -> None:
         until = time.monotonic() + within.total_seconds()
@@ -130,6 +132,13 @@ class Conductor:
 
     def run(self) -> None:
         """Run the sweep to its end, or until the lease is lost."""
+        with self._log_context():
+            self._run()
+
+    def _log_context(self) -> AbstractContextManager[None]:
+        return log_context(sweep_id=self._lease.sweep_id, generation=self._lease.generation)
+
+    def _run(self) -> None:
         try:
             # From here on the lease is short, and this process keeps it alive.
             self._keeper.start()
@@ -141,7 +150,7 @@ class Conductor:
                 self._hand_over("It waits in the queue again.")
                 return
             logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
-            threading.Thread(target=self._watch, name="watch", daemon=True).start()
+            threading.Thread(target=carried(self._watch), name="watch", daemon=True).start()
             self._conduct(sweep)
         except LeaseLostError:
             logger.warning("%s: somebody else runs this sweep now; this conductor ends.", self._name)
@@ -166,7 +175,7 @@ class Conductor:
         generation.take_up()
         self._wishes.look_at_limits()
         self._wishes.obey(sweep.state)
-        delivering = threading.Thread(target=self._deliver, name="delivery", daemon=True)
+        delivering = threading.Thread(target=carried(self._deliver), name="delivery", daemon=True)
         delivering.start()
         try:
             no_room = await_room(

@@ -22,6 +22,7 @@ from sweep_service.domain.errors import (
 )
 from sweep_service.domain.states import SweepState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
+from sweep_service.logs import log_context
 from sweep_service.ports import SweepStore
 from sweep_service.services.reports import contenders_curves
 from sweep_service.tracker_port import Tracker
@@ -196,13 +197,14 @@ class Delivery:
     @contextmanager
     def _refusal_of(self, trial: Trial) -> Iterator[None]:
         """A run that the server does not take (somebody has deleted it, say) must not hold up the others."""
-        try:
-            yield
-        except TrackingRefusedError as error:
-            logger.warning("The tracking server does not take trial %d of %s.", trial.number, trial.sweep_id)
-            self._refused.add(trial.id)
-            message = f"The tracking server does not take the results of trial {trial.number}. {error}"
-            self._notice(message, trial_id=trial.id)
+        with log_context(trial_id=trial.id, trial_number=trial.number):
+            try:
+                yield
+            except TrackingRefusedError as error:
+                logger.warning("The tracking server does not take trial %d of %s.", trial.number, trial.sweep_id)
+                self._refused.add(trial.id)
+                message = f"The tracking server does not take the results of trial {trial.number}. {error}"
+                self._notice(message, trial_id=trial.id)
 
     def _notice(self, message: str, *, trial_id: str | None = None) -> None:
         """An event of the sweep, unless this generation has said the same before."""

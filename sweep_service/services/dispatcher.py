@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 
 from sweep_service.cluster_port import Conductors, EndedConductor
@@ -15,6 +15,7 @@ from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, StoreU
 from sweep_service.domain.limits import PackLimit
 from sweep_service.domain.states import SweepReason, SweepState
 from sweep_service.domain.trial import Lease
+from sweep_service.logs import log_context
 from sweep_service.ports import SweepStore
 from sweep_service.services.outcome import cancel_unfinished
 from sweep_service.services.queue_watch import QueueWatch
@@ -104,8 +105,9 @@ class Dispatcher:
         )
         if lease is None:
             return False
-        logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)
-        self._start(lease)
+        with _log_context(lease):
+            logger.info("Claimed %s, generation %d.", lease.sweep_id, lease.generation)
+            self._start(lease)
         return True
 
     def settle_ended(self) -> None:
@@ -115,7 +117,8 @@ class Dispatcher:
         """
         self._ended += self._conductors.take_ended()
         while self._ended:
-            self._settle(self._ended[0])
+            with _log_context(self._ended[0].lease):
+                self._settle(self._ended[0])
             del self._ended[0]  # only now: the store may fail in between
 
     def deliver_late(self) -> bool:
@@ -127,8 +130,9 @@ class Dispatcher:
         lease = self._store.claim_late(owner=self._owner, ttl=self._start_grace)
         if lease is None:
             return False
-        logger.info("Claimed %s, which has ended, for the tracking server.", lease.sweep_id)
-        self._start(lease)
+        with _log_context(lease):
+            logger.info("Claimed %s, which has ended, for the tracking server.", lease.sweep_id)
+            self._start(lease)
         self._late = lease
         return True
 
@@ -199,3 +203,7 @@ class Dispatcher:
         self._store.publish_cluster(cluster)
         self._queue.look(cluster)
         self._conductors.prepare()
+
+
+def _log_context(lease: Lease) -> AbstractContextManager[None]:
+    return log_context(sweep_id=lease.sweep_id, generation=lease.generation)

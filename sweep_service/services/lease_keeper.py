@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sweep_service.domain.errors import LeaseLostError, StoreUnavailableError
 from sweep_service.domain.trial import Lease
+from sweep_service.logs import carried
 from sweep_service.ports import SweepStore
 from sweep_service.settings import Settings
 
@@ -45,7 +46,7 @@ class LeaseKeeper:
         """Keep it from here on. Renews it once in this thread; what the store raises then is the caller's."""
         self._renew()
         for work in (self._guard, self._keep):
-            threading.Thread(target=work, name=f"lease{work.__name__}", daemon=True).start()
+            threading.Thread(target=carried(work), name=f"lease{work.__name__}", daemon=True).start()
 
     def _guard(self) -> None:
         """Give up a lease that could not be renewed before the store gives it to somebody else.

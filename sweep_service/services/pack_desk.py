@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from sweep_service.domain.errors import PackOverError, StoreUnavailableError
 from sweep_service.domain.trial import Lease
+from sweep_service.logs import log_context
 from sweep_service.ports import SweepStore
 from sweep_service.services.generation import Generation
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
@@ -64,7 +66,7 @@ class PackDesk:
         self._workers.add(pack, worker)
         has_lanes = False
         try:
-            order = self._patiently(lambda generation: self._begin(generation, pack, node))
+            order = self._patiently(lambda generation: self._begin(generation, pack, node), pack=pack)
             has_lanes = bool(order.lanes)
             return order
         finally:
@@ -78,32 +80,33 @@ class PackDesk:
 
     def report(self, pack: str, messages: Sequence[LaneMessage]) -> Mapping[str, Departure]:
         """What the lanes of a pack say; the answer names those that are to leave it."""
-        return self._patiently(lambda generation: generation.report(pack, messages))
+        return self._patiently(lambda generation: generation.report(pack, messages), pack=pack)
 
     def settle(self, pack: str, places: int, reason: str) -> None:
         """What a pack's worker has found out of how many trials to train at once; of 1, why not more."""
-        self._patiently(lambda generation: generation.settle(pack, places, reason))
+        self._patiently(lambda generation: generation.settle(pack, places, reason), pack=pack)
 
     def refill(self, pack: str, free: int) -> Sequence[LaneOrder]:
         """Trials for free places of a pack."""
-        return self._patiently(lambda generation: generation.refill(pack, free))
+        return self._patiently(lambda generation: generation.refill(pack, free), pack=pack)
 
     def split(self, pack: str, places: int, message: str, *, is_of_all: bool) -> None:
         """A pack ends because it has too many lanes; its trials go on in packs of at most so many."""
-        self._patiently(lambda generation: generation.split(pack, places, message, is_of_all=is_of_all))
+        self._patiently(lambda generation: generation.split(pack, places, message, is_of_all=is_of_all), pack=pack)
 
     def log(self, pack: str, said: Sequence[LaneLines]) -> bool:
         """What the lanes' code has said. False: it is not stored, send it again; nobody waits for the store for it."""
         try:
             if self._generation is not None:
-                self._generation.log(pack, said)
+                with self._log_context(pack=pack):
+                    self._generation.log(pack, said)
         except StoreUnavailableError:
             return False
         return True
 
     def note(self, trial_id: str, message: str) -> None:
         """What a worker has to say of a trial beside its results."""
-        self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id))
+        self._patiently(lambda _: self._store.add_notice(self._lease, message, trial_id=trial_id), trial_id=trial_id)
 
     def warn(self, message: str) -> None:
         """What a worker has to say of the sweep. Once, however many say it."""
@@ -111,18 +114,25 @@ class PackDesk:
 
     def explain(self, pack: str, message: str) -> None:
         """Why a pack's worker is about to end without a result."""
-        logger.warning("%s: the worker of pack %s ends: %s", self._name, pack, message)
-        if self._supply is not None:
-            self._supply.explain(pack, message)
+        with self._log_context(pack=pack):
+            logger.warning("%s: the worker of pack %s ends: %s", self._name, pack, message)
+            if self._supply is not None:
+                self._supply.explain(pack, message)
 
-    def _patiently(self, call: Callable[[Generation], _T]) -> _T:
-        while True:
-            self._raise_if_lost()
-            generation = self._generation
-            if generation is None:
-                raise PackOverError("The sweep has failed.")
-            try:
-                return call(generation)
-            except StoreUnavailableError:
-                if self._over.wait(RETRY_S):
-                    raise
+    def _patiently(self, call: Callable[[Generation], _T], **known: str) -> _T:
+        """``known``: what the call is about, for the log."""
+        with self._log_context(**known):
+            while True:
+                self._raise_if_lost()
+                generation = self._generation
+                if generation is None:
+                    raise PackOverError("The sweep has failed.")
+                try:
+                    return call(generation)
+                except StoreUnavailableError:
+                    if self._over.wait(RETRY_S):
+                        raise
+
+    def _log_context(self, **known: str) -> AbstractContextManager[None]:
+        """The thread is a caller's, of any pack."""
+        return log_context(sweep_id=self._lease.sweep_id, generation=self._lease.generation, **known)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sweep_service.domain.states import TrialState
 from sweep_service.domain.trial import Lease, Report, Sweep, Trial
+from sweep_service.logs import log_context
 from sweep_service.ports import Clock, SweepStore, TrialEnd
 from sweep_service.services.checkpoints import CheckpointFolders
 from sweep_service.services.plan import Plan
@@ -76,7 +77,8 @@ class TrialBook:
         self._store.record(self._lease, reports=reports, ends=ends, rests=rests, best=best)
         further = {report.trial_id for report in reports if self._take_report(report)}
         for end in ends:
-            self._take_end(end)
+            with log_context(trial_id=end.trial_id, trial_number=self.trials[end.trial_id].number):
+                self._take_end(end)
         for trial_id in rests:
             self.take(replace(self.trials[trial_id], state=TrialState.RESTING))
         if best is not None:

@@ -6,6 +6,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from sweep_service.logs import carried, log_context
 from sweep_service.services.losses import Loss
 from sweep_service.services.supply import PackRunner
 
@@ -35,7 +36,8 @@ class Workers:
     def pack_over(self, pack: str, lost: bool) -> Future[Loss] | None:
         """If it was lost, find out why, beside the controller: nodes are slow to be known as gone."""
         worker = self._handles.pop(pack, None)
-        return self._finders.submit(self._why_lost, pack, worker) if lost else None
+        with log_context(pack=pack):
+            return self._finders.submit(carried(self._why_lost), pack, worker) if lost else None
 
     def _why_lost(self, pack: str, worker: Any | None) -> Loss:
         if worker is None:  # it has not begun

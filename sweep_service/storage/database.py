@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy.orm  # noqa: F401  # SQLAlchemy looks into it, and fails while another thread loads it for MLflow
-from sqlalchemy import Connection, Engine, Executable, Table, bindparam, create_engine, event, func, select
+from sqlalchemy import (
+    Connection,
+    Double,
+    Engine,
+    Executable,
+    Table,
+    bindparam,
+    cast,
+    create_engine,
+    event,
+    extract,
+    func,
+    select,
+)
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -172,6 +185,12 @@ class Database:
         if self._is_sqlite:
             return bindparam(None, callable_=self._clock.now, type_=UtcDateTime(), unique=True)
         return _CLOCK
+
+    def seconds_between(self, start: ColumnElement[datetime], end: ColumnElement[datetime]) -> ColumnElement[float]:
+        """Of SQLite to the millisecond, which is as exactly as its functions know the time."""
+        if self._is_sqlite:
+            return func.round((func.julianday(end) - func.julianday(start)) * 86400.0, 3, type_=Double())
+        return cast(extract("epoch", end - start), Double())
 
     def read_clock(self, connection: Connection) -> datetime:
         """The store's time, read in that transaction."""

@@ -24,10 +24,12 @@ from sweep_service.domain.states import (
     Verb,
     check_deletable,
 )
+from sweep_service.domain.stock import Stock
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Lease, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter, TrialEnd
 from sweep_service.storage import intake, moves
 from sweep_service.storage.memory_keys import MemoryKeys
+from sweep_service.storage.memory_stock import stock_of
 from sweep_service.storage.memory_tables import MemoryTables
 from trainables.catalog import Trainable
 
@@ -190,11 +192,14 @@ class MemorySweepStore(MemoryKeys):
         return dict(catalog)
 
     def publish_cluster(self, cluster: Cluster) -> None:
-        with self._writing() as (tables, _):
-            tables.cluster = cluster
+        with self._writing() as (tables, now):
+            tables.cluster, tables.cluster_published_at = cluster, now
 
     def read_cluster(self) -> Cluster | None:
         return self._tables.cluster
+
+    def take_stock(self) -> Stock:
+        return stock_of(self._tables, self._clock.now())
 
     # --- the dispatcher -----------------------------------------------------------------------------------------------
 

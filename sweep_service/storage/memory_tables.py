@@ -40,6 +40,7 @@ class MemoryTables:
     audit: tuple[AuditRecord, ...] = ()  # by seq
     catalog: Mapping[str, Trainable] | None = None
     cluster: Cluster | None = None
+    cluster_published_at: datetime | None = None
 
     def copy(self) -> MemoryTables:
         return MemoryTables(
@@ -58,6 +59,7 @@ class MemoryTables:
             audit=self.audit,
             catalog=self.catalog,
             cluster=self.cluster,
+            cluster_published_at=self.cluster_published_at,
         )
 
     def sweep(self, sweep_id: str) -> Sweep:

@@ -14,11 +14,13 @@ from sweep_service.domain.limits import Demand
 from sweep_service.domain.logs import KeptLine
 from sweep_service.domain.spec import Objective
 from sweep_service.domain.states import PASSED_OVER, SweepState, TrialState
+from sweep_service.domain.stock import Stock
 from sweep_service.domain.trial import Attempt, BusyTime, Cluster, Report, Role, Standing, Sweep, Trial
 from sweep_service.ports import ALL_SWEEPS, SubmissionKey, SweepFilter
 from sweep_service.storage import rows, sql_logs
 from sweep_service.storage.database import Database
 from sweep_service.storage.schema import check_schema
+from sweep_service.storage.sql_stock import CLUSTER, StockTaker
 from sweep_service.storage.tables import (
     IN_QUEUE,
     QUEUE_ORDER,
@@ -36,7 +38,6 @@ from sweep_service.storage.tables import (
 from trainables.catalog import Trainable
 
 _CATALOG = "catalog"
-_CLUSTER = "cluster"
 
 
 class SharedTables:
@@ -44,6 +45,7 @@ class SharedTables:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._stock = StockTaker(database)
 
     def check_ready(self) -> None:
         with self._database.reading() as connection:
@@ -220,11 +222,14 @@ class SharedTables:
         return {name: Trainable.model_validate(item, extra="ignore") for name, item in document.items()}
 
     def publish_cluster(self, cluster: Cluster) -> None:
-        self._publish(_CLUSTER, rows.cluster_document(cluster))
+        self._publish(CLUSTER, rows.cluster_document(cluster))
 
     def read_cluster(self) -> Cluster | None:
-        document = self._published(_CLUSTER)
+        document = self._published(CLUSTER)
         return None if document is None else rows.cluster_of(document)
+
+    def take_stock(self) -> Stock:
+        return self._stock.take()
 
     def _publish(self, name: str, document: Mapping[str, Any]) -> None:
         with self._database.writing() as connection:

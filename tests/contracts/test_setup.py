@@ -67,6 +67,19 @@ def test_a_database_is_migrated_and_the_key_of_the_file_is_an_admins(url: str, t
     store.close()
 
 
+def test_prometheus_has_a_key_of_its_own_that_may_only_read(url: str, tmp_path: Path) -> None:
+    texts = {name: new_key_text(now=NOW) for name in ("admin", "metrics")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text.text)
+    for _ in range(2):
+        run(Settings(database_url=url, admin_key_file=tmp_path / "admin", metrics_key_file=tmp_path / "metrics"))
+    found = {name: (key.id, key.role) for name, key in keys_in(url).items()}
+    assert found == {
+        "admin": (texts["admin"].id, KeyRole.ADMIN),
+        "metrics": (texts["metrics"].id, KeyRole.VIEWER),
+    }
+
+
 def test_without_a_file_there_is_no_key(url: str, tmp_path: Path) -> None:
     set_up(url, None, tmp_path)
     assert keys_in(url) == {}

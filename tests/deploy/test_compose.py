@@ -30,7 +30,7 @@ def compose(tmp_path_factory) -> dict[str, Any]:
     (folder / "deploy").mkdir()
     shutil.copy(ROOT / "deploy" / "init", folder / "deploy" / "init")
     subprocess.run([folder / "deploy" / "init"], check=True, capture_output=True)
-    read = config(profiles=("gpu",), env_file=folder / ".env")
+    read = config(profiles=("gpu", "monitoring"), env_file=folder / ".env")
     assert read.returncode == 0, read.stderr
     return json.loads(read.stdout)
 
@@ -79,13 +79,15 @@ def test_nobody_has_a_secret_that_it_does_not_need(compose):
     having = {name: secrets(compose, name) for name in compose["services"] if secrets(compose, name)}
     assert having == {
         "postgres": {"postgres_password", "sweep_database_password", "mlflow_database_password"},
-        "setup": {"sweep_database_url", "admin_key"},
+        "setup": {"sweep_database_url", "admin_key", "metrics_key"},
         "api": {"sweep_database_url"},
         "mlflow": {"mlflow_database_url"},
         "ray-head": {"ray_token"},
         "ray-worker": {"ray_token"},
         "ray-worker-gpu": {"ray_token"},
         "dispatcher": {"sweep_database_url", "ray_token"},
+        "prometheus": {"metrics_key"},
+        "grafana": {"grafana_password"},
     }
 
 

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SECRETS = {
     "admin_key",
+    "grafana_password",
+    "metrics_key",
     "mlflow_database_password",
     "mlflow_database_url",
     "postgres_password",

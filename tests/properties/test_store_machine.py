@@ -187,6 +187,7 @@ class SameStores(RuleBasedStateMachine):
     def delete_sweep(self, sweep_id: str, is_meant: int) -> None:
         if is_meant:
             self.both(lambda store, _: store.delete_sweep(sweep_id))
+            self.take_stock()  # forget it: only here may another one get its id
             self.both(lambda store, _: store.list_sweeps())
             self.both(lambda store, _: store.undelivered(sweep_id, limit=3))
 
@@ -197,6 +198,18 @@ class SameStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.list_events(sweep_id, after=after, limit=limit))
         self.both(lambda store, _: store.undelivered(sweep_id, limit=limit))
         self.both(lambda store, _: store.list_reports_after(new_trial(sweep_id, number).id, after=after, limit=limit))
+
+    @rule()
+    def take_stock(self) -> None:
+        """Equal but for the milliseconds to which SQLite knows the time."""
+        expected, actual = self.memory.take_stock(), self.sql.take_stock()
+        is_near = abs(actual.work.trial_times.total - expected.work.trial_times.total) < timedelta(milliseconds=100)
+        assert is_near, f"{actual}\nbut in memory: {expected}"
+        told = [
+            replace(stock, work=replace(stock.work, trial_times=stock.work.trial_times.counts))
+            for stock in (expected, actual)
+        ]
+        assert told[1] == told[0], f"{actual}\nbut in memory: {expected}"
 
     @rule(num_nodes=st.integers(0, 2))
     def publish(self, num_nodes: int) -> None:
