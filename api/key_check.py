@@ -62,7 +62,8 @@ class KeyCheck:
         except _RefusedError as refusal:
             await ProblemResponse(refusal.problem, scope)(scope, receive, send)
             return
-        await self._app({**scope, CALLER: caller}, receive, send)
+        scope[CALLER] = caller  # into this one: what the router will add has to be seen by those who count requests
+        await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
         """Raises _RefusedError."""
