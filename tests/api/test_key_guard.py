@@ -156,6 +156,18 @@ def test_the_gateway_may_ask_with_a_password_and_by_any_method(guarded: Guarded,
     assert guarded.ask(method, "/internal/authorize", headers=headers).status_code == 200
 
 
+def test_a_body_that_stays_with_the_gateway_is_not_waited_for_and_the_next_question_is_heard(guarded: Guarded) -> None:
+    host, port = guarded.http.base_url.host, guarded.http.base_url.port
+    assert port is not None
+    head = f"GET /internal/authorize HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {guarded.viewer}\r\n"
+    told = f"X-Forwarded-Method: POST\r\nX-Forwarded-Uri: {SEARCH}\r\nContent-Length: 99\r\n\r\n"
+    with socket.create_connection((host, port), timeout=10) as connection:
+        connection.sendall((head + told).encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+
+
 def test_what_the_gateway_does_not_describe_or_describes_twice_is_refused(guarded: Guarded) -> None:
     described = [("X-Forwarded-Method", "GET"), ("X-Forwarded-Uri", "/")]
     for headers in ([], described[:1], described[1:], [*described, described[0]], [*described, described[1]]):
