@@ -238,6 +238,26 @@ def test_who_guesses_is_told_to_wait_and_others_at_the_address_are_not() -> None
         assert guarded.ask("GET", "/api/v1/keys/me", guarded.viewer).status_code == 200, "looked up anew"
 
 
+def test_guesses_that_come_all_at_once_spare_the_store_too() -> None:
+    asked: list[str] = []
+
+    class Slow(MemorySweepStore):
+        def find_key(self, key_id: str) -> Any:
+            asked.append(key_id)
+            time.sleep(0.3)
+            return super().find_key(key_id)
+
+    with guarding(Slow(), rate_limit=2.0) as guarded:
+
+        def guess(_: int) -> int:
+            return httpx.get(f"{guarded.service.url}/docs", headers=bearer(UNKNOWN), trust_env=False).status_code
+
+        with ThreadPoolExecutor(12) as threads:
+            statuses = list(threads.map(guess, range(12)))
+        assert set(statuses) == {401, 429}
+        assert len(asked) == statuses.count(401) < 12
+
+
 def test_many_keys_at_once_are_told_apart(guarded: Guarded) -> None:
     keys = {f"many-{index}": key_of(guarded.store, KeyRole.VIEWER, f"many-{index}") for index in range(8)}
 
