@@ -73,25 +73,33 @@ class KeyCheck:
         text, is_basic = _read(given)
         # A browser adds Basic by itself to what foreign pages make it send: it may open what only reads, nothing else.
         if text is None or (is_basic and scope["method"] != "GET" and scope["path"] != AUTHORIZE_PATH):
-            raise self._unknown(scope)
+            self._take_strangers_turn(scope)
+            raise _RefusedError(_unauthorized(scope))
         key = self._ring.fresh(text)
         if key is None:
             key = await self._find(scope, text)
         return Caller(actor=key.actor, role=key.role, key=text, is_basic=is_basic)
 
     async def _find(self, scope: Scope, text: KeyText) -> ApiKey:
-        # Who guesses is told to wait before the store is asked. Whose key was good a moment ago does not wait for those
-        # who guess at the same address, which may be that of a proxy.
-        if not self._ring.knows(text) and (wait := self._strangers.wait(_address(scope), self._timer())):
-            raise _RefusedError(too_many(wait))
+        """Raises _RefusedError: the same for whatever is no key, was one or never was, so that who guesses learns
+        nothing.
+
+        Who guesses is told to wait before the store is asked, however many guesses come at once. Whose key was good a
+        moment ago does not wait for those who guess at the same address, which may be that of a proxy.
+        """
+        if is_stranger := not self._ring.knows(text):
+            self._take_strangers_turn(scope)
         try:
             key = await run_in_threadpool(self._ring.find, text)
         except StoreUnavailableError:
+            self._strangers.give_back(_address(scope))
             raise _RefusedError(_STORE_UNAVAILABLE) from None
         except SchemaOutdatedError as error:
             raise _RefusedError(_unavailable("schema-outdated", "Database not migrated", str(error))) from None
         if key is None:
-            raise self._unknown(scope)
+            raise _RefusedError(_unauthorized(scope))
+        if is_stranger:
+            self._strangers.give_back(_address(scope))
         note = asyncio.create_task(self._note_use(key))
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
@@ -102,10 +110,10 @@ class KeyCheck:
         with contextlib.suppress(StoreUnavailableError):
             await run_in_threadpool(self._ring.note_use, key)
 
-    def _unknown(self, scope: Scope) -> _RefusedError:
-        """The same for whatever is no key, was one or never was: who guesses learns nothing."""
-        wait = self._strangers.take(_address(scope), self._timer())
-        return _RefusedError(too_many(wait) if wait else _unauthorized(scope))
+    def _take_strangers_turn(self, scope: Scope) -> None:
+        """Raises _RefusedError: there have been too many without a key that is known, from there."""
+        if wait := self._strangers.take(_address(scope), self._timer()):
+            raise _RefusedError(too_many(wait))
 
 
 class KeyLimit:

@@ -35,10 +35,11 @@ class TokenBuckets:
             self._buckets.popitem(last=False)
         return 0
 
-    def wait(self, name: str, now: float) -> int:
-        """What ``take`` would say; takes nothing."""
-        tokens = self._tokens(name, now)
-        return 0 if tokens >= 1.0 else self._wait(tokens)
+    def give_back(self, name: str) -> None:
+        """A token that was taken in vain."""
+        if name in self._buckets:
+            tokens, at = self._buckets[name]
+            self._buckets[name] = (min(self._capacity, tokens + 1.0), at)
 
     def _tokens(self, name: str, now: float) -> float:
         tokens, at = self._buckets.get(name, (self._capacity, now))

@@ -32,12 +32,16 @@ class MlflowGate:
             await self._app(scope, receive, send)
             return
         caller: Caller = scope[CALLER]
-        problem = self._fault(Headers(scope=scope), caller)
+        headers = Headers(scope=scope)
+        problem = self._fault(headers, caller)
         if problem is not None:
-            await ProblemResponse(problem, scope)(scope, receive, send)
-            return
-        headers = {"X-Sweep-User": caller.actor.name, "Cache-Control": "no-store"}
-        await Response(status_code=200, headers=headers)(scope, receive, send)
+            response: Response = ProblemResponse(problem, scope)
+        else:
+            response = Response(headers={"X-Sweep-User": caller.actor.name, "Cache-Control": "no-store"})
+        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            # The body that is announced may never come: the next question would be taken for it.
+            response.headers["Connection"] = "close"
+        await response(scope, receive, send)
 
     def _fault(self, headers: Headers, caller: Caller) -> Problem | None:
         methods, uris = headers.getlist("x-forwarded-method"), headers.getlist("x-forwarded-uri")

@@ -69,7 +69,7 @@ class AuditView(BaseModel):
     seq: int = Field(description="1, 2, 3, … without gaps.")
     at: datetime
     key_id: str | None = Field(description="null: no key was given, and none was needed.")
-    by: str = Field(description="Name of the key, or anonymous.")
+    by: str = Field(description="Name of the key, or anonymous; setup made the first key.")
     action: AuditAction
     subject: str = Field(description="Id of what was changed; it may have been deleted since.")
     detail: dict[str, Any]

@@ -156,6 +156,18 @@ def test_the_gateway_may_ask_with_a_password_and_by_any_method(guarded: Guarded,
     assert guarded.ask(method, "/internal/authorize", headers=headers).status_code == 200
 
 
+def test_a_body_that_stays_with_the_gateway_is_not_waited_for_and_the_next_question_is_heard(guarded: Guarded) -> None:
+    host, port = guarded.http.base_url.host, guarded.http.base_url.port
+    assert port is not None
+    head = f"GET /internal/authorize HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {guarded.viewer}\r\n"
+    told = f"X-Forwarded-Method: POST\r\nX-Forwarded-Uri: {SEARCH}\r\nContent-Length: 99\r\n\r\n"
+    with socket.create_connection((host, port), timeout=10) as connection:
+        connection.sendall((head + told).encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+
+
 def test_what_the_gateway_does_not_describe_or_describes_twice_is_refused(guarded: Guarded) -> None:
     described = [("X-Forwarded-Method", "GET"), ("X-Forwarded-Uri", "/")]
     for headers in ([], described[:1], described[1:], [*described, described[0]], [*described, described[1]]):
@@ -224,6 +236,26 @@ def test_who_guesses_is_told_to_wait_and_others_at_the_address_are_not() -> None
         for _ in range(3):
             guarded.ask("GET", "/api/v1/keys/me", UNKNOWN)
         assert guarded.ask("GET", "/api/v1/keys/me", guarded.viewer).status_code == 200, "looked up anew"
+
+
+def test_guesses_that_come_all_at_once_spare_the_store_too() -> None:
+    asked: list[str] = []
+
+    class Slow(MemorySweepStore):
+        def find_key(self, key_id: str) -> Any:
+            asked.append(key_id)
+            time.sleep(0.3)
+            return super().find_key(key_id)
+
+    with guarding(Slow(), rate_limit=2.0) as guarded:
+
+        def guess(_: int) -> int:
+            return httpx.get(f"{guarded.service.url}/docs", headers=bearer(UNKNOWN), trust_env=False).status_code
+
+        with ThreadPoolExecutor(12) as threads:
+            statuses = list(threads.map(guess, range(12)))
+        assert set(statuses) == {401, 429}
+        assert len(asked) == statuses.count(401) < 12
 
 
 def test_many_keys_at_once_are_told_apart(guarded: Guarded) -> None:

@@ -246,9 +246,20 @@ def test_those_of_two_seconds_come_at_once_and_then_one_by_one() -> None:
 def test_the_wait_is_as_long_as_it_takes() -> None:
     buckets = TokenBuckets(0.1)
     assert buckets.take("a", 0.0) == 0
-    assert buckets.wait("a", 0.0) == buckets.take("a", 0.0) == 10
+    assert buckets.take("a", 0.0) == buckets.take("a", 0.0) == 10
     assert buckets.take("a", 4.5) == math.ceil(5.5)
     assert buckets.take("a", 10.0) == 0
+
+
+def test_what_is_given_back_can_be_taken_again_and_is_no_more_than_there_was() -> None:
+    buckets = TokenBuckets(1.0)
+    assert [buckets.take("a", 0.0) for _ in range(3)] == [0, 0, 1]
+    buckets.give_back("a")
+    assert [buckets.take("a", 0.0) for _ in range(2)] == [0, 1]
+    for _ in range(9):
+        buckets.give_back("a")
+    buckets.give_back("unknown")
+    assert [buckets.take("a", 0.0) for _ in range(3)] == [0, 0, 1]
 
 
 def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
