@@ -117,7 +117,7 @@ def await_that(what: Callable[[], Any], *, within_s: float = 240) -> Any:
         try:
             if found := what():
                 return found
-        except Exception as error:  # noqa: BLE001 # of whatever has just been killed
+        except Exception as error:  # of whatever has just been killed
             last = error
         time.sleep(1)
     pytest.fail(f"It did not come about within {within_s:.0f} s. {last or ''}")
