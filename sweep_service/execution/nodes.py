@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ray
+import ray._private.state
 
 from sweep_service.domain.trial import Cluster, NodeResources
 from sweep_service.ports import Clock
@@ -26,6 +27,11 @@ def look_at_cluster(clock: Clock) -> Cluster:
         if node["Alive"] and node["Resources"].get("CPU")  # every trial needs some; a cluster's control nodes have none
     ]
     return Cluster(nodes=tuple(nodes), seen_at=clock.now())
+
+
+def nodes_that_leave() -> Collection[str]:
+    """The ids in Ray of nodes that have been told to end, and give what runs there some time to go elsewhere."""
+    return ray._private.state.state.get_draining_nodes().keys()  # Ray has no public way to it
 
 
 def name_of_node(node: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ray import tune
@@ -14,7 +14,7 @@ from sweep_service.domain.errors import ClusterLostError
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster
 from sweep_service.execution.evidence import why_lost
-from sweep_service.execution.nodes import look_at_cluster
+from sweep_service.execution.nodes import look_at_cluster, nodes_that_leave
 from sweep_service.execution.packs import run_pack
 from sweep_service.execution.searcher import PackSearcher, PackStopper, forget, register
 from sweep_service.execution.trainers import TrainerHandle, end_trainers
@@ -59,6 +59,13 @@ class TunePacks:
 
     def end(self, workers: Mapping[str, TrainerHandle]) -> None:
         end_trainers({pack: worker.actor for pack, worker in workers.items()}, conductor=self._conductor)
+
+    def leaving(self, workers: Mapping[str, TrainerHandle]) -> Collection[str]:
+        try:
+            nodes = nodes_that_leave()
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterLostError(str(error)) from error
+        return {pack for pack, worker in workers.items() if worker.node in nodes}
 
     def cluster(self) -> Cluster:
         try:

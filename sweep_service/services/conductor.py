@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sweep_service.domain.errors import (
+    ClusterLostError,
     IllegalMoveError,
     LeaseLostError,
     SpecChangedError,
@@ -49,6 +50,7 @@ from sweep_service.tracker_port import Tracker
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
+NODES_INTERVAL_S = 2.0  # between looks at whether nodes leave the cluster, for which they take half a minute
 LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
 
 
@@ -151,6 +153,7 @@ class Conductor:
                 return
             logger.info("%s: runs %r.", self._name, sweep.spec.name)  # with it, the log tells which process runs what
             threading.Thread(target=carried(self._watch), name="watch", daemon=True).start()
+            threading.Thread(target=carried(self._watch_nodes), name="nodes", daemon=True).start()
             self._conduct(sweep)
         except LeaseLostError:
             logger.warning("%s: somebody else runs this sweep now; this conductor ends.", self._name)
@@ -408,6 +411,18 @@ class Conductor:
                 is_store_away = True
             except Exception:
                 logger.exception("%s: the watch stumbled.", self._name)
+
+    def _watch_nodes(self) -> None:
+        """Have what trains on nodes that leave the cluster go on elsewhere. Beside the watch: Ray may take its time."""
+        while not self._over.wait(NODES_INTERVAL_S):
+            try:
+                leaving, generation = self._workers.leaving(), self._generation
+                if leaving and generation is not None:
+                    generation.move_away(leaving)
+            except (ClusterLostError, StoreUnavailableError):
+                pass  # others tell of it; this is tried again
+            except Exception:
+                logger.exception("%s: the look at the nodes stumbled.", self._name)
 
     def _lose(self, error: Exception) -> None:
         """Stop everything: whatever this conductor wrote from now on could contradict the next one."""

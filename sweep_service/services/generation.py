@@ -171,7 +171,7 @@ class Generation:
         with self._acting():
             pack = self._packs.known(key)
             is_needed = self._num_idle <= 0 and self._queue.has_others_than(pack.structure)
-            if not self._course.trains_on or is_needed or pack.gives_way:
+            if not self._course.trains_on or is_needed or pack.lets_go:
                 return ()
             live = self._packs.live(pack)
             num_handed_out = sum(trial.id in pack.handed_out for trial in live)
@@ -326,6 +326,11 @@ class Generation:
                 self._allowance = allowance
                 self._make_way()
 
+    def move_away(self, packs: Collection[str]) -> None:
+        """The nodes of these packs leave the cluster: their trials rest at their next report and go on elsewhere."""
+        with self._acting():
+            self._packs.move_away(packs)
+
     def pause(self) -> None:
         """No new trials; those that run rest at their next report, those that wait for a worker now."""
         with self._acting():
@@ -411,13 +416,14 @@ class Generation:
         """Whether a lane is to leave its pack after its report, and why."""
         if self._trials[trial_id].state.is_ended:
             return Departure.ENDED
-        return Departure.RESTS if pack.gives_way or self._course.lets_rest else None
+        return Departure.RESTS if pack.lets_go or self._course.lets_rest else None
 
     def _part(self, trial_ids: Sequence[str], pack: Pack) -> None:
         """These trials have left the pack. Those that do not rest by now, for their pack has given way, or this process
         ends, or the user has asked for a stop since, go on in another.
         """
         message = "Fewer packs run at once now." if pack.gives_way else "The sweep was paused for a moment."
+        message = "Its node leaves the cluster." if pack.must_move else message
         message = "The service is shutting down." if self._course.is_leaving else message
         for trial_id in trial_ids:
             attempt_id = pack.attempts.get(trial_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sweep_service.domain.errors import PackOverError, StoreUnavailableError
 from sweep_service.domain.trial import Trial
@@ -110,6 +110,12 @@ class PackTable:
             pack.gives_way = place >= (most if pack.node else startable)
             if pack.gives_way and not pack.node:
                 self.put_back(pack)
+
+    def move_away(self, keys: Collection[str]) -> None:
+        """These are to end, for their nodes leave: their trials leave them as in :meth:`make_way`."""
+        for key in keys:
+            if pack := self.find(key):
+                pack.must_move = True
 
     def unheld(self) -> Sequence[str]:
         """Trials that somebody must train and nobody knows of: neither in a pack nor in the queue; by number."""

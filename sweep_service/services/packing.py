@@ -30,7 +30,13 @@ class Pack:
     handed_out: set[str] = field(default_factory=set)  # trials that its worker has been told of
     node: str = ""  # where it runs, once it does
     gives_way: bool = False  # there are more packs than may run at once: its trials go on in others
+    must_move: bool = False  # its node is about to leave the cluster: likewise
     lost: LostPack | None = None  # once it is over, and some of its trials are not
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether its trials are to leave it at their next report, to go on elsewhere."""
+        return self.gives_way or self.must_move
 
     def part(self, trial_id: str) -> None:
         """The trial leaves the pack, which goes on; what it has said may still be on its way."""

@@ -7,7 +7,7 @@ what cannot be waited for is kept as the ``fault`` with which the conductor ends
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -128,6 +128,12 @@ class PackRunner(Protocol):
     def end(self, workers: Mapping[str, Any]) -> None:
         """End the processes of these workers, in whatever they are doing: of each as long as it trains the pack by
         whose key it stands here, for it may have gone on to another one, of another sweep.
+        """
+        ...
+
+    def leaving(self, workers: Mapping[str, Any]) -> Collection[str]:
+        """Which of these packs are on a node that has been told to leave the cluster, and has a little time for it.
+        Raises ClusterLostError.
         """
         ...
 

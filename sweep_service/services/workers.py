@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -49,6 +50,10 @@ class Workers:
             return Loss.PLACE
         logger.warning("%s: the pack %s was lost: %s.", self._name, pack, loss)
         return loss
+
+    def leaving(self) -> Collection[str]:
+        """Packs whose node is about to leave the cluster. Raises ClusterLostError."""
+        return self._runner.leaving(dict(self._handles)) if self._handles else ()
 
     def end(self) -> None:
         """End all of them, where they are."""

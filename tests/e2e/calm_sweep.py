@@ -4,7 +4,7 @@ without Ray, and a store in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ class InlinePacks:
 
     def end(self, workers: Mapping[str, Any]) -> None:
         raise AssertionError("nobody ends anything here")
+
+    def leaving(self, workers: Mapping[str, Any]) -> Collection[str]:
+        return ()
 
     def cluster(self) -> Cluster:
         return Cluster(nodes=(NodeResources(node="here", cpus=1.0, gpus=0.0),), seen_at=SystemClock().now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class FakePacks:
         self.evidence: Callable[[str, Any], Loss] = lambda pack, worker: Loss.WORKER
         self.nodes = (NodeResources(node="n", cpus=2, gpus=0),)
         self.num_looks = 0
+        self.leaving_workers: set[Any] = set()
         self.cluster_errors: list[Exception] = []
         self.ends_early = False
         self._num_packs = 0
@@ -83,6 +84,9 @@ class FakePacks:
             supply.pack_over(key, lost=True)
         else:
             supply.pack_over(key, lost=False)
+
+    def leaving(self, workers: Mapping[str, Any]) -> Collection[str]:
+        return {pack for pack, worker in workers.items() if worker in self.leaving_workers}
 
     def why_lost(self, pack: str, worker: Any) -> Loss:
         self.end({pack: worker})
