@@ -62,10 +62,17 @@ class PackDesk:
         self._generation = None
 
     def begin(self, pack: str, node: str, worker: Any) -> PackOrder:
-        """A pack's worker is up; the answer is what it trains."""
+        """A pack's worker is up; the answer is what it trains.
+
+        Raises:
+            PackOverError: also where its node leaves the cluster. A pack that ends with an error loses its place, which
+                Tune would else give to one pack after the other until the node is gone.
+        """
         self._workers.add(pack, worker)
         has_lanes = False
         try:
+            if self._workers.is_leaving(pack, worker):
+                raise PackOverError("Its node leaves the cluster.")
             order = self._patiently(lambda generation: self._begin(generation, pack, node), pack=pack)
             has_lanes = bool(order.lanes)
             return order

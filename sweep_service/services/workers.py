@@ -7,6 +7,7 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from sweep_service.domain.errors import ClusterLostError
 from sweep_service.logs import carried, log_context
 from sweep_service.services.losses import Loss
 from sweep_service.services.supply import PackRunner
@@ -54,6 +55,13 @@ class Workers:
     def leaving(self) -> Collection[str]:
         """Packs whose node is about to leave the cluster. Raises ClusterLostError."""
         return self._runner.leaving(dict(self._handles)) if self._handles else ()
+
+    def is_leaving(self, pack: str, worker: Any) -> bool:
+        """Whether that worker's node is about to leave the cluster, as far as can be found out now."""
+        try:
+            return bool(self._runner.leaving({pack: worker}))
+        except ClusterLostError:
+            return False
 
     def end(self) -> None:
         """End all of them, where they are."""

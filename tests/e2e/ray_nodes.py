@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from ray.cluster_utils import Cluster
 
 address, name, cpus, gpus = sys.argv[1:]
-cluster = Cluster(shutdown_at_exit=False)
+cluster = Cluster(shutdown_at_exit=True)  # as ray start has it: it hears SIGTERM
 cluster.head_node = SimpleNamespace(gcs_address=address)
 cluster.add_node(wait=False, node_name=name, num_cpus=int(cpus), num_gpus=int(gpus))
 signal.pause()
@@ -47,6 +47,10 @@ class RayNode:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
+    def tell_to_leave(self) -> None:
+        """As a container that is stopped: Ray gives what runs there some time, and ends the node."""
+        self.process.terminate()
+
     def kill(self, *, workers_first_by_s: float = 0.0) -> None:
         """As by a power cut. Or as by a machine that ends: its workers a moment before what would tell of their end."""
         family = self.family
@@ -65,6 +69,7 @@ def join(stack: RunningStack, name: str, *, cpus: int, gpus: int) -> RayNode:
     same moment would take the same ports.
     """
     environment = psutil.Process(stack.pid("ray.scripts.scripts", "--head")).environ()
+    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "30"  # as in a cluster; a stack of one machine has none
     argv = [sys.executable, "-c", _NODE, environment["SWEEP_RAY_ADDRESS"], name, str(cpus), str(gpus)]
     path = stack.home / "logs" / f"node-{name}.log"
     with path.open("ab") as log:

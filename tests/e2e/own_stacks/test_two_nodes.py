@@ -119,3 +119,26 @@ def test_the_trials_of_a_node_that_dies_go_on_on_the_other_from_their_checkpoint
     for run in children:
         points = client.get_metric_history(run.info.run_id, "val/normalized_loss")
         assert sorted(point.step for point in points) == list(range(EVERY, STEPS + 1, EVERY))
+
+
+@pytest.mark.long
+def test_what_trains_on_a_node_that_is_told_to_end_goes_on_elsewhere_before_it_does(
+    cluster: RunningStack, nodes: dict[str, RayNode]
+) -> None:
+    sweep_id = cluster.client.submit(spec_named("leaving", lanes=1))["id"]
+    busy = await_that(lambda: under_way(cluster, sweep_id), within_s=150, what="a trial under way")
+    victim, (trial_id,) = next(iter(busy.items()))
+    nodes[victim].tell_to_leave()
+
+    def moved() -> bool:
+        return cluster.client.trial(trial_id)["attempts"][0]["state"] != "running"
+
+    await_that(moved, within_s=20, what="the end of its attempt, well before the node's")
+    first = cluster.client.trial(trial_id)["attempts"][0]
+    assert (first["state"], first["message"]) == ("preempted", "Its node leaves the cluster.")
+    sweep = cluster.client.wait(sweep_id, timeout=200)
+    nodes[victim].kill()  # what is left of it
+    assert (sweep["state"], sweep["generation"]) == ("completed", 1)
+    last = cluster.client.trial(trial_id)["attempts"][-1]
+    assert (last["state"], last["node"] != victim) == ("finished", True)
+    assert f"/{first['id']}/" in last["resumed_from"]

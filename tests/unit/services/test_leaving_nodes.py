@@ -71,6 +71,17 @@ def test_the_conductor_looks_at_the_nodes_of_its_packs(tmp_path: Path, monkeypat
     assert house.sweep.state is SweepState.COMPLETED
 
 
+def test_a_place_on_such_a_node_is_given_up_before_anything_begins_there(tmp_path: Path) -> None:
+    house = House(tmp_path, small_spec(budget={"trials": 2}, baselines=[], confirm=None, retries=0))
+    house.packs.leaving_workers = {"worker of pack-1", "worker of pack-2"}
+    begun: list[str] = []
+    house.packs.during = lambda key, order: begun.append(key)
+    house.run()
+    assert house.sweep.state is SweepState.COMPLETED
+    assert [(trial.state, trial.num_attempts) for trial in house.trials] == [(TrialState.COMPLETED, 1)] * 2
+    assert not {"pack-1", "pack-2"} & set(begun)
+
+
 def test_such_a_pack_gets_no_more_trials() -> None:
     refilled = {}
     for is_leaving in (False, True):
