@@ -56,7 +56,7 @@ def write(database: str, sweep_id: str) -> None:
 def passes_over_trials(url: str, sweep_id: str, is_over: threading.Event) -> list[list[int]]:
     """The numbers that each pass over all pages has seen, of the last one after the last trial had been written."""
     passes = []
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         while True:
             was_over, numbers, token = is_over.is_set(), [], None
             while True:
@@ -73,7 +73,7 @@ def passes_over_trials(url: str, sweep_id: str, is_over: threading.Event) -> lis
 
 
 def steps_of_first_trial(url: str, sweep_id: str, is_over: threading.Event) -> list[int]:
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         trials: list[dict[str, str]] = []
         while not trials:
             trials = http.get(f"/api/v1/sweeps/{sweep_id}/trials", params={"page_size": 1}).json()["trials"]
@@ -104,6 +104,7 @@ def followed_seqs(url: str, sweep_id: str) -> list[int]:
                     seqs.append(json.loads(text)["seq"])
 
 
+@pytest.mark.timeout(600)
 def test_readers_miss_nothing_and_get_nothing_twice_while_five_hundred_trials_run(
     served: Service, database: str
 ) -> None:
@@ -115,7 +116,7 @@ def test_readers_miss_nothing_and_get_nothing_twice_while_five_hundred_trials_ru
         seqs = pool.submit(followed_seqs, served.url, sweep_id)
         written: Future[None] = pool.submit(write, database, sweep_id)
         try:
-            written.result(timeout=200)
+            written.result(timeout=400)  # a minute; on a machine that is busy, a multiple of it
         finally:
             is_over.set()
         for numbers in passes.result(timeout=60):
