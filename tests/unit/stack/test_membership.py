@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -76,17 +78,19 @@ def test_a_later_control_node_has_the_word(folder):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_a_folder_that_cannot_be_written_to_is_told_of(folder):
+def test_a_folder_that_cannot_be_written_to_is_told_of():
     script = (
-        "import os; from pathlib import Path; from sweep_service.membership import *\n"
+        "import os, sys; from pathlib import Path; from sweep_service.membership import *\n"
         "os.setuid(65534)\n"
-        f"try: check_terms(Path({str(folder)!r}), {TOKEN!r}, {VERSIONS!r})\n"
+        f"try: check_terms(Path(sys.argv[1]), {TOKEN!r}, {VERSIONS!r})\n"
         "except UnfitNodeError as error: print(error)"
     )
-    for parent in (folder, *folder.parents[:2]):  # which pytest keeps to this user
-        parent.chmod(0o755)
-    (folder / TERMS_FILE).chmod(0o644)
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    with tempfile.TemporaryDirectory() as name:  # not pytest's, which others cannot even look into
+        folder = Path(name)
+        write_terms(folder, TOKEN, VERSIONS)
+        folder.chmod(0o755)
+        (folder / TERMS_FILE).chmod(0o644)
+        said = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, timeout=60)
     assert "cannot be written to" in said.stdout, said.stderr
 
 
