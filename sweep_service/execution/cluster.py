@@ -66,8 +66,6 @@ class RayConductors:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterLostError(f"No Ray cluster at {address!r}: {error}") from error
-        with _telling_of_loss():
-            self._placement = _placement_of_conductors()
 
     def prepare(self) -> None:
         """Have a conductor and, on every node, trainers with their libraries loaded, for the next sweep not to wait.
@@ -178,7 +176,7 @@ class RayConductors:
             name=name,
             lifetime="detached",
             num_cpus=0,
-            resources=self._placement,
+            resources=_placement_of_conductors(),
             max_concurrency=MAX_CONCURRENT_CALLS,
             max_restarts=0,
         )

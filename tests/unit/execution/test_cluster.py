@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import GetTimeoutError
 from sweep_service.clock import SystemClock
 from sweep_service.execution import cluster
 from sweep_service.execution.cluster import RayConductors
+from sweep_service.ray_node import CONTROL_RESOURCE, CONTROL_SHARE
 
 
 class Method:
@@ -110,3 +112,37 @@ def test_conductors_that_do_not_let_go_in_time_are_named(
     monkeypatch.setattr(cluster, "_FAREWELL_S", 0.0)
     actors["conductor-hangs"] = Handle(is_idle=False, leave=Hanging())
     assert conductors.drain(timedelta(seconds=0.1)) == ["conductor-hangs"]
+
+
+class Remote:
+    """Makes actors that wait, and notes how Ray was asked for them."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, actor: type) -> Remote:
+        return self
+
+    def options(self, **options: Any) -> Remote:
+        self.asked.append(options)
+        return self
+
+    def remote(self, name: str) -> Handle:
+        return Handle(is_idle=True)
+
+
+@pytest.mark.parametrize(
+    ("offered", "asked"), [({CONTROL_RESOURCE: 1.0}, {CONTROL_RESOURCE: CONTROL_SHARE}), ({"CPU": 4.0}, {})]
+)
+def test_conductors_stay_on_control_nodes_where_the_dispatcher_is_on_one(
+    actors: dict[str, Handle], monkeypatch: pytest.MonkeyPatch, offered: dict[str, float], asked: dict[str, float]
+) -> None:
+    remote = Remote()
+    others = {"NodeID": "other", "Alive": True, "Resources": {"CPU": 0.0, CONTROL_RESOURCE: 1.0}}
+    own = {"NodeID": "own", "Alive": True, "Resources": {**offered, "CPU": 0.0}}
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [others, own])
+    monkeypatch.setattr(cluster.ray, "remote", remote)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "own"))
+    RayConductors(address="nowhere", clock=SystemClock()).prepare()
+    assert [options["resources"] for options in remote.asked] == [asked]
+    assert [options["num_cpus"] for options in remote.asked] == [0]
