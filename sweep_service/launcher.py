@@ -238,7 +238,7 @@ def ray_child(port: int, tmp: Path, options: StackOptions, env: Mapping[str, str
         num_gpus=options.num_gpus,
         resources={CONTROL_RESOURCE: 1},
     )
-    return Child(name="ray", argv=argv, env=env, is_ready=lambda: _listens(port))
+    return Child(name="ray", argv=argv, env=env, is_ready=lambda: listens(port))
 
 
 def answers(port: int, path: str) -> bool:
@@ -254,7 +254,8 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether something on loopback takes connections there."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 

@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import StoreUnavailableError
-from sweep_service.launcher import dispatcher_child
+from sweep_service.launcher import dispatcher_child, listens
 from sweep_service.logs import configure_logging
 from sweep_service.membership import NoTermsError, UnfitNodeError, check_terms, package_versions, write_terms
 from sweep_service.ports import SweepStore
@@ -186,7 +186,7 @@ def _run_control_node(ray_argv: Sequence[str], settings: Settings, node: NodeSet
         write_terms(settings.checkpoint_root, token, package_versions(ENTRY_POINT_GROUP))
     except OSError as error:
         raise NodeError(f"{settings.checkpoint_root} cannot be written to: {error.strerror}.") from error
-    ray = Child(name="ray", argv=ray_argv, env={}, is_ready=lambda: _listens(NODE_MANAGER_PORT), ready_within_s=120.0)
+    ray = Child(name="ray", argv=ray_argv, env={}, is_ready=lambda: listens(NODE_MANAGER_PORT), ready_within_s=120.0)
     with EndSignals() as signals, Supervisor(log_dir=None, signals=signals) as supervisor:
         try:
             supervisor.start(ray)
@@ -218,11 +218,6 @@ def _dispatcher_works(store: SweepStore) -> bool:
         logger.warning("The store does not answer: %s", error)
         return False
     return cluster is not None and (SystemClock().now() - cluster.seen_at).total_seconds() < SEEN_WITHIN_S
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 if __name__ == "__main__":
