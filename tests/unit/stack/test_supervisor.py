@@ -51,7 +51,8 @@ class Supervised:
         names = f"import os, sys, time, pathlib, subprocess; folder = pathlib.Path({str(self.folder)!r})"
         note = "print(os.getpid(), file=(folder / 'pids').open('a'), flush=True)"
         ready = "(folder / 'ready').touch()"
-        child = "\n".join((names, program, note, ready, "time.sleep(600)"))
+        # Ready first: whoever reads the id may kill it at once, and one that dies unready ends its supervisor.
+        child = "\n".join((names, program, ready, note, "time.sleep(600)"))
         argv = [sys.executable, "-c", SUPERVISING, str(self.logs), child]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
