@@ -1,8 +1,8 @@
-"""What a node must have in common with the control node to train: the folder of checkpoints, and the packages.
+"""What a node must have in common with the control node to train: the storage of checkpoints, and the packages.
 
-A node without the shared folder would fail each trial at its first checkpoint, and one with other packages wherever the
-two understand each other no longer; retries would hide either for hours. So the control node puts down its terms in the
-shared folder, and a worker reads them there before it joins.
+A node without the shared storage would fail each trial at its first checkpoint, and one with other packages wherever
+the two understand each other no longer; retries would hide either for hours. So the control node puts down its terms
+in the shared folder or bucket, and a worker reads them there before it joins.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import platform
 import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from pathlib import Path
 from typing import Any
+
+from sweep_service.checkpoint_port import CheckpointFiles
+from sweep_service.domain.errors import CheckpointsUnavailableError
 
 TERMS_FILE = ".cluster.json"
 _SHARED_PACKAGES = ("gradnorm-sweeps", "ray", "torch", "numpy", "cloudpickle")
@@ -46,59 +48,56 @@ def package_versions(entry_point_group: str) -> Mapping[str, str]:
     return found
 
 
-def write_terms(folder: Path, token: str, versions: Mapping[str, str]) -> None:
-    """Put down the terms of joining, as the control node does when it starts.
+def write_terms(files: CheckpointFiles, root: str, token: str, versions: Mapping[str, str]) -> None:
+    """Put down the terms of joining in the folder or bucket ``root``, as the control node does when it starts.
 
     Raises:
-        OSError: nothing can be written there.
+        CheckpointsUnavailableError, OSError: nothing can be written there, for now or at all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f"{TERMS_FILE}.{uuid.uuid4().hex}"
-    try:
-        new.write_text(json.dumps({"cluster": _sign(token), "versions": dict(versions)}))
-        new.replace(folder / TERMS_FILE)
-    finally:
-        new.unlink(missing_ok=True)
+    files.write_text(json.dumps({"cluster": _sign(token), "versions": dict(versions)}), f"{root}/{TERMS_FILE}")
 
 
-def check_terms(folder: Path, token: str, versions: Mapping[str, str]) -> None:
-    """Return if a node with these packages, that sees this folder, may join the cluster of that token.
+def check_terms(files: CheckpointFiles, root: str, token: str, versions: Mapping[str, str]) -> None:
+    """Return if a node with these packages, that sees this folder or bucket, may join the cluster of that token.
 
     Raises:
         NoTermsError: there are none there, or not yet.
-        UnfitNodeError: the folder is another cluster's, or cannot be written to; or packages differ.
+        UnfitNodeError: the place is another cluster's, or cannot be written to; or packages differ.
     """
-    terms = _read_terms(folder)
+    terms = _read_terms(files, root)
     if not hmac.compare_digest(str(terms.get("cluster")), _sign(token)):
         raise UnfitNodeError(
-            f"{folder} is the shared folder of another cluster, or Ray's token here is another one: mount the folder "
-            "that the control node has, and take the token of its deploy/secrets."
+            f"{root} is the shared storage of another cluster, or Ray's token here is another one: take the storage "
+            "that the control node has, and the token of its deploy/secrets."
         )
     _check_packages(versions, terms.get("versions", {}))
-    probe = folder / f".{os.uname().nodename}-{uuid.uuid4().hex}"
+    probe = f"{root}/.{os.uname().nodename}-{uuid.uuid4().hex}"
     try:
-        probe.write_bytes(b"x" * 4096)
-    except OSError as error:
+        files.write_text("x" * 4096, probe)
+    except (CheckpointsUnavailableError, OSError) as error:
         raise UnfitNodeError(
-            f"{folder} cannot be written to ({error.strerror}), and checkpoints have to: give it to user {os.getuid()}."
+            f"{root} cannot be written to by user {os.getuid()}, and checkpoints have to: {error}."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+        with contextlib.suppress(CheckpointsUnavailableError, OSError):
+            files.remove(probe)
 
 
-def _read_terms(folder: Path) -> Mapping[str, Any]:
+def _read_terms(files: CheckpointFiles, root: str) -> Mapping[str, Any]:
+    name = f"{root}/{TERMS_FILE}"
     try:
-        terms = json.loads((folder / TERMS_FILE).read_text())
+        terms = json.loads(files.read_text(name))
     except FileNotFoundError as error:
         raise NoTermsError(
-            f"There is no {TERMS_FILE} in {folder}. Either the control node has not started yet, or this is not the "
-            "folder that it has: all nodes need the same storage there (SWEEP_CHECKPOINTS)."
+            f"There is no {name}. Either the control node has not started yet, or this is not the storage that it has: "
+            "all nodes need the same (SWEEP_CHECKPOINTS)."
         ) from error
+    except CheckpointsUnavailableError as error:
+        raise NoTermsError(f"The terms of the control node cannot be read: {error}.") from error
     except (OSError, ValueError) as error:
-        raise UnfitNodeError(f"{folder / TERMS_FILE} cannot be read: {error}.") from error
+        raise UnfitNodeError(f"{name} cannot be read: {error}.") from error
     if not isinstance(terms, dict):
-        raise UnfitNodeError(f"{folder / TERMS_FILE} is not what a control node writes.")
+        raise UnfitNodeError(f"{name} is not what a control node writes.")
     return terms
 
 

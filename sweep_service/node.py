@@ -22,8 +22,10 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sweep_service.checkpoint_files import checkpoint_files
+from sweep_service.checkpoint_port import CheckpointFiles
 from sweep_service.clock import SystemClock
-from sweep_service.domain.errors import StoreUnavailableError
+from sweep_service.domain.errors import CheckpointsUnavailableError, StoreUnavailableError
 from sweep_service.launcher import dispatcher_child, listens
 from sweep_service.logs import configure_logging
 from sweep_service.membership import NoTermsError, UnfitNodeError, check_terms, package_versions, write_terms
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         token = _read_token()
         if kind is NodeKind.WORKER:
-            _await_terms(settings.checkpoint_root, token)
+            _await_terms(checkpoint_files(settings.checkpoint_root), settings.checkpoint_root, token)
         argv = ray_command(kind, settings, node)
         if kind is not NodeKind.CONTROL:
             os.execv(argv[0], argv)  # noqa: S606 - it takes this one's place, and hears the signals itself
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     except (NodeError, UnfitNodeError) as error:
         logger.error("%s", error)
         return EXIT_CONFIG
-    except ChildFailedError as error:
+    except (ChildFailedError, CheckpointsUnavailableError) as error:
         logger.error("%s", error)
         return EXIT_FAILED
 
@@ -139,13 +141,13 @@ def _read_token() -> str:
     return token.strip()
 
 
-def _await_terms(folder: Path, token: str) -> None:
+def _await_terms(files: CheckpointFiles, root: str, token: str) -> None:
     """Raises UnfitNodeError unless this node may join; NoTermsError where the control node does not say so in time."""
     versions = package_versions(ENTRY_POINT_GROUP)
     started, has_told = time.monotonic(), False
     while True:
         try:
-            check_terms(folder, token, versions)
+            check_terms(files, root, token, versions)
             return
         except NoTermsError as error:
             waited = time.monotonic() - started
@@ -182,10 +184,11 @@ def _run_control_node(ray_argv: Sequence[str], settings: Settings, node: NodeSet
     if not settings.database_url or not settings.mlflow_tracking_uri:
         raise NodeError("A control node needs SWEEP_DATABASE_URL and SWEEP_MLFLOW_TRACKING_URI; run deploy/init.")
     store = open_sql_store(settings.store_url)
+    root = settings.checkpoint_root
     try:
-        write_terms(settings.checkpoint_root, token, package_versions(ENTRY_POINT_GROUP))
+        write_terms(checkpoint_files(root), root, token, package_versions(ENTRY_POINT_GROUP))
     except OSError as error:
-        raise NodeError(f"{settings.checkpoint_root} cannot be written to: {error.strerror}.") from error
+        raise NodeError(f"{root} cannot be written to: {error}.") from error
     ray = Child(name="ray", argv=ray_argv, env={}, is_ready=lambda: listens(NODE_MANAGER_PORT), ready_within_s=120.0)
     with EndSignals() as signals, Supervisor(log_dir=None, signals=signals) as supervisor:
         try:

@@ -10,10 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from sweep_service.domain.limits import PackLimit
+
+
+def _folder_or_bucket(location: str) -> str:
+    scheme, is_url, rest = location.partition("://")
+    if is_url and (scheme != "s3" or not rest.strip("/")):
+        raise ValueError(f"{location!r} is neither a folder nor s3://bucket/prefix; other schemes are not known")
+    return location
+
 
 _NOTHING_IF_EMPTY = BeforeValidator(lambda value: None if value == "" else value)  # as compose passes on what is unset
 
@@ -30,7 +38,10 @@ class Settings(BaseSettings):
         default="",
         description="Where new experiments keep artifacts: a folder under home if empty and MLflow is SQLite.",
     )
-    checkpoints: Path | None = Field(default=None, description="Folder shared by all nodes; under home if not given.")
+    checkpoints: Annotated[str, AfterValidator(_folder_or_bucket)] = Field(
+        default="",
+        description="What all nodes share: a folder, or s3://bucket/prefix; a folder under home if empty.",
+    )
     ray_address: str = Field(default="auto", description="host:port of the Ray head, or auto.")
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -139,5 +150,8 @@ class Settings(BaseSettings):
         return self.log_file.expanduser().absolute() if self.log_file else self.root / "logs" / "conductors.log"
 
     @property
-    def checkpoint_root(self) -> Path:
-        return (self.checkpoints or self.root / "checkpoints").expanduser().resolve()
+    def checkpoint_root(self) -> str:
+        """An absolute path, or ``s3://bucket/prefix``; does not end with a slash."""
+        if "://" in self.checkpoints:
+            return self.checkpoints.rstrip("/")
+        return str(Path(self.checkpoints or self.root / "checkpoints").expanduser().resolve())

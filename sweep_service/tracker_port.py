@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from sweep_service.domain.trial import Report, Sweep, Trial
@@ -45,10 +44,11 @@ class Tracker(Protocol):
         """
         ...
 
-    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: str) -> None:
         """Store the trial's model under the sweep's run, so that it loads wherever this package is installed.
 
         Raises:
+            CheckpointsUnavailableError: the checkpoint cannot be read for now; the same call may do later.
             ModelUnusableError: no model comes out of the checkpoint.
         """
         ...

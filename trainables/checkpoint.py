@@ -50,12 +50,10 @@ class Checkpoint:
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        _check_plain(content)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                _dump({"format_version": FORMAT_VERSION, **content}, file)
+                self.write(file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)  # os.replace: atomic on one file system
@@ -63,6 +61,17 @@ class Checkpoint:
             Path(name).unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write to a file that is open.
+
+        Raises:
+            OSError: it cannot be written.
+            TypeError: the checkpoint holds what could not be read again.
+        """
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        _check_plain(content)
+        _dump({"format_version": FORMAT_VERSION, **content}, file)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -72,21 +81,30 @@ class Checkpoint:
             FileNotFoundError: there is none.
             CheckpointError: the file is damaged, is something else, or holds more than plain data.
         """
+        return cls._read(Path(path), str(path))
+
+    @classmethod
+    def read(cls, file: IO[bytes], name: str) -> Checkpoint:
+        """:meth:`load`, from a file that is open for seeking; errors call it by that name."""
+        return cls._read(file, name)
+
+    @classmethod
+    def _read(cls, source: Path | IO[bytes], name: str) -> Checkpoint:
         try:
-            content = torch.load(Path(path), map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+            raise CheckpointError(f"{name} cannot be read as a checkpoint: {error}") from error
         version = content.pop("format_version", None) if isinstance(content, dict) else None
         if version is None:
-            raise CheckpointError(f"{path} is not a checkpoint")
+            raise CheckpointError(f"{name} is not a checkpoint")
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} has format {version}, which this version, of format {FORMAT_VERSION}, cannot read"
+                f"{name} has format {version}, which this version, of format {FORMAT_VERSION}, cannot read"
             )
         if set(content) != {field.name for field in fields(cls)}:
-            raise CheckpointError(f"{path} is not a checkpoint")
+            raise CheckpointError(f"{name} is not a checkpoint")
         return cls(**content)
 
 

@@ -17,6 +17,7 @@ SweepServiceError
 ├── CatalogMissingError     no dispatcher has published what can be trained; try again later
 ├── StoreUnavailableError   the database does not answer; try again later
 ├── SchemaOutdatedError     the database has not been migrated
+├── CheckpointsUnavailableError    there is no room for checkpoints, or their bucket does not answer; try again later
 ├── TrackingUnavailableError    the tracking server does not answer; deliver again later
 ├── TrackingRefusedError    the tracking server will not take it; sending it again is of no use
 ├── TrainableMissingError   a stored sweep trains what is in the catalogue no more
@@ -139,6 +140,10 @@ class StoreUnavailableError(SweepServiceError):
 
 class SchemaOutdatedError(SweepServiceError):
     """The database's schema is not the one that this code was written for."""
+
+
+class CheckpointsUnavailableError(SweepServiceError):
+    """Where checkpoints lie there is no room for one, or nothing answers; the same call may do later."""
 
 
 class TrackingUnavailableError(SweepServiceError):

@@ -165,6 +165,7 @@ def _new_conductor(name: str, actor: str, lease: Lease) -> Any:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     _quieten_tune()
     # Imported here and not by the dispatcher: optuna and mlflow are this process's business.
+    from sweep_service.checkpoint_files import checkpoint_files
     from sweep_service.execution.tune_packs import TunePacks
     from sweep_service.search.importance import parameter_importance
     from sweep_service.services.conductor import Conductor
@@ -172,15 +173,17 @@ def _new_conductor(name: str, actor: str, lease: Lease) -> Any:
     from sweep_service.tracking.mlflow_tracker import MlflowTracker
 
     clock = SystemClock()
+    files = checkpoint_files(settings.checkpoint_root)
     return Conductor(
         name=name,
         lease=lease,
         settings=settings,
         store=open_sql_store(settings.store_url),
-        tracker=MlflowTracker(settings.tracking_uri, artifact_location=settings.artifact_location),
+        tracker=MlflowTracker(settings.tracking_uri, files=files, artifact_location=settings.artifact_location),
         open_search=open_optuna_search,
         weigh_parameters=parameter_importance,
         runner=TunePacks(conductor=actor, folder=settings.root / "tune", clock=clock),
+        files=files,
         clock=clock,
     )
 

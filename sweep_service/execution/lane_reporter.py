@@ -1,18 +1,19 @@
-"""From what the engine reports of its lanes to checkpoints on disk and messages to the conductor."""
+"""From what the engine reports of its lanes to checkpoints and messages to the conductor."""
 
 from __future__ import annotations
 
-import errno
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweep_service.checkpoint_port import CheckpointFiles
+from sweep_service.domain.errors import CheckpointsUnavailableError
 from sweep_service.domain.logs import LogStream
 from sweep_service.domain.states import TrialEnding
 from sweep_service.execution.capture import Capture
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST_WRITERS = 8  # threads that write a pack's checkpoints
 ROOM_INTERVAL_S = 2.0  # between tries to write a checkpoint where there is no room for it
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
     "non_finite": TrialEnding.NON_FINITE,
@@ -37,7 +37,7 @@ _ENDINGS: Mapping[str, TrialEnding] = {
 
 @dataclass(frozen=True)
 class _Unwritten:
-    """A checkpoint that there is no room for, and what the system says of it."""
+    """A checkpoint that cannot be written for now, and why."""
 
     report: LaneReport
     checkpoint: Checkpoint
@@ -47,8 +47,9 @@ class _Unwritten:
 class LaneReporter:
     """Writes the checkpoints of reports and passes the rest on. What ends a trial early is also said in its log.
 
-    For room on the disk it waits, as everything waits for the store: to give up would cost all trials their retries
-    within seconds. Who does not want to wait as well can cancel, which ends this process.
+    For room on the disk, and for a bucket that does not answer, it waits, as everything waits for the store: to give up
+    would cost all trials their retries within seconds. Who does not want to wait as well can cancel, which ends this
+    process.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LaneReporter:
         link: PackLink,
         capture: Capture,
         sender: LogSender,
+        files: CheckpointFiles,
         *,
         rest: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -64,8 +66,9 @@ class LaneReporter:
         self._link = link
         self._capture = capture
         self._sender = sender
+        self._files = files
         self._rest = rest
-        self._last_checkpoint: dict[str, Path] = {}
+        self._last_checkpoint: dict[str, str] = {}
         self._ended: set[str] = set()
         self._resting: set[str] = set()  # lanes that have been asked to
         self.provenance: dict[str, str] = {}
@@ -85,11 +88,11 @@ class LaneReporter:
         for report, notice in notices:
             self._link.note(report.lane, f"Step {report.step}: {notice}.")
         # Only now that the store names the new ones may their predecessors go.
-        for trial_id, path in written.items():
+        for trial_id, name in written.items():
             predecessor = self._last_checkpoint.get(trial_id)
-            self._last_checkpoint[trial_id] = path
-            if predecessor is not None and predecessor != path:
-                predecessor.unlink(missing_ok=True)
+            self._last_checkpoint[trial_id] = name
+            if predecessor is not None and predecessor != name:
+                self._remove(predecessor)
         return leaving.keys()
 
     def expect(self, orders: Sequence[LaneOrder]) -> None:
@@ -125,33 +128,32 @@ class LaneReporter:
             self._sender.flush()  # who sees that a trial has ended, or rests, finds all that it had to say
         return self._link.report(messages)
 
-    def _write_checkpoints(self, reports: Sequence[LaneReport]) -> dict[str, Path]:
-        """Those that are due, by lane."""
+    def _write_checkpoints(self, reports: Sequence[LaneReport]) -> dict[str, str]:
+        """The names of those that are due, by lane."""
         due = [(report, checkpoint) for report in reports if (checkpoint := self._checkpoint_of(report)) is not None]
         if due:
             self._write_at_once(due)
-        return {report.lane: self._path_of(report) for report, _ in due}
+        return {report.lane: self._name_of(report) for report, _ in due}
 
     def _write_at_once(self, due: Sequence[tuple[LaneReport, Checkpoint]]) -> None:
-        """Most of the time of one goes by in waiting for the disk, which makes several of them durable in the time of
-        one.
+        """Most of the time of one goes by in waiting for the disk or the bucket, which makes several of them durable in
+        the time of one.
         """
         left = self._try_to_write(due)
         if not left:
             return
-        first, why = left[0].report, left[0].why
-        folder = self._path_of(first).parent
-        self._tell(first, f"there is no room for a checkpoint in {folder}, and its pack waits for it: {why}")
+        first = left[0].report
+        self._tell(first, f"its pack waits, for {left[0].why}")
         while left:
             self._rest(ROOM_INTERVAL_S)
             left = self._try_to_write([(one.report, one.checkpoint) for one in left])
-        self._tell(first, "there is room for a checkpoint again")
+        self._tell(first, "its pack goes on: the checkpoint is written")
 
     def _try_to_write(self, due: Sequence[tuple[LaneReport, Checkpoint]]) -> Sequence[_Unwritten]:
-        """Those that there is no room for."""
-        tries = [partial(checkpoint.save, self._path_of(report)) for report, checkpoint in due]
+        """Those that cannot be written for now."""
+        tries = [partial(self._files.save, checkpoint, self._name_of(report)) for report, checkpoint in due]
         return [
-            _Unwritten(report, checkpoint, _lack_of_room(error))
+            _Unwritten(report, checkpoint, _reason_to_wait(error))
             for (report, checkpoint), error in zip(due, _errors_of(tries), strict=True)
             if error is not None
         ]
@@ -161,20 +163,25 @@ class LaneReporter:
             return report.leave_checkpoint()
         return report.checkpoint
 
-    def _path_of(self, report: LaneReport) -> Path:
-        return Path(self._orders[report.lane].checkpoint_dir) / f"step-{report.step:08d}.pt"
+    def _name_of(self, report: LaneReport) -> str:
+        return f"{self._orders[report.lane].checkpoint_dir}/step-{report.step:08d}.pt"
+
+    def _remove(self, name: str) -> None:
+        """What is left lying goes with the folder of its attempt."""
+        with suppress(OSError, CheckpointsUnavailableError):
+            self._files.remove(name)
 
     def _tell(self, report: LaneReport, notice: str) -> None:
         self._capture.say(LogStream.LOG, f"step {report.step}: {notice}", level="WARNING", lane=report.lane)
         self._link.note(report.lane, f"Step {report.step}: {notice}.")
 
-    def _message(self, report: LaneReport, checkpoint: Path | None) -> LaneMessage:
+    def _message(self, report: LaneReport, checkpoint: str | None) -> LaneMessage:
         ending = _ENDINGS.get(report.ending) if report.ending is not None else None
         return LaneMessage(
             trial_id=report.lane,
             step=report.step,
             metrics=dict(report.metrics),
-            checkpoint=str(checkpoint) if checkpoint is not None else None,
+            checkpoint=checkpoint,
             ending=ending,
             rests=_is_stopped(report) and report.lane in self._resting,
             message=report.message,
@@ -188,18 +195,18 @@ def _errors_of(calls: Sequence[Callable[[], None]]) -> Sequence[BaseException | 
     if len(calls) == 1:
         try:
             calls[0]()
-        except OSError as error:
+        except CheckpointsUnavailableError as error:
             return [error]
         return [None]
     with ThreadPoolExecutor(max_workers=min(len(calls), MOST_WRITERS)) as threads:
         return [one.exception() for one in [threads.submit(call) for call in calls]]
 
 
-def _lack_of_room(error: BaseException) -> str:
-    """What the system says of it. Raises the error itself where it is another one."""
-    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+def _reason_to_wait(error: BaseException) -> str:
+    """Why it cannot be written for now. Raises the error itself where it will not pass."""
+    if not isinstance(error, CheckpointsUnavailableError):
         raise error
-    return str(error.strerror)
+    return str(error)
 
 
 def _is_stopped(report: LaneReport) -> bool:

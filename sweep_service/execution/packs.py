@@ -7,16 +7,18 @@ directly.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
 
+from sweep_service.checkpoint_files import checkpoint_files
 from sweep_service.clock import SystemClock
+from sweep_service.domain.errors import CheckpointsUnavailableError
 from sweep_service.execution.capture import Capture
-from sweep_service.execution.lane_reporter import LaneReporter, provenance_of
+from sweep_service.execution.lane_reporter import ROOM_INTERVAL_S, LaneReporter, provenance_of
 from sweep_service.execution.links import ConductorLink, PackLink
 from sweep_service.execution.log_sender import LogSender
 from sweep_service.execution.trainers import NoTrainerError, take_trainer
@@ -86,7 +88,8 @@ def train_pack(order: PackOrder, link: PackLink, gpus: Sequence[int] = ()) -> No
     """Train the trials of that order in this process, to the end of each."""
     capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
     with LogSender(capture, link.log) as sender, capture:
-        _train(order, LaneReporter(order, link, capture, sender), link, gpus)
+        files = checkpoint_files(order.lanes[0].checkpoint_dir)  # all are in one place
+        _train(order, LaneReporter(order, link, capture, sender, files), link, gpus)
 
 
 def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
@@ -213,16 +216,26 @@ def _lane(order: LaneOrder, link: PackLink) -> Lane:
     )
 
 
-def readable_checkpoint(order: LaneOrder, note: Callable[[str, str], None]) -> Checkpoint | None:
+def readable_checkpoint(
+    order: LaneOrder, note: Callable[[str, str], None], rest: Callable[[float], None] = time.sleep
+) -> Checkpoint | None:
     """The checkpoint to go on from. None, and a note on the trial, where it cannot be read here: no fault of the
     trial's, and training it from its first step gives the same result.
     """
-    from trainables.checkpoint import Checkpoint, CheckpointError
+    from trainables.checkpoint import CheckpointError
 
     if order.resume_from is None:
         return None
-    try:
-        return Checkpoint.load(Path(order.resume_from))
-    except (OSError, CheckpointError) as error:
-        note(order.trial_id, f"Its checkpoint cannot be read here, so it trains from its first step. {error}")
-        return None
+    files = checkpoint_files(order.resume_from)
+    is_told = False
+    while True:
+        try:
+            return files.load(order.resume_from)
+        except CheckpointsUnavailableError as error:
+            if not is_told:
+                note(order.trial_id, f"Its pack waits, for {error}.")
+                is_told = True
+            rest(ROOM_INTERVAL_S)
+        except (OSError, CheckpointError) as error:
+            note(order.trial_id, f"Its checkpoint cannot be read here, so it trains from its first step. {error}")
+            return None

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
+from sweep_service.checkpoint_port import CheckpointFiles
 from sweep_service.domain.errors import (
     ClusterLostError,
     IllegalMoveError,
@@ -72,6 +73,7 @@ class Conductor:
         open_search: Callable[[Sweep], OpenSearch],
         weigh_parameters: WeighParameters,
         runner: PackRunner,
+        files: CheckpointFiles,
         clock: Clock,
     ) -> None:
         self._name = name
@@ -82,7 +84,7 @@ class Conductor:
         self._open_search = open_search
         self._importance = Importance(weigh_parameters)
         self._runner = runner
-        self._checkpoints = CheckpointFolders(settings.checkpoint_root, lease.sweep_id)
+        self._checkpoints = CheckpointFolders(files, settings.checkpoint_root, lease.sweep_id)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None

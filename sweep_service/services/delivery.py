@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 
 from sweep_service.domain.errors import (
+    CheckpointsUnavailableError,
     LeaseLostError,
     ModelUnusableError,
     StoreUnavailableError,
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_REPORTS = 200  # of some ten to twenty metrics each: a few calls of a thousand metrics, a fraction of a second
 DELIVERY_INTERVAL_S, MOST_LATE_S = 2.0, 10.0  # between deliveries; whoever looks at curves waits so long
+_SERVER, _BUCKET = "The tracking server", "The storage of checkpoints"
 MOST_OF_A_PROCESSOR = 0.05  # for delivering, which takes it from the trials where they have the same machine
 
 
@@ -56,7 +57,7 @@ class Delivery:
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
         self._all_closed_up_to = -1  # number; the trials up to it need not be looked at any more
         self._refused: set[str] = set()  # trials whose run the server does not take
-        self._is_late = False  # the server did not answer the last time
+        self._waits_for: str | None = None  # who did not answer the last time
         self._told: set[str] = set()  # notices given in this generation
 
     def try_deliver(self) -> bool:
@@ -83,7 +84,7 @@ class Delivery:
         """
         try:
             self._finish(sweep, trials)
-        except TrackingUnavailableError as error:
+        except (TrackingUnavailableError, CheckpointsUnavailableError) as error:
             self._take_note_of_delay(error)
             return False
         except (LeaseLostError, StoreUnavailableError):
@@ -98,7 +99,7 @@ class Delivery:
 
     def try_late(self, sweep: Sweep, trials: Sequence[Trial]) -> bool:
         """:meth:`try_finish` for a sweep that has ended; that the server did not answer has been said."""
-        self._is_late = True
+        self._waits_for = _SERVER
         return self.try_finish(sweep, trials)
 
     def _deliver(self) -> None:
@@ -134,11 +135,11 @@ class Delivery:
         ref = self._sweep_ref(sweep)
         best = next((trial for trial in trials if trial.id == sweep.best_trial_id), None)
         if best is not None and best.checkpoint is not None:
-            self._store_model(ref, sweep, best, Path(best.checkpoint))
+            self._store_model(ref, sweep, best, best.checkpoint)
         curves = contenders_curves(self._store, sweep.results or {})
         self._tracker.close_sweep(ref, replace(sweep, tracking_ref=ref), trials, curves)
 
-    def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: Path) -> None:
+    def _store_model(self, ref: str, sweep: Sweep, best: Trial, checkpoint: str) -> None:
         """The best trial's model; a sweep whose model is lost still has its results, and says so."""
         try:
             self._tracker.log_model(ref, sweep, best, checkpoint)
@@ -212,14 +213,15 @@ class Delivery:
             self._store.add_notice(self._lease, message, trial_id=trial_id)
             self._told.add(message)
 
-    def _take_note_of_delay(self, error: TrackingUnavailableError) -> None:
-        if not self._is_late:
-            logger.warning("Results of %s wait for the tracking server: %s", self._lease.sweep_id, error)
-            fact = "The tracking server does not answer; training goes on and results are kept until it does."
+    def _take_note_of_delay(self, error: TrackingUnavailableError | CheckpointsUnavailableError) -> None:
+        who = _SERVER if isinstance(error, TrackingUnavailableError) else _BUCKET
+        if self._waits_for is None:
+            logger.warning("Results of %s wait. %s does not answer: %s", self._lease.sweep_id, who, error)
+            fact = f"{who} does not answer; training goes on and results are kept until it does."
             self._store.add_notice(self._lease, f"{fact} {error}")
-        self._is_late = True
+        self._waits_for = who
 
     def _take_note_of_answer(self) -> None:
-        if self._is_late:
-            self._store.add_notice(self._lease, "The tracking server answers again.")
-        self._is_late = False
+        if self._waits_for is not None:
+            self._store.add_notice(self._lease, f"{self._waits_for} answers again.")
+        self._waits_for = None

@@ -22,7 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import append_to_uri_path
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweep_service.domain.errors import ModelUnusableError
+from sweep_service.checkpoint_port import CheckpointFiles
+from sweep_service.domain.errors import CheckpointsUnavailableError, ModelUnusableError
 from sweep_service.domain.states import SweepState, TrialState
 from sweep_service.domain.trial import Report, Sweep, Trial
 from sweep_service.tracking.files import write_results, write_spec
@@ -62,10 +63,12 @@ _T = TypeVar("_T")
 class MlflowTracker:
     """Implements :class:`sweep_service.tracker_port.Tracker`. Every method may raise TrackingUnavailableError.
 
-    ``artifact_location`` is the artifact root of experiments that this tracker makes; None leaves it to the server.
+    ``files`` are the checkpoints that models are made from. ``artifact_location`` is the artifact root of experiments
+    that this tracker makes; None leaves it to the server.
     """
 
-    def __init__(self, tracking_uri: str, artifact_location: str | None = None) -> None:
+    def __init__(self, tracking_uri: str, *, files: CheckpointFiles, artifact_location: str | None = None) -> None:
+        self._files = files
         self._artifact_location = artifact_location
         self._connection = MlflowConnection(tracking_uri)
         self._experiments: dict[str, str] = {}  # parent run's id -> its experiment's id
@@ -163,7 +166,7 @@ class MlflowTracker:
             except Exception as error:
                 raise OSError(f"its artifact store: {type(error).__name__}: {error}") from error
 
-    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: str) -> None:
         """See the port. Loads by ``mlflow.pytorch.load_model("runs:/<ref>/model")``."""
         with self._server():
             if self._client.get_run(ref).data.tags.get("model_trial_id") == trial.id:
@@ -171,7 +174,9 @@ class MlflowTracker:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / MODEL_FOLDER
             try:
-                save_model_folder(model, sweep, trial, checkpoint)
+                save_model_folder(model, sweep, trial, self._files.load(checkpoint))
+            except CheckpointsUnavailableError:
+                raise
             except Exception as error:  # builds the model by its author's code
                 fact = f"{type(error).__name__}: {first_line(error)}"
                 raise ModelUnusableError(f"No model of trial {trial.number} from {checkpoint}: {fact}") from error

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from sweep_service.domain.trial import Sweep, Trial
 
 if TYPE_CHECKING:
+    from trainables.checkpoint import Checkpoint
     from trainables.protocol import Problem
 
 
-def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+def save_model_folder(folder: Path, sweep: Sweep, trial: Trial, checkpoint: Checkpoint) -> None:
     """Write the trial's network into ``folder``, which must not exist yet.
 
     ``mlflow.pytorch.load_model`` reads the folder where this package is installed; ``state_dict.pt``, ``model.json``
     and, where the problem knows of tables, ``encoding.json`` serve everybody else, and ``sweep predict``. Raises
-    whatever the problem's code, or the checkpoint's, raises.
+    whatever the problem's code raises, or a checkpoint that does not fit it.
     """
     import torch
     from mlflow.pytorch import save_model
 
     from trainables.catalog import load_problem
-    from trainables.checkpoint import Checkpoint
     from trainables.export import export_model
     from trainables.prediction import MODEL_FILE, STATE_FILE
 
     problem = load_problem(sweep.spec.trainable, trial.params)
-    module = export_model(Checkpoint.load(checkpoint), problem)
+    module = export_model(checkpoint, problem)
     own_warnings = logging.getLogger("mlflow.pytorch")
     level = own_warnings.level
     own_warnings.setLevel(logging.ERROR)  # it warns of pickles from strangers; this one is ours

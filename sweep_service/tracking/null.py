@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from sweep_service.domain.trial import Report, Sweep, Trial
 
@@ -25,6 +24,6 @@ class NullTracker:
         self, ref: str, sweep: Sweep, trials: Sequence[Trial], curves: Mapping[str, Sequence[Report]]
     ) -> None: ...
 
-    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None: ...
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: str) -> None: ...
 
     def register_model(self, ref: str, sweep: Sweep, trial: Trial, name: str) -> None: ...

@@ -171,13 +171,13 @@ def test_the_variants_are_one_sweep_but_for_what_they_are_called_by(is_quick):
 SCRIPT = """
 import sys
 from datetime import timedelta
-from pathlib import Path
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.storage.sql import open_sql_store
 from sweep_service.services.checkpoints import CheckpointFolders
 
 store = open_sql_store(sys.argv[1])
 assert store.claim_sweep(owner="test", ttl=timedelta(seconds=1)) is None
-CheckpointFolders(Path(sys.argv[2]), "swp").drop_trial("trl")
+CheckpointFolders(FolderFiles(), sys.argv[2], "swp").drop_trial("trl")
 try:
     store.renew_lease(None, ttl=timedelta(seconds=1))
 except AttributeError:

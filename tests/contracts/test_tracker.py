@@ -23,7 +23,13 @@ from typing import Any
 
 import pytest
 
-from sweep_service.domain.errors import ModelUnusableError, TrackingRefusedError, TrackingUnavailableError
+from sweep_service.checkpoint_files.folder import FolderFiles
+from sweep_service.domain.errors import (
+    CheckpointsUnavailableError,
+    ModelUnusableError,
+    TrackingRefusedError,
+    TrackingUnavailableError,
+)
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.spec import SweepSpec
 from sweep_service.domain.states import SweepReason, SweepState, TrialEnding, TrialState
@@ -54,7 +60,7 @@ class Place:
 
     def tracker(self) -> MlflowTracker:
         """A new one, as after a restart: it remembers nothing."""
-        return MlflowTracker(self.uri, self.artifact_location)
+        return MlflowTracker(self.uri, files=FolderFiles(), artifact_location=self.artifact_location)
 
     @property
     def client(self) -> Any:
@@ -266,7 +272,7 @@ def track(
     for trial in trials:
         tracker.close_trial(refs[trial.id], trial)
     best = trials[1]
-    tracker.log_model(ref, ended, best, checkpoint)
+    tracker.log_model(ref, ended, best, str(checkpoint))
     curves = {trial.id: make_reports(trial) for trial in (best, trials[2])}
     tracker.close_sweep(ref, ended, trials, curves)
     return ref, refs
@@ -530,7 +536,7 @@ def test_a_sweeps_run_that_somebody_deleted_is_refused_and_not_waited_for(place:
     ref = tracker.open_sweep(sweep)
     place.client.delete_run(ref)
     with pytest.raises(TrackingRefusedError):
-        tracker.log_model(ref, ended, trials[1], checkpoint)
+        tracker.log_model(ref, ended, trials[1], str(checkpoint))
     with pytest.raises(TrackingRefusedError):
         tracker.close_sweep(ref, ended, trials, {})
 
@@ -598,7 +604,7 @@ def test_two_sweeps_that_open_the_same_new_experiment_at_once_share_it(place: Pl
 def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep, finished, checkpoint):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # nobody listens on it while it is bound
-        tracker = MlflowTracker(f"http://ann:secret@127.0.0.1:{probe.getsockname()[1]}")
+        tracker = MlflowTracker(f"http://ann:secret@127.0.0.1:{probe.getsockname()[1]}", files=FolderFiles())
         ended, trials = finished
         calls = {
             "open_sweep": lambda: tracker.open_sweep(sweep),
@@ -606,7 +612,7 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             "log_reports": lambda: tracker.log_reports({trials[0].id: "ref"}, make_reports(trials[0])),
             "close_trial": lambda: tracker.close_trial("ref", trials[0]),
             "close_sweep": lambda: tracker.close_sweep("ref", ended, trials, {}),
-            "log_model": lambda: tracker.log_model("ref", ended, trials[0], checkpoint),
+            "log_model": lambda: tracker.log_model("ref", ended, trials[0], str(checkpoint)),
             "register_model": lambda: tracker.register_model("ref", ended, trials[0], "a name"),
         }
         for name, call in calls.items():
@@ -631,7 +637,7 @@ def logged(place: Place, sweep: Sweep, checkpoint: Path) -> tuple[MlflowTracker,
     """The run of a sweep with the model of that trial."""
     tracker, trial = place.tracker(), completed(make_trial(sweep, 1, params=MODEL_PARAMS), 0.5)
     ref = tracker.open_sweep(sweep)
-    tracker.log_model(ref, sweep, trial, checkpoint)
+    tracker.log_model(ref, sweep, trial, str(checkpoint))
     return tracker, ref, trial
 
 
@@ -671,7 +677,7 @@ def test_another_sweep_of_the_name_makes_the_next_version_and_takes_the_alias(pl
     second = replace(sweep, id=new_id(IdPrefix.SWEEP, now=NOW))
     other = completed(make_trial(second, 0, params=MODEL_PARAMS), 0.4)
     second_ref = tracker.open_sweep(second)
-    tracker.log_model(second_ref, second, other, checkpoint)
+    tracker.log_model(second_ref, second, other, str(checkpoint))
     assert tracker.register_model(second_ref, second, other, name) == "2"
     assert place.client.get_model_version_by_alias(name, "champion").run_id == second_ref
     sweeps = {version: tags["sweep_id"] for version, tags in versions_of(place, name).items()}
@@ -705,7 +711,7 @@ def test_the_model_loads_in_another_process_and_answers_as_it_did_here(
 
     tracker, trial = place.tracker(), completed(make_trial(sweep, 1, params=MODEL_PARAMS), 0.5)
     ref = tracker.open_sweep(sweep)
-    tracker.log_model(ref, sweep, trial, checkpoint)
+    tracker.log_model(ref, sweep, trial, str(checkpoint))
     problem = load_problem("digits", MODEL_PARAMS)
     torch.save([tensor[:5] for tensor in problem.validation.inputs], tmp_path / "inputs.pt")
     script = (
@@ -732,7 +738,7 @@ def test_beside_the_model_lies_what_builds_it_without_a_pickle(
 
     tracker, trial = place.tracker(), completed(make_trial(sweep, 1, params=MODEL_PARAMS), 0.5)
     ref = tracker.open_sweep(sweep)
-    tracker.log_model(ref, sweep, trial, checkpoint)
+    tracker.log_model(ref, sweep, trial, str(checkpoint))
     described = json.loads(place.read(ref, "model/model.json", tmp_path))
     assert described["trainable"] == "digits"
     assert described["params"] == MODEL_PARAMS
@@ -749,6 +755,18 @@ def test_a_damaged_checkpoint_is_not_taken_for_a_server_that_is_down(database: P
     ref = tracker.open_sweep(sweep)
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
     with pytest.raises(ModelUnusableError, match=r"trial 0 .*damaged\.pt"):
-        tracker.log_model(ref, sweep, trial, tmp_path / "damaged.pt")
+        tracker.log_model(ref, sweep, trial, str(tmp_path / "damaged.pt"))
     with pytest.raises(ModelUnusableError, match=r"missing\.pt"):
-        tracker.log_model(ref, sweep, trial, tmp_path / "missing.pt")
+        tracker.log_model(ref, sweep, trial, str(tmp_path / "missing.pt"))
+
+
+class AbsentFiles(FolderFiles):
+    def load(self, name: str) -> Checkpoint:
+        raise CheckpointsUnavailableError(f"the object store of {name} does not answer")
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_taken_for_a_damaged_one(database: Place, sweep: Sweep):
+    tracker = MlflowTracker(database.uri, files=AbsentFiles(), artifact_location=database.artifact_location)
+    trial = completed(make_trial(sweep, 0), 0.5)
+    with pytest.raises(CheckpointsUnavailableError):
+        tracker.log_model(tracker.open_sweep(sweep), sweep, trial, "s3://bucket/one.pt")

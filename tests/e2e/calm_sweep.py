@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.clock import SystemClock
 from sweep_service.domain.resources import Resources
 from sweep_service.domain.trial import Cluster, NodeResources, Trial
@@ -90,6 +91,7 @@ def calm_trials(spec: Mapping[str, Any], home: Path) -> Sequence[Trial]:
         open_search=open_optuna_search,
         weigh_parameters=lambda *_: None,
         runner=runner,
+        files=FolderFiles(),
         clock=clock,
     )
     runner.conductor.run()

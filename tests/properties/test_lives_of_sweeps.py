@@ -29,6 +29,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from store_values import FakeClock, new_sweep
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.errors import IllegalMoveError, LeaseLostError, SpecChangedError
 from sweep_service.domain.spec import SweepSpec
@@ -119,7 +120,7 @@ class LivesOfSweeps(RuleBasedStateMachine):
             trials=self.store.list_trials(self.id),
             open_plan=_open_plan,
             clock=FakeClock(),
-            checkpoints=CheckpointFolders(Path("/nonexistent"), self.id),
+            checkpoints=CheckpointFolders(FolderFiles(), "/nonexistent", self.id),
         )
         self.generation.take_up()
         self.watch()

@@ -16,6 +16,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.cli import app
 from sweep_service.domain.ids import IdPrefix, new_id
 from sweep_service.domain.spec import SweepSpec
@@ -70,7 +71,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
     customers().to_csv(data / "t.csv", index=False)
     settings = Settings(home=home)
-    tracker = MlflowTracker(settings.tracking_uri, settings.artifact_location)
+    tracker = MlflowTracker(settings.tracking_uri, files=FolderFiles(), artifact_location=settings.artifact_location)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(DATA_ROOTS, str(data))
         sweep, checkpoint, problem = logged(tracker, "tabular", PARAMS, data, number=1)
@@ -108,7 +109,7 @@ def logged(
     assert checkpoint is not None
     checkpoint.save(folder / f"{trainable}.pt")
     trial = replace(trial_of(sweep, params), provenance={"encoding_hash": encoding_hash(problem)})
-    tracker.log_model(tracker.open_sweep(sweep), sweep, trial, folder / f"{trainable}.pt")
+    tracker.log_model(tracker.open_sweep(sweep), sweep, trial, str(folder / f"{trainable}.pt"))
     return sweep, checkpoint, problem
 
 
@@ -240,8 +241,7 @@ def test_the_encoding_of_data_that_has_changed_since_is_not_stored(tmp_path: Pat
     customers().assign(age=lambda table: table["age"] + 1).to_csv(tmp_path / "t.csv", index=False)
     problem = load_problem("tabular", PARAMS)
     assert problem.data_hash == stored.problem.data_hash  # everybody is a year older: standardised, that is the same
-    stored.checkpoint.save(tmp_path / "c.pt")
     trial = replace(trial_of(stored.sweep, PARAMS), provenance={"encoding_hash": encoding_hash(stored.problem)})
-    save_model_folder(tmp_path / "model", stored.sweep, trial, tmp_path / "c.pt")
+    save_model_folder(tmp_path / "model", stored.sweep, trial, stored.checkpoint)
     with pytest.raises(PredictionError, match="the data had changed between its training and the end of its sweep"):
         Predictor.load(tmp_path / "model")

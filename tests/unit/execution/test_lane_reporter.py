@@ -1,4 +1,4 @@
-"""How the checkpoints of a report are written, and what is done where there is no room for one."""
+"""How the checkpoints of a report are written, and what is done where one cannot be for now."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.clock import SystemClock
 from sweep_service.execution.capture import Capture
 from sweep_service.execution.lane_reporter import ROOM_INTERVAL_S, LaneReporter
@@ -69,7 +70,7 @@ def report_with(checkpoints: Mapping[str, Any], folder: Path) -> tuple[list[str]
     )
     link, pauses, capture = Told(), [], Capture([*checkpoints], clock=SystemClock())
     sender = LogSender(capture, link.log)
-    reporter = LaneReporter(order, link, capture, sender, rest=pauses.append)
+    reporter = LaneReporter(order, link, capture, sender, FolderFiles(), rest=pauses.append)
     reports = [
         LaneReport(lane=one, step=20, metrics={}, checkpoint=checkpoint) for one, checkpoint in checkpoints.items()
     ]
@@ -83,8 +84,8 @@ def test_room_for_a_checkpoint_is_waited_for_and_told_of_once(tmp_path: Path, nu
     assert pauses == [ROOM_INTERVAL_S] * 3
     why = os.strerror(number)
     assert told == [
-        f"trl_1: Step 20: there is no room for a checkpoint in {tmp_path / 'trl_1'}, and its pack waits for it: {why}.",
-        "trl_1: Step 20: there is room for a checkpoint again.",
+        f"trl_1: Step 20: its pack waits, for there is no room for a checkpoint in {tmp_path / 'trl_1'}: {why}.",
+        "trl_1: Step 20: its pack goes on: the checkpoint is written.",
         "report 20",
     ]
     assert not leaving

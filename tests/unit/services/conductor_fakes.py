@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from store_values import FakeClock, new_sweep
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.domain.amendment import amended_spec
 from sweep_service.domain.errors import (
+    CheckpointsUnavailableError,
     ModelUnusableError,
     StoreUnavailableError,
     TrackingRefusedError,
@@ -129,7 +131,7 @@ class Rig:
             trials=self.store.list_trials(sweep.id),
             open_plan=open_plan,
             clock=self.clock,
-            checkpoints=CheckpointFolders(self.checkpoint_root, sweep.id),
+            checkpoints=CheckpointFolders(FolderFiles(), str(self.checkpoint_root), sweep.id),
         )
         generation.take_up()
         self.lease, self.generation = lease, generation
@@ -185,7 +187,8 @@ class RecordingTracker:
         self.cannot_close: set[str] = set()  # runs
         self.fault: Exception | None = None  # of our own, in writing results
         self.on_close_sweep: Callable[[], None] = lambda: None
-        self.lost_checkpoints: set[Path] = set()  # no model comes out of these
+        self.are_checkpoints_away = False
+        self.lost_checkpoints: set[str] = set()  # no model comes out of these
         self.models: list[str] = []  # trials whose model is stored
         self.registered: list[tuple[str, str]] = []  # name, trial
         self.opened: list[str] = []
@@ -221,8 +224,10 @@ class RecordingTracker:
         self._take(ref, self.cannot_close)
         self.closed[ref] = sweep.state
 
-    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: Path) -> None:
+    def log_model(self, ref: str, sweep: Sweep, trial: Trial, checkpoint: str) -> None:
         self._answer()
+        if self.are_checkpoints_away:
+            raise CheckpointsUnavailableError(f"the object store of {checkpoint} does not answer")
         if checkpoint in self.lost_checkpoints:
             raise ModelUnusableError(f"no file {checkpoint}")
         self.models.append(trial.id)

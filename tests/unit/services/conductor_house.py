@@ -11,6 +11,7 @@ from typing import Any
 from conductor_fakes import CATALOG, RecordingTracker, ShakyStore
 from store_values import START, new_sweep
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import LeaseLostError, PackOverError
 from sweep_service.domain.events import EventKind
@@ -147,6 +148,7 @@ class House:
             open_search=open_optuna_search,
             weigh_parameters=self.weigh,
             runner=self.packs,
+            files=FolderFiles(),
             clock=SystemClock(),
         )
         self.packs.conductor = conductor

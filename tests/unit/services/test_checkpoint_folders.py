@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conductor_fakes import Rig, small_spec
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.domain.errors import PackOverError
 from sweep_service.domain.states import TrialEnding
 from sweep_service.services.checkpoints import CheckpointFolders
@@ -144,17 +145,17 @@ def test_a_trial_that_never_gets_beyond_a_step_is_given_up_although_it_writes_ch
 
 
 def test_an_attempt_removes_what_came_before_it_and_nothing_that_came_after(root: Path) -> None:
-    folders = CheckpointFolders(root, "swp_1")
+    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1")
     for attempt_id in ("att_1", "att_2", "att_3"):
-        folders.of_attempt("trl_a", attempt_id).mkdir(parents=True)
+        Path(folders.of_attempt("trl_a", attempt_id)).mkdir(parents=True)
     folders.drop_earlier_attempts("trl_a", than="att_2")
     assert sorted(path.name for path in (root / "swp_1" / "trl_a").iterdir()) == ["att_2", "att_3"]
 
 
 def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
-    folders = CheckpointFolders(root, "swp_1")
+    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1")
     for trial_id in ("trl_a", "trl_b"):
-        folders.of_attempt(trial_id, "att_1").mkdir(parents=True)
+        Path(folders.of_attempt(trial_id, "att_1")).mkdir(parents=True)
     folders.drop_other_trials(keep={"trl_b"})
     assert [path.name for path in (root / "swp_1").iterdir()] == ["trl_b"]
     folders.drop_other_trials(keep=())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,7 +174,7 @@ def test_a_sweep_whose_best_checkpoint_is_lost_ends_with_its_results_and_says_so
     rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
     rig.run_to_end()
     best = rig.store.get_trial(rig.sweep.best_trial_id or "")
-    tracker.lost_checkpoints.add(Path(best.checkpoint or ""))
+    tracker.lost_checkpoints.add(best.checkpoint or "")
     delivery = delivery_of(rig, tracker)
     delivery.try_finish(rig.sweep, rig.trials)
     delivery.try_finish(rig.sweep, rig.trials)
@@ -184,6 +183,22 @@ def test_a_sweep_whose_best_checkpoint_is_lost_ends_with_its_results_and_says_so
     (notice,) = notices(rig)
     assert notice.trial_id == best.id
     assert "model is not stored" in notice.message
+
+
+def test_a_sweep_whose_best_checkpoint_cannot_be_read_for_now_waits_for_it_and_keeps_its_model() -> None:
+    rig, tracker = Rig(small_spec(budget={"trials": 2})), RecordingTracker()
+    rig.run_to_end()
+    tracker.are_checkpoints_away = True
+    delivery = delivery_of(rig, tracker)
+    assert [delivery.try_finish(rig.sweep, rig.trials) for _ in range(2)] == [False, False]
+    assert f"run of {rig.sweep.id}" not in tracker.closed
+    tracker.are_checkpoints_away = False
+    assert delivery.try_finish(rig.sweep, rig.trials)
+    assert tracker.models == [rig.sweep.best_trial_id]
+    assert [notice.message.partition(" answer")[0] for notice in notices(rig)] == [
+        "The storage of checkpoints does not",
+        "The storage of checkpoints",
+    ]
 
 
 def test_the_model_of_the_best_trial_is_stored() -> None:
@@ -221,7 +236,7 @@ def test_a_sweep_that_was_cancelled_or_failed_takes_nobodys_place(state: SweepSt
 def test_a_model_that_is_not_stored_is_not_registered() -> None:
     rig, tracker = registering(), RecordingTracker()
     best = rig.store.get_trial(rig.sweep.best_trial_id or "")
-    tracker.lost_checkpoints.add(Path(best.checkpoint or ""))
+    tracker.lost_checkpoints.add(best.checkpoint or "")
     assert delivery_of(rig, tracker).try_finish(replace(rig.sweep, state=SweepState.COMPLETED), rig.trials)
     assert tracker.registered == []
 

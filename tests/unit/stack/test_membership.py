@@ -1,4 +1,4 @@
-"""Who may join a cluster: who sees its shared folder, can write there, and has its packages."""
+"""Who may join a cluster: who sees its shared folder or bucket, can write there, and has its packages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bucket_server import BucketServer, bucket_server
 
+from sweep_service.checkpoint_files import checkpoint_files
+from sweep_service.checkpoint_files.folder import FolderFiles
+from sweep_service.checkpoint_port import CheckpointFiles
 from sweep_service.membership import (
     TERMS_FILE,
     NoTermsError,
@@ -24,25 +29,54 @@ TOKEN = "a" * 64
 VERSIONS = {"python": "3.11", "ray": "2.60.0", "torch": "2.13.0"}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    write_terms(tmp_path, TOKEN, VERSIONS)
-    return tmp_path
+class Place:
+    """A storage that the control node has put its terms into."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.files: CheckpointFiles = checkpoint_files(root)
+        self.write(VERSIONS)
+
+    def write(self, versions: dict[str, str]) -> None:
+        write_terms(self.files, self.root, TOKEN, versions)
+
+    def check(self, token: str = TOKEN, versions: dict[str, str] = VERSIONS) -> None:
+        check_terms(self.files, self.root, token, versions)
 
 
-def test_a_node_with_the_same_folder_token_and_packages_may_join_and_leaves_nothing_there(folder):
-    check_terms(folder, f"{TOKEN}\n", VERSIONS)  # a file's last line ends
-    assert [path.name for path in folder.iterdir()] == [TERMS_FILE]
+@pytest.fixture(scope="module")
+def server() -> Iterator[BucketServer]:
+    with bucket_server() as running:
+        yield running
 
 
-def test_another_folder_is_told_from_the_shared_one(folder, tmp_path_factory):
+@pytest.fixture(params=["folder", "bucket"])
+def place(request, tmp_path, monkeypatch) -> Place:
+    if request.param == "folder":
+        return Place(str(tmp_path))
+    server = request.getfixturevalue("server")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return Place(f"s3://{server.bucket}/{tmp_path.name}")
+
+
+def test_a_node_with_the_same_storage_token_and_packages_may_join(place):
+    place.check(token=f"{TOKEN}\n")  # a file's last line ends
+
+
+def test_a_node_that_has_looked_leaves_nothing_there(tmp_path):
+    Place(str(tmp_path)).check()
+    assert [path.name for path in tmp_path.iterdir()] == [TERMS_FILE]
+
+
+def test_another_storage_is_told_from_the_shared_one(place):
     with pytest.raises(NoTermsError, match="SWEEP_CHECKPOINTS"):
-        check_terms(tmp_path_factory.mktemp("another"), TOKEN, VERSIONS)
+        check_terms(place.files, f"{place.root}/another", TOKEN, VERSIONS)
 
 
-def test_the_folder_of_another_cluster_is_refused(folder):
+def test_the_storage_of_another_cluster_is_refused(place):
     with pytest.raises(UnfitNodeError, match="another cluster"):
-        check_terms(folder, "b" * 64, VERSIONS)
+        place.check(token="b" * 64)
 
 
 @pytest.mark.parametrize(
@@ -53,41 +87,61 @@ def test_the_folder_of_another_cluster_is_refused(folder):
         ({"python": "3.11", "torch": "2.13.0"}, "ray is missing here and 2.60.0 there"),
     ],
 )
-def test_other_packages_are_refused_by_name(folder, here, words):
+def test_other_packages_are_refused_by_name(place, here, words):
     with pytest.raises(UnfitNodeError, match=words):
-        check_terms(folder, TOKEN, here)
+        place.check(versions=here)
 
 
-def test_the_terms_do_not_tell_the_token(folder):
-    assert TOKEN not in (folder / TERMS_FILE).read_text()
+def test_the_terms_do_not_tell_the_token(place):
+    assert TOKEN not in place.files.read_text(f"{place.root}/{TERMS_FILE}")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"cluster": null}'])
-def test_what_no_control_node_has_written_lets_nobody_in(folder, text):
-    (folder / TERMS_FILE).write_text(text)
+def test_what_no_control_node_has_written_lets_nobody_in(place, text):
+    place.files.write_text(text, f"{place.root}/{TERMS_FILE}")
     with pytest.raises(UnfitNodeError):
-        check_terms(folder, TOKEN, VERSIONS)
+        place.check()
 
 
-def test_a_later_control_node_has_the_word(folder):
+def test_a_later_control_node_has_the_word(place):
     newer = {**VERSIONS, "ray": "2.61.0"}
-    write_terms(folder, TOKEN, newer)
-    check_terms(folder, TOKEN, newer)
+    place.write(newer)
+    place.check(versions=newer)
     with pytest.raises(UnfitNodeError, match="ray"):
-        check_terms(folder, TOKEN, VERSIONS)
+        place.check()
+
+
+def test_a_bucket_that_does_not_answer_may_answer_later(monkeypatch):
+    with bucket_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        place = Place(f"s3://{server.bucket}/cluster")
+        server.stop()
+        with pytest.raises(NoTermsError, match="does not answer"):
+            place.check()
+        server.start()
+        place.check()
+
+
+def test_a_bucket_that_is_not_there_lets_nobody_in_and_is_named(server, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnfitNodeError, match="s3://no-such-bucket-here"):
+        check_terms(checkpoint_files("s3://"), "s3://no-such-bucket-here", TOKEN, VERSIONS)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_a_folder_that_cannot_be_written_to_is_told_of():
     script = (
-        "import os, sys; from pathlib import Path; from sweep_service.membership import *\n"
+        "import os, sys; from sweep_service.checkpoint_files.folder import FolderFiles\n"
+        "from sweep_service.membership import *\n"
         "os.setuid(65534)\n"
-        f"try: check_terms(Path(sys.argv[1]), {TOKEN!r}, {VERSIONS!r})\n"
+        f"try: check_terms(FolderFiles(), sys.argv[1], {TOKEN!r}, {VERSIONS!r})\n"
         "except UnfitNodeError as error: print(error)"
     )
     with tempfile.TemporaryDirectory() as name:  # not pytest's, which others cannot even look into
         folder = Path(name)
-        write_terms(folder, TOKEN, VERSIONS)
+        write_terms(FolderFiles(), name, TOKEN, VERSIONS)
         folder.chmod(0o755)
         (folder / TERMS_FILE).chmod(0o644)
         said = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, timeout=60)
