@@ -69,7 +69,7 @@ class ShakyStore(MemorySweepStore):
     @contextmanager
     def _writing(self) -> Iterator[Any]:
         if self.hangs_until is not None:
-            self.hangs_until.wait(10)
+            self.hangs_until.wait(60)
         fails = self.fails.popleft() if self.fails else None
         if fails == "before":
             raise StoreUnavailableError("away")

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 from conductor_fakes import small_spec
-from conductor_house import PATIENCE_S, House, WorkerDiedError
+from conductor_house import PATIENCE_S, House, WorkerDiedError, await_that
 from store_values import new_attempt, new_trial
 
 from sweep_service.domain.errors import LeaseLostError, TrackingUnavailableError
 from sweep_service.domain.states import SweepReason, SweepState, TrialState, Verb
-from sweep_service.domain.trial import NodeResources, Sweep, Trial
+from sweep_service.domain.trial import Lease, NodeResources, Sweep, Trial
 from sweep_service.services.packs import PackOrder
+
+SHORT_TTL = timedelta(seconds=4)
+"""Of a lease that is seen to be renewed, or to be lost. It is renewed after a third and given up after four fifths: a
+process that gets no processor for the time between has lost it, and is right."""
 
 
 def test_a_sweep_is_run_to_its_end_and_let_go(house: House) -> None:
@@ -149,13 +153,10 @@ def test_a_conductor_whose_lease_is_taken_kills_its_workers_and_writes_nothing_m
     def taken(key: str, order: PackOrder) -> None:
         house.store.release_lease(house.lease)
         house.claim()
-        for _ in range(500):
-            if house.packs.killed:
-                return
-            threading.Event().wait(0.01)
+        await_that(lambda: house.packs.killed, what="the end of its worker")
 
     house.packs.during = taken
-    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
+    house.settings = house.settings.model_copy(update={"lease_ttl": SHORT_TTL})
     sweep = house.run()
     assert (sweep.state, sweep.generation) == (SweepState.RUNNING, 2)
     assert house.packs.killed == ["worker of pack-1"]
@@ -168,21 +169,28 @@ def test_a_store_that_hangs_does_not_keep_the_workers_beyond_the_lease(house: Ho
 
     def hang(key: str, order: PackOrder) -> None:
         house.store.hangs_until = released
-        for _ in range(500):
-            if house.packs.killed:
-                break
-            threading.Event().wait(0.01)
-        released.set()
+        try:
+            await_that(lambda: house.packs.killed, what="the end of its worker")
+        finally:
+            released.set()
 
     house.packs.during = hang
-    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
+    house.settings = house.settings.model_copy(update={"lease_ttl": SHORT_TTL})
     house.run()
     assert house.packs.killed == ["worker of pack-1"]
     assert [trial.state for trial in house.trials] == [TrialState.RUNNING]
 
 
-def test_a_lease_is_kept_while_what_a_user_asks_waits_for_its_turn(house: House) -> None:
+def test_a_lease_is_kept_while_what_a_user_asks_waits_for_its_turn(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The search may take many seconds to come up with its next parameters, and lets nobody else at the plan."""
+    renewed: list[Lease] = []
+    renew = house.store.renew_lease
+
+    def count(lease: Lease, *, ttl: timedelta) -> Lease:
+        renewed.append(lease)
+        return renew(lease, ttl=ttl)
 
     def hold_up(key: str, order: PackOrder) -> None:
         assert house.packs.conductor is not None
@@ -190,10 +198,12 @@ def test_a_lease_is_kept_while_what_a_user_asks_waits_for_its_turn(house: House)
         assert generation is not None
         with generation._lock:
             house.ask(Verb.STOP)
-            threading.Event().wait(2.5)
+            num_before = len(renewed)
+            await_that(lambda: len(renewed) >= num_before + 2, what="that it is renewed, and again")
 
+    monkeypatch.setattr(house.store, "renew_lease", count)
     house.packs.during = hold_up
-    house.settings = house.settings.model_copy(update={"lease_ttl": timedelta(seconds=2)})
+    house.settings = house.settings.model_copy(update={"lease_ttl": SHORT_TTL})
     assert house.run().state is SweepState.STOPPED
 
 

@@ -49,7 +49,7 @@ def test_a_running_sweep_goes_on_under_what_it_has_got(house: House) -> None:
             amend(house, budget={"trials": 5})
             conductor = house.packs.conductor
             assert conductor is not None
-            for _ in range(1000):
+            for _ in range(12_000):
                 if conductor._generation is not None and conductor._generation.revision == 1:
                     break
                 seen.wait(0.005)

@@ -19,7 +19,7 @@ def rest(house: House, key: str, order: PackOrder) -> None:
     """Train on until asked to rest, as a worker does."""
     conductor = house.packs.conductor
     assert conductor is not None
-    for step in range(1, 2000):
+    for step in range(1, 12_000):
         messages = [at_work(lane.trial_id, step) for lane in order.lanes]
         if conductor.packs.report(key, messages):
             conductor.packs.report(key, [resting(lane.trial_id, step) for lane in order.lanes])

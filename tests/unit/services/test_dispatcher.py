@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import timedelta
 
 import pytest
 from conductor_fakes import ShakyStore
+from conductor_house import await_that
 from dispatcher_house import FakeConductors
 from store_values import new_attempt, new_sweep, new_trial
 
@@ -76,10 +76,7 @@ def test_what_can_be_trained_and_on_what_is_published(
     thread = threading.Thread(target=dispatcher.run, args=(ended,))
     thread.start()
     try:
-        for _ in range(500):
-            if conductors.started:
-                break
-            ended.wait(0.01)
+        await_that(lambda: conductors.started, what="a conductor")
     finally:
         ended.set()
         thread.join()
@@ -219,15 +216,14 @@ def test_what_is_found_out_of_a_trainable_is_published(
     store: ShakyStore, conductors: FakeConductors, dispatcher: Dispatcher
 ) -> None:
     reason = "With its default parameters: a step changes running_mean."
+    conductors.found_out = {"digits": reason}  # before the dispatcher asks: it takes what there is and leaves nothing
     ended = threading.Event()
     running = threading.Thread(target=dispatcher.run, args=(ended,))
     running.start()
     try:
-        conductors.found_out = {"digits": reason}
-        deadline = time.monotonic() + 10
-        while not (store.read_catalog() and store.read_catalog()["digits"].not_fused_because):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        await_that(
+            lambda: store.read_catalog() and store.read_catalog()["digits"].not_fused_because, what="what was found out"
+        )
     finally:
         ended.set()
         running.join()

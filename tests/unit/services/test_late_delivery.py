@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from conductor_fakes import ShakyStore
-from conductor_house import House
+from conductor_house import House, await_that
 from dispatcher_house import FakeConductors, dispatcher_of
 from store_values import START, new_sweep
 
@@ -29,10 +28,7 @@ def cancel_while_the_server_is_away(house: House) -> None:
     """The whole life of its conductor; the server had made the sweep's run before."""
 
     def cancel(key: str, order: PackOrder) -> None:
-        for _ in range(500):
-            if house.sweep.tracking_ref is not None:
-                break
-            threading.Event().wait(0.01)
+        await_that(lambda: house.sweep.tracking_ref is not None, what="the sweep's run")
         house.tracker.is_away = True
         house.ask(Verb.CANCEL)
         house.await_state(TrialState.CANCELLED)
@@ -55,14 +51,15 @@ def claim_late(house: House) -> Lease | None:
 
 
 def run_late(house: House) -> None:
-    for _ in range(500):
-        lease = claim_late(house)
-        if lease is not None:
-            house.lease = lease
-            house.run()
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it is not due")
+    claimed: list[Lease] = []
+
+    def claim() -> bool:
+        claimed.extend(lease for lease in [claim_late(house)] if lease is not None)
+        return bool(claimed)
+
+    await_that(claim, what="that it is due")
+    (house.lease,) = claimed
+    house.run()
 
 
 def test_the_runs_of_a_sweep_that_was_cancelled_meanwhile_are_closed_when_the_server_is_back(house: House) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from conductor_fakes import Rig, small_spec
-from conductor_house import House
+from conductor_house import PATIENCE_S, House, await_that
 from lane_words import at_work
 
 from sweep_service.domain.states import AttemptState, SweepState, TrialState, Verb
 from sweep_service.services.generation import Pause
 from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage, PackOrder
+
+LONG = timedelta(seconds=PATIENCE_S)  # time that a process which is to end leaves its trials, more than they need
 
 
 def started(rig: Rig) -> tuple[str, PackOrder]:
@@ -93,9 +95,9 @@ def test_a_conductor_lets_go_of_its_sweep_and_of_its_lease(house: House) -> None
         orders.append(order)
         if len(orders) > 1:
             return
-        conductor.leave(timedelta(seconds=5))
+        conductor.leave(LONG)
         trial_id = order.lanes[0].trial_id
-        for step in range(1, 1000):
+        for step in range(1, 6000):
             if conductor.packs.report(key, [at_work(trial_id, step)]):
                 conductor.packs.report(
                     key, [LaneMessage(trial_id=trial_id, step=step, metrics={}, checkpoint="/c/1", rests=True)]
@@ -120,10 +122,8 @@ def test_trials_that_come_to_no_report_in_time_are_ended_and_the_lease_is_releas
         conductor = house.packs.conductor
         assert conductor is not None
         conductor.leave(timedelta(seconds=0.3))
-        for _ in range(1000):
-            if house.packs.killed:
-                raise ConnectionError("its worker was ended")
-            threading.Event().wait(0.01)
+        await_that(lambda: house.packs.killed, what="the end of its worker")
+        raise ConnectionError("its worker was ended")
 
     house.packs.during = hang
     assert house.run().state is SweepState.RUNNING
@@ -143,7 +143,7 @@ def test_a_sweep_that_waits_for_the_tracking_server_to_end_is_let_go_at_once(hou
         conductor = house.packs.conductor
         assert conductor is not None
         if len(house.trials) == 3:
-            threading.Timer(0.3, conductor.leave, [timedelta(seconds=5)]).start()
+            threading.Timer(0.3, conductor.leave, [LONG]).start()
 
     house.packs.during = leave_later
     assert house.run().state is SweepState.RUNNING
@@ -160,9 +160,9 @@ def test_what_a_user_asks_for_at_the_same_time_is_done(house: House, verb: Verb,
         conductor = house.packs.conductor
         assert conductor is not None
         house.ask(verb)
-        conductor.leave(timedelta(seconds=5))
+        conductor.leave(LONG)
         trial_id = order.lanes[0].trial_id
-        for step in range(1, 1000):
+        for step in range(1, 6000):
             departures = conductor.packs.report(key, [at_work(trial_id, step)])
             if departures.get(trial_id) is Departure.RESTS:
                 conductor.packs.report(

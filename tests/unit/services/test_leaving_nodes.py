@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,11 @@ def test_the_conductor_looks_at_the_nodes_of_its_packs(tmp_path: Path, monkeypat
         lane = order.lanes[0]
         conductor = house.packs.conductor
         assert conductor is not None
-        for step in range(1, 500):
+        for step in range(1, 6000):
             told.extend(conductor.packs.report(key, [at_work(lane.trial_id, step)]).values())
             if told:
                 break
+            time.sleep(0.01)  # five hundred reports without a rest were over before anybody had looked at the nodes
         conductor.packs.report(key, [LaneMessage(trial_id=lane.trial_id, step=step, metrics={}, rests=True)])
 
     house.packs.during = during

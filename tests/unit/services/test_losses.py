@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 from conductor_fakes import Rig, small_spec
-from conductor_house import House, WorkerDiedError
+from conductor_house import House, WorkerDiedError, await_that
 
 from sweep_service.domain.events import EventKind
 from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, TrialState
@@ -167,11 +166,8 @@ def test_other_packs_start_while_it_is_found_out_why_one_was_lost(tmp_path: Path
     others: list[str] = []
 
     def wait_for_others(pack: str, worker: object) -> Loss:
-        for _ in range(1000):
-            if others:
-                return Loss.NODE
-            threading.Event().wait(0.01)
-        raise AssertionError("no other pack starts")
+        await_that(lambda: others, what="another pack")
+        return Loss.NODE
 
     house = House(tmp_path, small_spec(budget={"trials": 3}, retries=0, resources={"lanes": 1, "parallel": 2}))
 
