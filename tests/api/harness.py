@@ -26,7 +26,7 @@ from sweep_service.domain.trial import Attempt, AttemptState, Lease, Report, Rol
 from sweep_service.ports import SweepStore, TrialEnd
 from trainables.catalog import TRAINING_PARAMETERS, Parameter, TaskInfo, TaskKind, Trainable
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 TTL = timedelta(minutes=10)
 
 TOY = Trainable(
@@ -90,7 +90,7 @@ def serve(app: FastAPI, store: SweepStore) -> Iterator[Service]:
             time.sleep(0.005)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+            with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
                 yield Service(url=url, store=store, http=http)
         finally:
             server.should_exit = True

@@ -125,7 +125,7 @@ def first_answer_to(service: Service, more_head: str, body: bytes) -> bytes:
         f"POST /api/v1/sweeps HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"
         f"Content-Length: 10000000\r\n{more_head}\r\n"
     )
-    with socket.create_connection((address.host, address.port or 80), timeout=20) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
         connection.sendall(head.encode() + body)
         return connection.recv(100).partition(b"\r\n")[0]
 

@@ -142,7 +142,7 @@ def test_submit_can_watch_until_the_end(sweep: Sweep, service: Service, spec_fil
     conductor = threading.Thread(target=finish_the_new_one, daemon=True)
     conductor.start()
     result = sweep("submit", str(spec_file), "--watch")
-    conductor.join(timeout=30)
+    conductor.join(timeout=60)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("swp_")
     assert "GradNorm helped" in result.stdout
@@ -156,7 +156,7 @@ def test_a_watcher_that_is_interrupted_says_that_the_sweep_goes_on(service: Serv
         assert watcher.stdout is not None
         assert "in the queue) | search 0/4" in watcher.stdout.readline()
         watcher.send_signal(signal.SIGINT)
-        _, errors = watcher.communicate(timeout=30)
+        _, errors = watcher.communicate(timeout=60)
     assert watcher.returncode == 130
     assert f"sweep watch {sweep_id}" in errors
     assert "Traceback" not in errors

@@ -175,12 +175,12 @@ def test_clients_that_wait_hold_neither_a_thread_nor_a_connection(tmp_path: Path
     with served(SqlSweepStore(engine), poll=timedelta(seconds=60)) as service, ExitStack() as stack:
         path = service.submit()["links"]["events"]
         limits = httpx.Limits(max_connections=None)
-        http = stack.enter_context(httpx.Client(base_url=service.url, limits=limits, trust_env=False, timeout=30))
+        http = stack.enter_context(httpx.Client(base_url=service.url, limits=limits, trust_env=False, timeout=60))
         for _ in range(THREADS + 10):
             response = stack.enter_context(http.stream("GET", path, headers={"Accept": STREAM}))
             assert next(frames(response)).id == "1"
         assert engine.pool.checkedout() == 0
-        assert service.http.get("/readyz", timeout=10).status_code == 200
+        assert service.http.get("/readyz", timeout=60).status_code == 200
     engine.dispose()
 
 
@@ -191,15 +191,16 @@ def test_a_server_that_shuts_down_ends_its_streams(store: SweepStore) -> None:
         begun = threading.Event()
 
         def follow() -> None:
-            with httpx.stream("GET", service.url + path, headers={"Accept": STREAM}, trust_env=False) as response:
+            own = {"headers": {"Accept": STREAM}, "trust_env": False, "timeout": 60}
+            with httpx.stream("GET", service.url + path, **own) as response:
                 for frame in frames(response):
                     seen.append(frame.id)
                     begun.set()
 
         client = threading.Thread(target=follow)
         client.start()
-        assert begun.wait(20)
-    client.join(timeout=20)
+        assert begun.wait(60)
+    client.join(timeout=60)
     assert not client.is_alive()
     assert seen == ["1"]
 
@@ -241,7 +242,7 @@ def test_a_stream_waits_for_a_store_that_does_not_answer() -> None:
             stream = frames(response)
             assert next(stream).id == "1"
             store.failures = 3
-            assert store.recovered.wait(20)
+            assert store.recovered.wait(60)
             service.http.post(sweep["links"]["cancel"])
             assert [frame.data["data"]["to"] for frame in stream] == ["cancelled"]
 
@@ -268,7 +269,7 @@ def test_who_would_rather_have_a_stream_gets_one(quick: Service, accept: str) ->
 
 
 def test_the_head_of_a_stream_is_answered_without_its_endless_body(quick: Service) -> None:
-    response = quick.http.head(quick.submit()["links"]["events"], headers={"Accept": STREAM}, timeout=10)
+    response = quick.http.head(quick.submit()["links"]["events"], headers={"Accept": STREAM}, timeout=60)
     assert (response.status_code, response.content) == (200, b"")
 
 

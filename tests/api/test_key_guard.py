@@ -35,21 +35,22 @@ def test_a_large_body_without_a_key_is_refused_and_its_sender_sees_the_answer(gu
 def test_nobody_without_a_key_is_waited_for(guarded: Guarded) -> None:
     host, port = guarded.http.base_url.host, guarded.http.base_url.port
     assert port is not None
-    with socket.create_connection((host, port), timeout=10) as connection:
+    with socket.create_connection((host, port), timeout=60) as connection:
         head = f"POST /api/v1/sweeps HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n\r\n{{"
         connection.sendall(head.encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for_without_end() -> None:
-    with guarding(memory_store(), body_timeout=timedelta(seconds=0.2)) as guarded:
+    # Not less: the client of the last line sends the head of its request and the body in two goes.
+    with guarding(memory_store(), body_timeout=timedelta(seconds=2)) as guarded:
         host, port = guarded.http.base_url.host, guarded.http.base_url.port
         assert port is not None
         head = (
             f"POST /api/v1/sweeps HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {guarded.submitter}\r\n"
             "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
         )
-        with socket.create_connection((host, port), timeout=10) as connection:
+        with socket.create_connection((host, port), timeout=60) as connection:
             connection.sendall(head.encode())
             answer = b"".join(iter(lambda: connection.recv(4096), b""))
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -161,7 +162,7 @@ def test_a_body_that_stays_with_the_gateway_is_not_waited_for_and_the_next_quest
     assert port is not None
     head = f"GET /internal/authorize HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {guarded.viewer}\r\n"
     told = f"X-Forwarded-Method: POST\r\nX-Forwarded-Uri: {SEARCH}\r\nContent-Length: 99\r\n\r\n"
-    with socket.create_connection((host, port), timeout=10) as connection:
+    with socket.create_connection((host, port), timeout=60) as connection:
         connection.sendall((head + told).encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -205,10 +206,11 @@ def test_the_gateways_question_is_not_described(guarded: Guarded) -> None:
 
 def test_each_key_has_so_many_requests_a_second() -> None:
     with guarding(memory_store(), rate_limit=5.0) as guarded:
-        answers = [guarded.ask("GET", "/api/v1/keys/me", guarded.viewer) for _ in range(40)]
-        statuses = [answer.status_code for answer in answers]
-        assert statuses[:10] == [200] * 10, "those of two seconds come at once"
-        refused = next(answer for answer in answers if answer.status_code == 429)
+        answers = [guarded.ask("GET", "/api/v1/keys/me", guarded.viewer)]
+        while len(answers) < 500 and answers[-1].status_code == 200:  # a slow machine gets more than ten through
+            answers.append(guarded.ask("GET", "/api/v1/keys/me", guarded.viewer))
+        assert {answer.status_code for answer in answers[:10]} == {200}, "those of two seconds come at once"
+        refused = answers[-1]
         assert problem(refused, 429)["type"].endswith(":too-many-requests")
         assert int(refused.headers["retry-after"]) >= 1
         assert guarded.ask("GET", "/api/v1/keys/me", guarded.submitter).status_code == 200, "another key's is its own"
@@ -230,7 +232,8 @@ def test_who_guesses_is_told_to_wait_and_others_at_the_address_are_not() -> None
         assert statuses[:6] == [401] * 6
         assert 429 in statuses
         assert len(asked) - 1 == statuses.count(401) < 30, "the store is spared"
-        assert guarded.ask("GET", "/api/v1/keys/me").status_code == 429
+        keyless = (guarded.ask("GET", "/api/v1/keys/me").status_code for _ in range(30))
+        assert 429 in keyless, "at once, but for the turns that have come back meanwhile"
         assert guarded.ask("GET", "/api/v1/keys/me", guarded.viewer).status_code == 200
         time.sleep(0.6)
         for _ in range(3):
@@ -247,10 +250,10 @@ def test_guesses_that_come_all_at_once_spare_the_store_too() -> None:
             time.sleep(0.3)
             return super().find_key(key_id)
 
-    with guarding(Slow(), rate_limit=2.0) as guarded:
+    with guarding(Slow(), rate_limit=0.5) as guarded:  # so that few turns come back until the last has guessed
 
         def guess(_: int) -> int:
-            return httpx.get(f"{guarded.service.url}/docs", headers=bearer(UNKNOWN), trust_env=False).status_code
+            return guarded.ask("GET", "/docs", UNKNOWN).status_code
 
         with ThreadPoolExecutor(12) as threads:
             statuses = list(threads.map(guess, range(12)))
@@ -262,7 +265,7 @@ def test_many_keys_at_once_are_told_apart(guarded: Guarded) -> None:
     keys = {f"many-{index}": key_of(guarded.store, KeyRole.VIEWER, f"many-{index}") for index in range(8)}
 
     def names_told(key: str) -> set[str]:
-        with httpx.Client(base_url=guarded.service.url, trust_env=False) as http:
+        with httpx.Client(base_url=guarded.service.url, trust_env=False, timeout=60) as http:
             return {http.get("/api/v1/keys/me", headers=bearer(key)).json()["name"] for _ in range(10)}
 
     with ThreadPoolExecutor(len(keys)) as threads:

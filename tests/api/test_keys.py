@@ -90,8 +90,10 @@ def test_a_revoked_key_opens_nothing_within_a_second(guarded: Guarded) -> None:
     assert guarded.ask("GET", "/api/v1/sweeps", made["key"]).status_code == 200
     guarded.ask("POST", f"/api/v1/keys/{made['id']}/revoke", guarded.admin)
     until = time.monotonic() + 1.0
+    asked_at = time.monotonic()  # what counts: the answer may be slow to come
     while guarded.ask("GET", "/api/v1/sweeps", made["key"]).status_code == 200:
-        assert time.monotonic() < until
+        assert asked_at < until
+        asked_at = time.monotonic()
 
 
 def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded) -> None:
@@ -104,7 +106,7 @@ def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded) -> None:
         guarded.ask("POST", f"/api/v1/keys/{made['id']}/revoke", guarded.admin)
         began = time.monotonic()
         assert list(chunks) == []
-        assert time.monotonic() - began < 5.0  # two looks, on a machine that is busy
+        assert time.monotonic() - began < 20.0  # two looks, on a machine that is busy; without them it has no end
     assert problem(guarded.http.get(events, headers=headers), 401)
 
 
@@ -118,7 +120,7 @@ def test_the_use_of_a_key_is_noted(guarded: Guarded) -> None:
 
     assert last_used_at() is None
     guarded.ask("GET", "/api/v1/sweeps", made["key"])
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while last_used_at() is None:
         assert time.monotonic() < until
         time.sleep(0.01)

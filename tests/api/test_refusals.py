@@ -87,7 +87,7 @@ def test_further_hosts_can_be_allowed(service: Service) -> None:
 
 def test_a_request_without_a_host_is_refused(service: Service) -> None:
     address = httpx.URL(service.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
         connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -112,23 +112,23 @@ class HangingStore:
 
     def check_ready(self) -> None:
         self.asked.release()
-        self.let_go.wait(60)
+        self.let_go.wait(240)
 
 
 def test_the_process_says_that_it_lives_while_every_thread_waits_for_the_database() -> None:
     store = HangingStore()
     with served(store) as service, ThreadPoolExecutor(2 * THREADS) as pool:
         waiting = [
-            pool.submit(httpx.get, f"{service.url}/readyz", timeout=60, trust_env=False) for _ in range(THREADS + 5)
+            pool.submit(httpx.get, f"{service.url}/readyz", timeout=240, trust_env=False) for _ in range(THREADS + 5)
         ]
         for _ in range(THREADS):
-            assert store.asked.acquire(timeout=30)
+            assert store.asked.acquire(timeout=60)
         assert not store.asked.acquire(blocking=False), "there are more threads than THREADS: none would be missing"
         try:
-            assert service.http.get("/healthz", timeout=10).status_code == 200
+            assert service.http.get("/healthz", timeout=60).status_code == 200
         finally:
             store.let_go.set()
-        assert {answer.result(timeout=60).status_code for answer in waiting} == {200}
+        assert {answer.result(timeout=240).status_code for answer in waiting} == {200}
 
 
 def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable() -> None:

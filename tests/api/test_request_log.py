@@ -41,9 +41,9 @@ def test_every_line_of_the_process_is_json_the_servers_own_too(
     monkeypatch.setenv(OWN, "json")
     log = tmp_path / "log"
     with api_process(database, log=log) as (process, url, _):
-        assert httpx.post(f"{url}/api/v1/sweeps", json=dict(SPEC), trust_env=False).status_code == 201
+        assert httpx.post(f"{url}/api/v1/sweeps", json=dict(SPEC), trust_env=False, timeout=60).status_code == 201
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {(line["process"], line["pid"], line["level"]) for line in lines} == {("api", process.pid, "INFO")}
     assert {"uvicorn.error"} <= {line["logger"] for line in lines}
