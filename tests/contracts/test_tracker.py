@@ -619,7 +619,8 @@ def test_a_server_that_is_down_is_reported_within_seconds_by_every_method(sweep,
             start = time.monotonic()
             with pytest.raises(TrackingUnavailableError) as raised:
                 call()
-            assert time.monotonic() - start < 10, name
+            # Also where a library is imported first, on a busy machine; by itself MLflow would try for minutes.
+            assert time.monotonic() - start < 60, name
             assert "MLflow at http://" in str(raised.value)
             assert "secret" not in str(raised.value)
 

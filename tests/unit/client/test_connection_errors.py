@@ -56,7 +56,7 @@ def talking_to(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=server.serve, args=(listener,), daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with SweepClient(url, timeout=10, sleep=pause) as client:
+        with SweepClient(url, timeout=60, sleep=pause) as client:
             yield client, pauses
         listener.shutdown(socket.SHUT_RDWR)
 

@@ -187,7 +187,7 @@ def test_lines_of_several_threads_do_not_mix() -> None:
     gate = threading.Barrier(4)
 
     def talk(name: str) -> None:
-        gate.wait(10)
+        gate.wait(60)
         for number in range(50):
             print(name, end=" ")
             print(number)

@@ -38,7 +38,7 @@ def test_lines_are_sent_while_the_code_is_busy() -> None:
     capture, receiver = new_capture(), Receiver()
     with LogSender(capture, receiver, interval_s=AT_ONCE):
         capture.say(LogStream.STDOUT, "before a step that hangs")
-        assert receiver.asked.wait(10)
+        assert receiver.asked.wait(60)
     assert receiver.got == [(0, ["before a step that hangs"])]
 
 

@@ -246,7 +246,7 @@ def test_a_step_that_fails_in_company_halves_the_pack_and_nobody_elses(
 def test_a_pack_that_memory_does_not_hold_is_split_up() -> None:
     """In a process of its own, which may take some more memory than torch has taken and no more."""
     script = Path(__file__).with_name("pack_without_memory.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     split_up, ended = json.loads(done.stdout.splitlines()[-1])
     ((places, message, is_of_all),) = split_up

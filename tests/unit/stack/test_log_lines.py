@@ -132,7 +132,7 @@ def test_what_is_carried_may_run_in_several_threads_at_once() -> None:
     both = threading.Barrier(2)
 
     def known() -> str | None:
-        both.wait(10)
+        both.wait(60)
         return line().get("sweep_id")
 
     with log_context(sweep_id="swp_1"):

@@ -51,10 +51,13 @@ class Supervised:
         names = f"import os, sys, time, pathlib, subprocess; folder = pathlib.Path({str(self.folder)!r})"
         note = "print(os.getpid(), file=(folder / 'pids').open('a'), flush=True)"
         ready = "(folder / 'ready').touch()"
-        # Ready first: whoever reads the id may kill it at once, and one that dies unready ends its supervisor.
         child = "\n".join((names, program, ready, note, "time.sleep(600)"))
         argv = [sys.executable, "-c", SUPERVISING, str(self.logs), child]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def await_up(self) -> None:
+        """Until the child is known to be ready: its supervisor ends where a child dies that it still waits for."""
+        assert self.process.stdout.readline() == "up\n", self.process.stderr.read()
 
     def pids(self, num: int) -> list[int]:
         """The ids of the child's first lives, once it has had so many."""
@@ -67,7 +70,7 @@ def lines_of(file: Path) -> int:
 
 
 def await_that(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if value := condition():
             return value
@@ -86,6 +89,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
 
 def test_a_child_that_dies_is_started_again_and_its_log_goes_on(supervised: Supervised) -> None:
     supervised.start("print('alive', flush=True)")
+    supervised.await_up()
     (first,) = supervised.pids(1)
     os.kill(first, signal.SIGKILL)
     second = supervised.pids(2)[1]
@@ -98,7 +102,7 @@ def test_a_signal_during_the_start_ends_what_was_started(supervised: Supervised,
     supervised.start("print(os.getpid(), file=(folder / 'pids').open('a'), flush=True); time.sleep(600)")  # not ready
     (child,) = supervised.pids(1)
     supervised.process.send_signal(number)
-    assert supervised.process.wait(20) == 128 + number
+    assert supervised.process.wait(60) == 128 + number
     assert not psutil.pid_exists(child)
     assert supervised.process.communicate() == ("", "")
 
@@ -110,6 +114,7 @@ def test_what_a_dead_child_had_started_ends_before_its_successor_starts(supervis
         "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "(folder / 'left').write_text(str(left.pid))"
     )
+    supervised.await_up()
     os.kill(supervised.pids(1)[0], signal.SIGKILL)
     supervised.pids(2)
     assert (supervised.logs / "child.log").read_text() == "gone\n"
@@ -128,6 +133,7 @@ def test_a_long_log_is_put_aside_when_its_child_starts(supervised: Supervised) -
 
 def test_a_child_that_cannot_be_started_for_now_is_tried_again(supervised: Supervised) -> None:
     supervised.start()
+    supervised.await_up()
     (first,) = supervised.pids(1)
     supervised.logs.rename(supervised.folder / "elsewhere")
     os.kill(first, signal.SIGKILL)
@@ -145,6 +151,6 @@ def test_a_supervisor_told_to_end_leaves_nothing_even_of_another_session(supervi
     (child,) = supervised.pids(1)
     left = int((supervised.folder / "left").read_text())
     supervised.process.terminate()
-    assert supervised.process.wait(20) == 128 + signal.SIGTERM
+    assert supervised.process.wait(60) == 128 + signal.SIGTERM
     assert not psutil.pid_exists(child)
     assert not psutil.pid_exists(left)
