@@ -91,7 +91,7 @@ def stack_of(api: MortalApi, signals: EndSignals) -> Stack:
     return Stack(api_url=url, mlflow_url="", settings=Settings(home=Path()), supervisor=api, signals=signals)
 
 
-@pytest.mark.timeout(25)
+@pytest.mark.timeout(120)
 def test_an_api_that_dies_during_the_demo_comes_back(api: MortalApi) -> None:
     sweep, num_trials = run_sweep(stack_of(api, EndSignals()))
     assert (sweep["state"], num_trials, api.lives) == ("completed", 2, 2)
