@@ -23,7 +23,7 @@ def check_laws(scene: Scene, sweep: dict[str, Any], *, roles: dict[str, int], st
     assert (sweep["state"], sweep["reason"]) == ("completed", "budget_trials"), sweep["message"]
     trials = [stack.client.trial(trial["id"]) for trial in stack.client.trials(sweep["id"])]
     _check_trials(trials, roles)
-    await_that(lambda: not stack.pids("ray::Trainer.train"), within_s=20, what="nobody to train")
+    await_that(lambda: not stack.pids("ray::Trainer.train"), within_s=90, what="nobody to train")
     curves = {trial["id"]: _curves(stack, trial, steps) for trial in trials}
     client = MlflowClient(scene.mlflow.url)
     parent, children = runs_of(client, sweep["experiment"], sweep["id"])

@@ -44,7 +44,7 @@ class MlflowServer:
         """All of its processes, in whatever they do."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _is_up(self) -> bool:

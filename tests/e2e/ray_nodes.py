@@ -60,8 +60,8 @@ class RayNode:
         time.sleep(workers_first_by_s)
         for process in family:
             _kill(process)
-        psutil.wait_procs(family, timeout=10)
-        self.process.wait(10)
+        psutil.wait_procs(family, timeout=60)
+        self.process.wait(60)
 
 
 def join(stack: RunningStack, name: str, *, cpus: int, gpus: int) -> RayNode:

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from sweep_service.client import SweepClient
 
 PROBLEMS = Path(__file__).parent / "problems"
-START_SECONDS = 150
+START_SECONDS = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def start_stack(
         home=home,
         api_url=urls[0],
         mlflow_url=urls[1].partition("/#")[0],
-        client=SweepClient(urls[0], timeout=30),
+        client=SweepClient(urls[0], timeout=60),
     )
 
 
@@ -120,7 +120,7 @@ def end_stack(stack: RunningStack) -> list[psutil.Process]:
 
 
 def end_process(
-    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT, *, within_s: float = 60.0
+    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT, *, within_s: float = 120.0
 ) -> list[psutil.Process]:
     """End it by that signal; returns what is left of all that it had started, which is killed then."""
     if process.poll() is not None:
@@ -132,13 +132,13 @@ def end_process(
     finally:
         if process.poll() is None:
             process.kill()
-    _, left = psutil.wait_procs(family, timeout=5)
+    _, left = psutil.wait_procs(family, timeout=30)
     for one in left:
         one.kill()
     return left
 
 
-def await_that(condition: Callable[[], Any], *, within_s: float = 150.0, what: str = "") -> Any:
+def await_that(condition: Callable[[], Any], *, within_s: float = 240.0, what: str = "") -> Any:
     """Poll a real process until the condition holds; its value."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -178,7 +178,7 @@ def conductor_pid(stack: RunningStack, sweep_id: str, generation: int) -> int:
 def run_sweep(stack: RunningStack, spec: dict[str, Any]) -> dict[str, Any]:
     """Submit it and wait for its end."""
     sweep_id = stack.client.submit(spec)["id"]
-    return stack.client.wait(sweep_id, timeout=120)
+    return stack.client.wait(sweep_id, timeout=300)
 
 
 def events_of(stack: RunningStack, sweep_id: str, kind: str) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stack_control import RunningStack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -27,7 +27,7 @@ from stack_control import (
     runs_of,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_trials_of_one_structure_are_trained_together_and_a_network_a_task_by_itself(
@@ -77,7 +77,7 @@ def test_a_trainer_outlives_its_sweep_and_ends_when_code_that_it_has_loaded_chan
     assert trainers <= set(stack.pids("ray::Trainer"))
     os.utime(PROBLEMS / "faulty_problems.py")
     assert run_sweep(stack, alone("trains in another"))["state"] == "completed"
-    await_that(lambda: trainers - set(stack.pids("ray::Trainer")), within_s=10, what="the end of who had the old code")
+    await_that(lambda: trainers - set(stack.pids("ray::Trainer")), within_s=60, what="the end of who had the old code")
 
 
 WHAT_A_TRAINER_SEES = """
@@ -104,13 +104,13 @@ def test_what_trains_gives_way_to_conductors(stack: RunningStack) -> None:
     assert max(os.getpriority(os.PRIO_PROCESS, thread) for thread in threads) == 15
     assert psutil.Process(conductor_pid(stack, sweep_id, generation=1)).nice() == 0
     stack.client.cancel(sweep_id)
-    assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
+    assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
 
 
 def test_a_trainer_sees_the_gpus_of_its_node_although_it_asks_for_none(stack: RunningStack) -> None:
     environment = psutil.Process(stack.pid("-m sweep_service.worker")).environ()  # with the token
     argv = [sys.executable, "-c", WHAT_A_TRAINER_SEES]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == os.environ.get("CUDA_VISIBLE_DEVICES"), "what Ray was started with"
 
@@ -131,9 +131,9 @@ def test_who_trains_for_a_conductor_that_has_died_ends(stack: RunningStack) -> N
     trainers = set(stack.pids("ray::Trainer.train"))
     assert trainers
     kill_conductor(stack, sweep_id, generation=1)
-    await_that(lambda: not trainers & set(stack.pids("ray::Trainer")), within_s=15, what="the end of its trainer")
+    await_that(lambda: not trainers & set(stack.pids("ray::Trainer")), within_s=60, what="the end of its trainer")
     stack.client.cancel(sweep_id)
-    assert stack.client.wait(sweep_id, timeout=90)["state"] == "cancelled"
+    assert stack.client.wait(sweep_id, timeout=180)["state"] == "cancelled"
 
 
 @pytest.mark.long
@@ -146,10 +146,10 @@ def test_a_trainer_whose_pack_loses_its_place_ends_and_does_not_train_beside_its
     (trainer,) = stack.pids("ray::Trainer.train")
     (place,) = stack.pids("ray::ImplicitFunc.train")
     os.kill(place, signal.SIGKILL)
-    await_that(lambda: trainer not in stack.pids("ray::Trainer"), within_s=20, what="the end of the trainer")
-    await_that(lambda: stack.pids("ray::Trainer.train"), within_s=30, what="another one")
+    await_that(lambda: trainer not in stack.pids("ray::Trainer"), within_s=120, what="the end of the trainer")
+    await_that(lambda: stack.pids("ray::Trainer.train"), within_s=120, what="another one")
     stack.client.cancel(sweep_id)
-    assert stack.client.wait(sweep_id, timeout=30)["state"] == "cancelled"
+    assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
 
 
 @pytest.mark.long
@@ -179,7 +179,7 @@ def test_packs_that_lose_their_trainer_and_then_their_conductor_go_on_from_their
     os.kill(stack.pids("ray::Trainer.train")[0], signal.SIGKILL)
     await_that(again, what="a report of a new attempt")
     kill_conductor(stack, sweep_id, generation=1)
-    sweep = stack.client.wait(sweep_id, timeout=180)
+    sweep = stack.client.wait(sweep_id, timeout=300)
     assert (sweep["state"], sweep["generation"]) == ("completed", 2)
     ended = trials()
     assert [(trial["number"], trial["state"]) for trial in ended] == [(number, "completed") for number in range(8)]

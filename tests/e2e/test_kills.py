@@ -13,7 +13,7 @@ import pytest
 from calm_sweep import calm_trials
 from stack_control import RunningStack, kill_conductor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TRIALS = 6
 WITHIN_SECONDS = 480

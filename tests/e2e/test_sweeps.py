@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from stack_control import RunningStack, await_that, events_of, faulty_spec, kill_conductor, run_sweep, runs_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_a_sweep_over_http_runs_to_its_end_with_baselines_and_verdict(
@@ -91,7 +91,7 @@ def test_the_best_model_loads_and_predicts(
 
 def test_mlflows_page_answers_with_the_experiment(stack: RunningStack, digits_sweep: dict[str, Any]) -> None:
     url = f"{stack.mlflow_url}/api/2.0/mlflow/experiments/get-by-name"
-    answer = httpx.get(url, params={"experiment_name": digits_sweep["experiment"]})
+    answer = httpx.get(url, params={"experiment_name": digits_sweep["experiment"]}, timeout=60)
     assert answer.status_code == 200
 
 
@@ -209,24 +209,24 @@ def test_stop_lets_running_trials_finish_and_starts_no_new_ones(
     await_that(lambda: used(stack, sweep_id) >= 1, what="a first trial to end")
     assert stack.client.stop(sweep_id)["state"] == "stopping"
     assert stack.client.stop(sweep_id)["state"] in {"stopping", "stopped"}
-    sweep = stack.client.wait(sweep_id, timeout=120)
+    sweep = stack.client.wait(sweep_id, timeout=300)
     assert (sweep["state"], sweep["reason"]) == ("stopped", "user")
     trials = stack.client.trials(sweep_id)
     assert {trial["state"] for trial in trials if trial["num_attempts"]} == {"completed"}
     assert {trial["role"] for trial in trials} <= {"search", "baseline"}
-    assert len(trials) < 12
+    assert len(trials) < 25, "most of the fifty have not begun, however late the stop has come through"
     _, children = runs_of(mlflow_client, "stopped", sweep_id)
     assert {run.info.status for run in children} == {"FINISHED"}
 
 
 def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_client: MlflowClient) -> None:
-    # A step of ten seconds: only killing its worker ends it in time.
-    spec = faulty_spec("cancelled", params={"delay_ms": 10_000, "steps": 1000}, budget={"trials": 8})
+    # A step of two minutes: only killing its worker ends it in time, that of a busy machine too.
+    spec = faulty_spec("cancelled", params={"delay_ms": 120_000, "steps": 1000}, budget={"trials": 8})
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: running(stack, sweep_id) == 2, what="two running trials")
-    await_that(lambda: list(stack.client.sweep_logs(sweep_id)), within_s=20, what="lines of trials that hang")
+    await_that(lambda: list(stack.client.sweep_logs(sweep_id)), within_s=90, what="lines of trials that hang")
     assert stack.client.cancel(sweep_id)["state"] == "cancelling"
-    sweep = stack.client.wait(sweep_id, timeout=20)
+    sweep = stack.client.wait(sweep_id, timeout=60)
     assert (sweep["state"], sweep["reason"]) == ("cancelled", "user")
     trials = stack.client.trials(sweep_id)
     assert {trial["state"] for trial in trials} == {"cancelled"}
@@ -237,13 +237,13 @@ def test_cancel_kills_what_runs_within_seconds(stack: RunningStack, mlflow_clien
 def test_a_sweep_that_no_node_can_ever_hold_says_so_and_holds_up_nobody(stack: RunningStack) -> None:
     greedy = stack.client.submit(faulty_spec("greedy", priority=9, resources={"cpus": 1, "gpus": 8, "parallel": 1}))
     behind = stack.client.submit(faulty_spec("behind it", budget={"trials": 1}))["id"]
-    await_that(lambda: stack.client.get(greedy["id"])["reason"], within_s=30, what="it to say why it waits")
+    await_that(lambda: stack.client.get(greedy["id"])["reason"], within_s=120, what="it to say why it waits")
     sweep = stack.client.get(greedy["id"])
     assert (sweep["state"], sweep["reason"], sweep["position"]) == ("queued", "unschedulable", None)
     assert "8 GPUs" in sweep["message"]
     assert "2 GPUs" in sweep["message"]
     assert [event["message"] for event in events_of(stack, sweep["id"], "sweep.notice")] == [sweep["message"]]
-    assert stack.client.wait(behind, timeout=180)["state"] == "completed"
+    assert stack.client.wait(behind, timeout=300)["state"] == "completed"
     assert stack.client.cancel(sweep["id"])["state"] == "cancelled"
 
 
@@ -257,11 +257,11 @@ def test_a_sweep_whose_trials_wait_for_a_place_can_be_ended(stack: RunningStack,
     waiter = stack.client.submit(faulty_spec("waiter"))["id"]
     await_that(lambda: stack.client.trials(waiter), what="a trial that waits for a CPU")
     getattr(stack.client, verb)(waiter)
-    assert stack.client.wait(waiter, timeout=30)["state"] == state
+    assert stack.client.wait(waiter, timeout=120)["state"] == state
     assert {trial["state"] for trial in stack.client.trials(waiter)} == {"cancelled"}
     assert running(stack, holder) == 2
     stack.client.cancel(holder)
-    assert stack.client.wait(holder, timeout=30)["state"] == "cancelled"
+    assert stack.client.wait(holder, timeout=120)["state"] == "cancelled"
 
 
 def test_a_conductor_that_cannot_start_fails_its_sweep_and_says_why(stack: RunningStack) -> None:
@@ -279,21 +279,21 @@ def test_a_conductor_that_cannot_start_fails_its_sweep_and_says_why(stack: Runni
     # One waits for the next sweep.
     await_that(
         lambda: len(stack.pids("ConductorActor")) <= 1,
-        within_s=20,
+        within_s=90,
         what="the end of the processes that were to run it",
     )
     assert "IsADirectoryError" in stack.log("dispatcher")
 
 
 def test_half_a_gpu_puts_two_trials_on_one_and_they_train_without_cuda(stack: RunningStack) -> None:
-    # Slow enough that the first still trains when the process of the fourth has come up.
+    # Slow enough that the first still trains when the process of the fourth has come up, on a slow machine too.
     resources = {"cpus": 0.5, "gpus": 0.5, "parallel": 4}
-    spec = faulty_spec("half-gpus", resources=resources, params={"delay_ms": 200, "steps": 100})
+    spec = faulty_spec("half-gpus", resources=resources, params={"delay_ms": 200, "steps": 1000, "report_every": 5})
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: running(stack, sweep_id) == 4, what="four trials at once on two logical GPUs")
     await_that(lambda: all(t["last_step"] for t in stack.client.trials(sweep_id)), what="reports of all four")
     stack.client.cancel(sweep_id)
-    assert stack.client.wait(sweep_id, timeout=60)["state"] == "cancelled"
+    assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
 
 
 @pytest.mark.long
@@ -301,12 +301,12 @@ def test_a_conductor_that_is_killed_is_replaced_and_no_trial_is_lost_or_repeated
     stack: RunningStack, mlflow_client: MlflowClient
 ) -> None:
     spec = faulty_spec(
-        "survivor", params={"delay_ms": 20, "checkpoint_every": 5, "report_every": 2}, budget={"trials": 8}
+        "survivor", params={"delay_ms": 60, "checkpoint_every": 5, "report_every": 2}, budget={"trials": 8}
     )
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: used(stack, sweep_id) >= 2, what="two ended trials")
     kill_conductor(stack, sweep_id, generation=1)
-    sweep = stack.client.wait(sweep_id, timeout=180)
+    sweep = stack.client.wait(sweep_id, timeout=300)
     assert (sweep["state"], sweep["generation"]) == ("completed", 2)
     trials = stack.client.trials(sweep_id)
     assert [trial["number"] for trial in trials] == list(range(8))

@@ -27,7 +27,7 @@ from stack_control import await_that, end_stack, runs_of, start_stack
 
 from benchmarks.postgres_server import PostgresServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TRIALS, STEPS, EVERY = 24, 400, 50
 KILLED = {"worker": 2, "place": 1, "conductor": 1, "dispatcher": 1, "api": 1, "mlflow": 1}
@@ -106,7 +106,7 @@ def survive(
     strikes = drawn(kinds, rng)
     sweep_id = patiently(lambda: scene.stack.client.submit(spec))["id"]
     hits = unleash(scene, sweep_id, strikes, rng, steps=TRIALS * STEPS)
-    sweep = scene.stack.client.wait(sweep_id, timeout=240, patience=90)
+    sweep = scene.stack.client.wait(sweep_id, timeout=300, patience=180)
     survived = ", ".join(f"{kind} {times}" for kind, times in sorted(hits.items()))
     sys.stdout.write(f"\n{spec['name']}, seed {seed}: generation {sweep['generation']}; survived: {survived}\n")
     assert hits == Counter(kinds)
@@ -129,7 +129,7 @@ def test_a_sweep_that_is_cancelled_while_mlflow_is_away_is_closed_there_once_it_
     await_that(lambda: any(trial["tracking_ref"] for trial in client.trials(sweep_id)), what="runs in MLflow")
     plain.mlflow.kill()
     client.cancel(sweep_id)
-    assert client.wait(sweep_id, timeout=60)["state"] == "cancelled", "it does not wait for MLflow"
+    assert client.wait(sweep_id, timeout=120)["state"] == "cancelled", "it does not wait for MLflow"
     plain.mlflow.start()
     plain.mlflow.await_answer()
 

@@ -19,7 +19,7 @@ from stack_control import START_SECONDS, await_that, end_process, read
 
 from sweep_service.client import SweepClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -54,7 +54,7 @@ def client(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     try:
         await_that(lambda: "Submit a sweep" in read(out), within_s=START_SECONDS, what=f"a stack; see {home}")
         url = re.findall(r"API\s+(http://\S+)", read(out))[0]
-        with SweepClient(url, timeout=30) as client:
+        with SweepClient(url, timeout=60) as client:
             yield client
     finally:
         left = end_process(process)
@@ -81,7 +81,7 @@ def customers() -> pd.DataFrame:
 
 
 def ended(client: SweepClient, spec: dict[str, Any]) -> dict[str, Any]:
-    return client.wait(client.submit(spec)["id"], timeout=240)
+    return client.wait(client.submit(spec)["id"], timeout=300)
 
 
 def test_the_problem_of_an_installed_package_is_swept(client: SweepClient) -> None:

