@@ -30,7 +30,7 @@ def at_once(backend: Backend, *actions: Callable[[SweepStore], Any]) -> list[Any
 
     def run(action: Callable[[SweepStore], Any]) -> Any:
         store = backend.open()
-        gate.wait(30)
+        gate.wait(120)
         try:
             return action(store)
         except Exception as error:
@@ -192,7 +192,7 @@ def written_while_held(
             number, now = 0, past
             while not (number and now > past) and not writing.done():
                 number, now = observer.execute(text(waiting)).one()
-        return writing.exception(timeout=30) or writing.result(), now
+        return writing.exception(timeout=60) or writing.result(), now
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

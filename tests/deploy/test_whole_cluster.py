@@ -93,7 +93,7 @@ def test_the_census_sweep_runs_on_both_workers_and_its_runs_are_seen_through_the
     assert sweep["created_by"].startswith("submitter-")
     assert len(nodes_of(client, sweep_id)) == 2
     viewer = ("anybody", key_of(client, "viewer"))
-    with httpx.Client(base_url=f"{cluster.url}/mlflow", auth=viewer, timeout=30) as mlflow:
+    with httpx.Client(base_url=f"{cluster.url}/mlflow", auth=viewer, timeout=60) as mlflow:
         assert "text/html" in mlflow.get("/").headers["content-type"]
         found = mlflow.post("/ajax-api/2.0/mlflow/experiments/search", json={"max_results": 10}).json()
         (experiment,) = (one for one in found["experiments"] if one["name"] == spec["tracking"]["experiment"])
@@ -107,10 +107,10 @@ def test_the_census_sweep_runs_on_both_workers_and_its_runs_are_seen_through_the
 
 def test_nothing_answers_without_a_key_or_with_one_that_may_not(cluster, client):
     for path in ("/api/v1/sweeps", "/docs", "/mlflow/", "/mlflow/ajax-api/2.0/mlflow/experiments/search"):
-        assert httpx.get(cluster.url + path).status_code == 401, path
+        assert httpx.get(cluster.url + path, timeout=60).status_code == 401, path
     for path in ("/internal/authorize", "/metrics", "/nothing"):  # not the gateway's business
-        assert httpx.get(cluster.url + path).status_code == 404, path
-    assert httpx.get(f"{cluster.url}/healthz").status_code == 200
+        assert httpx.get(cluster.url + path, timeout=60).status_code == 404, path
+    assert httpx.get(f"{cluster.url}/healthz", timeout=60).status_code == 200
     with cluster.client(key_of(client, "viewer")) as viewer:
         assert viewer.list() is not None
         with pytest.raises(ApiError) as refused:
@@ -121,10 +121,10 @@ def test_nothing_answers_without_a_key_or_with_one_that_may_not(cluster, client)
 def test_a_revoked_key_stops_working_within_a_second(cluster, client):
     made = client.create_key("short-lived", "viewer")
     header = {"Authorization": f"Bearer {made['key']}"}
-    assert httpx.get(f"{cluster.url}/api/v1/sweeps", headers=header).status_code == 200
+    assert httpx.get(f"{cluster.url}/api/v1/sweeps", headers=header, timeout=60).status_code == 200
     client.revoke_key(made["id"])
     time.sleep(1)
-    assert httpx.get(f"{cluster.url}/api/v1/sweeps", headers=header).status_code == 401
+    assert httpx.get(f"{cluster.url}/api/v1/sweeps", headers=header, timeout=60).status_code == 401
 
 
 def test_from_outside_there_is_one_port(cluster):
@@ -239,7 +239,7 @@ def test_what_was_saved_is_back_after_all_of_it_was_lost(cluster, client, tmp_pa
     check_each_trial_once(client, sweep_id, 8)  # from where it stood when it was saved
     with cluster.client(key) as younger, pytest.raises(ApiError):
         younger.list()  # made after the backup
-    with httpx.Client(base_url=f"{cluster.url}/mlflow", auth=("x", key_of(client, "viewer")), timeout=30) as mlflow:
+    with httpx.Client(base_url=f"{cluster.url}/mlflow", auth=("x", key_of(client, "viewer")), timeout=60) as mlflow:
         found = mlflow.post("/ajax-api/2.0/mlflow/experiments/search", json={"max_results": 10}).json()
         assert "cluster" in {one["name"] for one in found["experiments"]}
     refused = cluster.run(cluster.folder / "deploy" / "restore", tmp_path / "saved", check=False)
