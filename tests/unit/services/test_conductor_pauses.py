@@ -102,6 +102,9 @@ def test_a_sweep_that_is_ended_in_its_pause_has_results_and_no_open_run(
 def test_a_verb_that_overtakes_the_end_of_a_pause_is_obeyed(
     house: House, monkeypatch: pytest.MonkeyPatch, verb: Verb, state: SweepState
 ) -> None:
+    # Nothing is delivered before: the run would be open then, and nobody opens it twice.
+    monkeypatch.setattr("sweep_service.services.conductor.DELIVERY_INTERVAL_S", 3600.0)
+
     def pause(key: str, order: PackOrder) -> None:
         house.ask(Verb.PAUSE)
         rest(house, key, order)

@@ -155,20 +155,19 @@ def test_the_thread_that_keeps_the_lease_knows_the_sweep(
 
 def test_the_delivery_knows_the_sweep(house: House, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep_service.services.conductor.DELIVERY_INTERVAL_S", 0.01)
-    failed = threading.Event()
+    opens = house.tracker.open_sweep
 
     def fail(_: object) -> str:
-        failed.set()
         raise ZeroDivisionError
 
     def wait(key: str, order: PackOrder) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(house.tracker, "open_sweep", fail)
-            assert failed.wait(PATIENCE_S)
+        log.await_line("delivery failed")
+        monkeypatch.setattr(house.tracker, "open_sweep", opens)
 
+    monkeypatch.setattr(house.tracker, "open_sweep", fail)  # from the start: the first delivery may precede any pack
     house.packs.during = wait
     assert house.run().state is SweepState.COMPLETED
-    lines = [line for line in log.lines if "delivery failed" in line["message"]]
+    lines = log.having("delivery failed")
     assert lines
     assert {line["sweep_id"] for line in lines} == {house.lease.sweep_id}
 
