@@ -74,7 +74,7 @@ def test_a_sweep_waits_until_the_libraries_that_are_being_loaded_are_complete(
 
     def load() -> None:
         has_begun.set()
-        assert may_end.wait(60)
+        assert may_end.wait(120)
         made.append("libraries")
 
     def run() -> None:
@@ -85,13 +85,13 @@ def test_a_sweep_waits_until_the_libraries_that_are_being_loaded_are_complete(
     prepared = ConductorActor("conductor-1")
     threads = [threading.Thread(target=work, daemon=True) for work in (prepared.prepare, run)]
     threads[0].start()
-    assert has_begun.wait(60)
+    assert has_begun.wait(120)
     threads[1].start()
     assert not threading.Event().wait(0.1)
     assert made == []
     may_end.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert made == ["libraries", "conductor"]
 
 

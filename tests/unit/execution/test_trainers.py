@@ -81,16 +81,16 @@ class Training:
         assert self.trainer.take() == Taken.YES
         self._thread = threading.Thread(target=self._run, args=(pack, gpus), daemon=True)
         self._thread.start()
-        assert self.has_begun.wait(60)
+        assert self.has_begun.wait(120)
 
     def finish(self) -> None:
         self.is_done.set()
-        self._thread.join(60)
+        self._thread.join(120)
         assert self.result == [3]
 
     def _train(self, link: Any, gpus: Sequence[int]) -> int:
         self.has_begun.set()
-        assert self.is_done.wait(60)
+        assert self.is_done.wait(120)
         return 3
 
     def _run(self, pack: str, gpus: Sequence[str]) -> None:
@@ -156,12 +156,12 @@ def test_news_of_a_conductors_death_that_come_when_the_pack_is_over_end_nobody(
 
     def die_slowly() -> Exception:
         asked.set()
-        assert answered.wait(60)
+        assert answered.wait(120)
         return ActorDiedError()
 
     monkeypatch.setattr(trainers.ray, "get_actor", lambda name, namespace: Actor(is_idle=die_slowly))
     training.start()
-    assert asked.wait(60)
+    assert asked.wait(120)
     training.finish()
     answered.set()
     until(lambda: not any(thread.name == "watch" for thread in threading.enumerate()))
