@@ -4,10 +4,11 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-Usage: deploy/join-worker.sh HOST --join FILE --checkpoints FOLDER [--gpus all|none] [--cpus NUMBER]
+Usage: deploy/join-worker.sh HOST --join FILE [--checkpoints FOLDER] [--gpus all|none] [--cpus NUMBER]
 
 HOST is the address of the machine that docker-compose.yml runs on, FILE what deploy/open-cluster has written there
 (deploy/secrets/join), FOLDER where the storage for checkpoints is mounted on this machine: the same storage as there.
+Where the cluster has its checkpoints in a bucket, FILE says which, and there is no FOLDER.
 
 --gpus all   (default where nvidia-smi is) trials get this machine's GPUs; needs NVIDIA's container toolkit.
 --gpus none  trials get processors alone.
@@ -44,8 +45,6 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$host" ] || { usage >&2; exit 2; }
 [ -f "$join" ] || fail "--join takes the file that deploy/open-cluster has written on $host (deploy/secrets/join)."
-case $checkpoints in /*) ;; *) fail "--checkpoints takes the absolute path of the shared storage on this machine." ;; esac
-[ -d "$checkpoints" ] || fail "there is no folder $checkpoints; mount the storage that $host has for checkpoints."
 case $cpus in *[!0-9]*) fail "--cpus takes a number." ;; esac
 if [ -z "$gpus" ]; then
     gpus=none
@@ -57,20 +56,36 @@ value() { # NAME
 }
 [ -n "$(value SWARM_TOKEN)" ] && [ -n "$(value RAY_TOKEN)" ] || fail "$join is not what deploy/open-cluster writes."
 
-# Looked at before anything is changed: the control node leaves a note in the folder, which a worker reads as well.
-[ -f "$checkpoints/.cluster.json" ] || fail "$checkpoints is not the storage that $host has for checkpoints, or the
+bucket=$(value BUCKET)
+if [ -n "$bucket" ]; then
+    [ -z "$checkpoints" ] || fail "the cluster has its checkpoints in $bucket; leave --checkpoints out."
+else
+    case $checkpoints in
+    /*) ;;
+    *) fail "--checkpoints takes the absolute path of the shared storage on this machine." ;;
+    esac
+    [ -d "$checkpoints" ] || fail "there is no folder $checkpoints; mount the storage that $host has for checkpoints."
+    # Looked at before anything is changed: the control node leaves a note in it, which a worker reads as well.
+    [ -f "$checkpoints/.cluster.json" ] || fail "$checkpoints is not the storage that $host has for checkpoints, or the
 service there has not been started since deploy/open-cluster: .cluster.json is not in it."
+fi
 
+bucket_config=$(value BUCKET_CONFIG)
 cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
+if [ -n "$bucket" ]; then
+    echo "$bucket_config" >secrets/bucket
+    chmod 0444 secrets/bucket
+fi
 value RAY_TOKEN >secrets/ray_token
 chmod 0444 secrets/ray_token
 cat >worker.env <<TEXT
 # Written by deploy/join-worker.sh.
-COMPOSE_FILE=worker.yml
+COMPOSE_FILE=worker.yml${bucket:+:worker-bucket.yml}
 COMPOSE_PROFILES=$profile
-SWEEP_CHECKPOINTS=$checkpoints
+SWEEP_BUCKET=$bucket
+SWEEP_CHECKPOINTS=${checkpoints:-unused}
 SWEEP_WORKER_CPUS=$cpus
 TEXT
 case $(docker info --format '{{.Swarm.LocalNodeState}}') in

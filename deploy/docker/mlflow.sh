@@ -4,5 +4,5 @@ set -eu
 MLFLOW_BACKEND_STORE_URI=$(cat /run/secrets/mlflow_database_url)
 export MLFLOW_BACKEND_STORE_URI
 exec python -m mlflow server --host 0.0.0.0 --port 5000 --workers "${MLFLOW_WORKERS:-1}" \
-    --serve-artifacts --artifacts-destination /var/lib/sweep/artifacts \
+    --serve-artifacts --artifacts-destination "${MLFLOW_ARTIFACTS:-/var/lib/sweep/artifacts}" \
     --allowed-hosts "${MLFLOW_HOSTS:?}" --cors-allowed-origins "${MLFLOW_ORIGINS:?}"

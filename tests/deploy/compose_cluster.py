@@ -20,6 +20,7 @@ from sweep_service.client import SweepClient
 ROOT = Path(__file__).parents[2]
 PROJECT = "gradnorm-sweeps-test"
 CADDY_IMAGE = "caddy:2"
+OWN_MODULES = ("faulty_problems", "faulty_catalog")
 
 
 def has_engine() -> bool:
@@ -72,18 +73,21 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, *init_options: str, before_start: Callable[[Cluster], None] = lambda _: None
+) -> Iterator[Cluster]:
     """One from nothing: the files of this checkout, deploy/init, the images, all services healthy."""
     _copy_checkout(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     cluster = Cluster(folder, port)
-    cluster.run(folder / "deploy" / "init", "--listen", f"127.0.0.1:{port}")
+    cluster.run(folder / "deploy" / "init", "--listen", f"127.0.0.1:{port}", *init_options)
     try:
         _have_caddy(cluster)
         cluster.compose("down", "--volumes", "--remove-orphans", check=False)
         cluster.compose("build", timeout=1800)
+        before_start(cluster)
         cluster.up()
         yield cluster
     finally:
@@ -100,6 +104,26 @@ def _copy_checkout(folder: Path) -> None:
     wheels = folder / "deploy" / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, "torch==2.13.0"]
     subprocess.run(pip, check=True, timeout=1800)
+    _build_wheel(ROOT / "tests" / "e2e" / "problems", folder / "own-problems", wheels)
+
+
+def _build_wheel(problems: Path, source: Path, target: Path) -> None:
+    """The package of a user's own problems, as one who keeps it would build it."""
+    source.mkdir()
+    for module in OWN_MODULES:
+        shutil.copy(problems / f"{module}.py", source)
+    (entry_points,) = problems.glob("*.dist-info/entry_points.txt")
+    entries = [line.split(" = ") for line in entry_points.read_text().splitlines() if " = " in line]
+    lines = [
+        '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"',
+        '[project]\nname = "faulty-problems"\nversion = "1.0"',
+        '[project.entry-points."sweep_service.trainables"]',
+        *(f'{name} = "{factory}"' for name, factory in entries),
+        f"[tool.setuptools]\npy-modules = {list(OWN_MODULES)}",
+    ]
+    (source / "pyproject.toml").write_text("\n".join(lines) + "\n")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", target]
+    subprocess.run([*pip, source], check=True, timeout=300)
 
 
 def _have_caddy(cluster: Cluster) -> None:

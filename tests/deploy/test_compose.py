@@ -17,22 +17,38 @@ COMPOSE = Path(sysconfig.get_path("purelib"), "compose", "docker-compose")  # it
 ONE_SHOT = {"setup"}
 
 
-def config(*, profiles: tuple[str, ...] = (), env_file: Path | None) -> subprocess.CompletedProcess[str]:
-    argv = [COMPOSE, "--file", ROOT / "docker-compose.yml", "--project-directory", ROOT]
+def config(
+    *, profiles: tuple[str, ...] = (), env_file: Path | None, beside: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    files = [f"--file={ROOT / name}" for name in ("docker-compose.yml", *beside)]
+    argv = [COMPOSE, *files, "--project-directory", ROOT]
     argv += ["--env-file", env_file or "/dev/null", *(f"--profile={profile}" for profile in profiles)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("SWEEP_")}
     return subprocess.run([*argv, "config", "--format=json"], capture_output=True, text=True, env=env, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def compose(tmp_path_factory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("installation")
+def installed(folder: Path, *options: str, beside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What compose reads after deploy/init with those options."""
     (folder / "deploy").mkdir()
     shutil.copy(ROOT / "deploy" / "init", folder / "deploy" / "init")
-    subprocess.run([folder / "deploy" / "init"], check=True, capture_output=True)
-    read = config(profiles=("gpu", "monitoring"), env_file=folder / ".env")
+    subprocess.run([folder / "deploy" / "init", *options], check=True, capture_output=True)
+    read = config(profiles=("gpu", "monitoring"), env_file=folder / ".env", beside=beside)
     assert read.returncode == 0, read.stderr
     return json.loads(read.stdout)
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory) -> dict[str, Any]:
+    return installed(tmp_path_factory.mktemp("installation"))
+
+
+@pytest.fixture(scope="module")
+def with_bucket(tmp_path_factory) -> dict[str, Any]:
+    options = tmp_path_factory.mktemp("of the store") / "config"
+    options.write_text("[default]\naws_secret_access_key = b\n")
+    folder = tmp_path_factory.mktemp("installation")
+    given = ("--bucket", "s3://sweeps/team", "--bucket-config", str(options))
+    return installed(folder, *given, beside=("deploy/bucket.yml",))
 
 
 def networks(compose: dict[str, Any], service: str) -> set[str]:
@@ -147,3 +163,40 @@ def test_each_image_is_built_by_one_service(compose):
     assert len(set(built)) == len(built) == 3
     ours = {s["image"] for s in compose["services"].values() if s["image"].startswith("gradnorm-sweeps/")}
     assert ours == set(built)
+
+
+def test_with_a_bucket_those_that_use_it_have_its_secret_and_a_way_out_and_nobody_else(compose, with_bucket):
+    users = {"mlflow", "ray-worker", "ray-worker-gpu", "dispatcher"}
+    for name in with_bucket["services"]:
+        more = {"outward"} if name in users else set()
+        assert networks(with_bucket, name) == networks(compose, name) | more, name
+        assert secrets(with_bucket, name) == secrets(compose, name) | ({"bucket"} if name in users else set()), name
+        where = with_bucket["services"][name].get("environment", {}).get("SWEEP_CHECKPOINTS")
+        assert where == ("s3://sweeps/team/checkpoints" if name in users - {"mlflow"} else None), name
+    assert with_bucket["services"]["mlflow"]["environment"]["MLFLOW_ARTIFACTS"] == "s3://sweeps/team/artifacts"
+    published = {name for name, service in with_bucket["services"].items() if "ports" in service}
+    assert published == {"gateway"}
+
+
+def test_a_worker_that_joins_a_cluster_with_a_bucket_needs_no_folder(tmp_path):
+    (tmp_path / "worker.env").write_text("SWEEP_CHECKPOINTS=unused\nSWEEP_BUCKET=s3://sweeps/team\n")
+    files = [f"--file={ROOT / 'deploy' / name}" for name in ("worker.yml", "worker-bucket.yml")]
+    argv = [
+        COMPOSE,
+        *files,
+        "--profile=cpu",
+        "--profile=gpu",
+        f"--env-file={tmp_path / 'worker.env'}",
+        "config",
+        "--format=json",
+    ]
+    read = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert read.returncode == 0, read.stderr
+    workers = json.loads(read.stdout)
+    for name in ("ray-worker", "ray-worker-gpu"):
+        assert networks(workers, name) == {"ray", "outward"}
+        assert secrets(workers, name) == {"ray_token", "bucket"}
+        environment = workers["services"][name]["environment"]
+        assert environment["SWEEP_CHECKPOINTS"] == "s3://sweeps/team/checkpoints"
+        assert environment["SWEEP_RAY_ADDRESS"] == "ray-head:6379"
+        assert environment["SWEEP_DATA_ROOTS"] == "/data"

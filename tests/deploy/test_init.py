@@ -121,9 +121,44 @@ def test_another_port_is_a_part_of_the_address(installation):
     assert "SWEEP_SERVER=https://sweeps.example.org:8443" in output
 
 
+BUCKET_CONFIG = "[default]\nendpoint_url = http://store:9000\naws_access_key_id = a\naws_secret_access_key = b\n"
+
+
+def test_a_bucket_takes_the_place_of_folders(installation, tmp_path_factory):
+    config = tmp_path_factory.mktemp("of the store") / "config"
+    config.write_text(BUCKET_CONFIG)
+    done = init(installation, "--bucket", "s3://sweeps/team/", "--bucket-config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert variables(installation)["SWEEP_BUCKET"] == "s3://sweeps/team"
+    assert variables(installation)["COMPOSE_FILE"] == "docker-compose.yml:deploy/bucket.yml"
+    assert made(installation)["bucket"] == BUCKET_CONFIG.strip()
+    assert "aws" not in (installation / ".env").read_text()
+
+
+def test_without_a_bucket_nothing_is_said_of_one(installation):
+    init(installation)
+    assert not {"COMPOSE_FILE", "SWEEP_BUCKET"} & set(variables(installation))
+    assert set(made(installation)) == SECRETS
+
+
+@pytest.mark.parametrize("text", ["", "[default]\nregion = x\n", "[default]\naws_secret_access_key =\n"])
+def test_a_store_without_credentials_is_refused_and_nothing_is_made(installation, tmp_path_factory, text):
+    config = tmp_path_factory.mktemp("of the store") / "config"
+    config.write_text(text)
+    refused = init(installation, "--bucket", "s3://sweeps", "--bucket-config", str(config))
+    assert refused.returncode == 2
+    assert "aws_secret_access_key" in refused.stderr
+    assert not (installation / ".env").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (["--bucket", "sweeps"], "s3://NAME/PREFIX"),
+        (["--bucket", "s3://sweeps/$(id)", "--bucket-config", "/dev/null"], "--bucket"),
+        (["--bucket", "s3://sweeps"], "--bucket-config"),
+        (["--bucket-config", "/dev/null"], "--bucket-config needs --bucket"),
+        (["--bucket", "s3://sweeps", "--bucket-config", "/nonexistent"], "/nonexistent"),
         (["--host", "https://sweeps.example.org"], "--host"),
         (["--host"], "--host"),
         (["--tls", "internal"], "--host"),
