@@ -15,7 +15,7 @@ Where the cluster has its checkpoints in a bucket, FILE says which, and there is
 --cpus N     how many processors trials get; all of them if not given.
 
 Needs from this machine to HOST: TCP 2377; between all machines: TCP and UDP 7946, UDP 4789, IP protocol 50.
-To leave: docker compose -f deploy/worker.yml down (running trials go on elsewhere), then docker swarm leave.
+To leave: cd deploy && docker compose down (running trials go on elsewhere), then docker swarm leave.
 TEXT
 }
 
@@ -54,9 +54,9 @@ case $gpus in all) profile=gpu ;; none) profile=cpu ;; *) fail "--gpus takes all
 value() { # NAME
     sed -n "s/^$1=//p" "$join"
 }
-[ -n "$(value SWARM_TOKEN)" ] && [ -n "$(value RAY_TOKEN)" ] || fail "$join is not what deploy/open-cluster writes."
+swarm_token=$(value SWARM_TOKEN) ray_token=$(value RAY_TOKEN) bucket=$(value BUCKET) bucket_config=$(value BUCKET_CONFIG)
+[ -n "$swarm_token" ] && [ -n "$ray_token" ] || fail "$join is not what deploy/open-cluster writes."
 
-bucket=$(value BUCKET)
 if [ -n "$bucket" ]; then
     [ -z "$checkpoints" ] || fail "the cluster has its checkpoints in $bucket; leave --checkpoints out."
 else
@@ -70,7 +70,6 @@ else
 service there has not been started since deploy/open-cluster: .cluster.json is not in it."
 fi
 
-bucket_config=$(value BUCKET_CONFIG)
 cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
@@ -78,9 +77,9 @@ if [ -n "$bucket" ]; then
     echo "$bucket_config" >secrets/bucket
     chmod 0444 secrets/bucket
 fi
-value RAY_TOKEN >secrets/ray_token
+echo "$ray_token" >secrets/ray_token
 chmod 0444 secrets/ray_token
-cat >worker.env <<TEXT
+cat >.env <<TEXT
 # Written by deploy/join-worker.sh.
 COMPOSE_FILE=worker.yml${bucket:+:worker-bucket.yml}
 COMPOSE_PROFILES=$profile
@@ -90,6 +89,6 @@ SWEEP_WORKER_CPUS=$cpus
 TEXT
 case $(docker info --format '{{.Swarm.LocalNodeState}}') in
 active) ;;
-*) docker swarm join --token "$(value SWARM_TOKEN)" "$host:2377" ;;
+*) docker swarm join --token "$swarm_token" "$host:2377" ;;
 esac
-docker compose --env-file worker.env up --detach --wait
+docker compose up --detach --wait

@@ -77,7 +77,7 @@ def running_cluster(
     folder: Path, *init_options: str, before_start: Callable[[Cluster], None] = lambda _: None
 ) -> Iterator[Cluster]:
     """One from nothing: the files of this checkout, deploy/init, the images, all services healthy."""
-    _copy_checkout(folder)
+    copy_checkout(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,7 +94,8 @@ def running_cluster(
         cluster.compose("--profile=*", "down", "--volumes", "--remove-orphans", check=False)
 
 
-def _copy_checkout(folder: Path) -> None:
+def copy_checkout(folder: Path) -> None:
+    """The files of this checkout, and what a user puts into deploy/wheels."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
         target = folder / name
