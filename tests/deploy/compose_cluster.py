@@ -19,7 +19,7 @@ from sweep_service.client import SweepClient
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "gradnorm-sweeps-test"
-CADDY_IMAGE = "caddy:2"
+CADDY_IMAGE, PROMETHEUS_IMAGE = "caddy:2", "prom/prometheus:v3.7.3"
 OWN_MODULES = ("faulty_problems", "faulty_catalog")
 
 
@@ -84,7 +84,7 @@ def running_cluster(
     cluster = Cluster(folder, port)
     cluster.run(folder / "deploy" / "init", "--listen", f"127.0.0.1:{port}", *init_options)
     try:
-        _have_caddy(cluster)
+        have_image(cluster, CADDY_IMAGE, "caddy-stand-in")
         cluster.compose("down", "--volumes", "--remove-orphans", check=False)
         cluster.compose("build", timeout=1800)
         before_start(cluster)
@@ -127,12 +127,13 @@ def _build_wheel(problems: Path, source: Path, target: Path) -> None:
     subprocess.run([*pip, source], check=True, timeout=300)
 
 
-def _have_caddy(cluster: Cluster) -> None:
-    if cluster.run("docker", "image", "inspect", CADDY_IMAGE, check=False).returncode == 0:
+def have_image(cluster: Cluster, image: str, stand_in: str) -> None:
+    """It, or where it cannot be had what tests/deploy/ has in its place."""
+    if cluster.run("docker", "image", "inspect", image, check=False).returncode == 0:
         return
-    if cluster.run("docker", "pull", "--quiet", CADDY_IMAGE, check=False).returncode == 0:
+    if cluster.run("docker", "pull", "--quiet", image, check=False).returncode == 0:
         return
-    cluster.run("docker", "build", "--tag", CADDY_IMAGE, ROOT / "tests" / "deploy" / "caddy-stand-in", timeout=600)
+    cluster.run("docker", "build", "--tag", image, ROOT / "tests" / "deploy" / stand_in, timeout=600)
 
 
 def await_that(what: Callable[[], Any], *, within_s: float = 240) -> Any:

@@ -8,15 +8,17 @@ import re
 import socket
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 from cluster_sweeps import SPEC, check_each_trial_once, has_ended, nodes_of, num_ended
-from compose_cluster import PROJECT, Cluster, await_that, has_engine, running_cluster
+from compose_cluster import PROJECT, PROMETHEUS_IMAGE, Cluster, await_that, has_engine, have_image, running_cluster
 
 from sweep_service.client import ApiError, SweepClient
 
@@ -276,6 +278,68 @@ def test_what_was_saved_is_back_after_all_of_it_was_lost(cluster, client, tmp_pa
     refused = cluster.run(cluster.folder / "deploy" / "restore", tmp_path / "saved", check=False)
     assert refused.returncode == 2
     assert "--replace" in refused.stderr
+
+
+def test_prometheus_reads_the_metrics_with_its_own_key_and_knows_the_alerts(cluster, client):
+    have_image(cluster, PROMETHEUS_IMAGE, "prometheus-stand-in")
+    cluster.set_variable("SWEEP_PROMETHEUS_IMAGE", PROMETHEUS_IMAGE)
+    cluster.up("--no-build", "prometheus")
+
+    def asked(path: str) -> Any:
+        run = ("exec", "-T", "prometheus", "wget", "-q", "-O", "-", f"http://127.0.0.1:9090/api/v1/{path}")
+        return json.loads(cluster.compose(*run).stdout)["data"]
+
+    await_that(lambda: asked("query?query=sweep_sweeps")["result"], within_s=120)
+    (target,) = asked("targets?state=active")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    rules = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) >= 15
+    await_that(lambda: all(r["health"] == "ok" for g in asked("rules")["groups"] for r in g["rules"]), within_s=180)
+    firing = {alert["labels"]["alertname"] for alert in asked("alerts")["alerts"] if alert["state"] == "firing"}
+    assert not firing, "all is well here"
+
+
+NEXT_VERSION, NEXT_REVISION = "0.1.1", "9999"
+NEXT_MIGRATION = '''"""What the next version adds to the database."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "{revision}", "{before}"
+
+
+def upgrade() -> None:
+    op.create_table("of_the_next_version", sa.Column("id", sa.Integer, primary_key=True))
+'''
+
+
+def make_next_version(checkout: Path) -> None:
+    """As a pull would bring it: another version of the package, and a migration."""
+    project = checkout / "pyproject.toml"
+    before = tomllib.loads(project.read_text())["project"]["version"]
+    project.write_text(project.read_text().replace(f'version = "{before}"', f'version = "{NEXT_VERSION}"'))
+    migrations = checkout / "sweep_service" / "storage" / "migrations" / "versions"
+    last = max(
+        re.findall(r'^revision = "(\w+)"', path.read_text(), re.MULTILINE)[0] for path in migrations.glob("0*.py")
+    )
+    text = NEXT_MIGRATION.format(revision=NEXT_REVISION, before=last)
+    (migrations / f"{NEXT_REVISION}_next.py").write_text(text)
+
+
+def test_an_upgrade_migrates_the_database_and_a_sweep_goes_on_in_the_new_version(cluster, client):
+    make_next_version(cluster.folder)
+    cluster.set_variable("SWEEP_VERSION", "next")
+    cluster.compose("build", timeout=1800)
+    sweep_id = client.submit({**SPEC, "name": "upgraded"})["id"]
+    await_that(lambda: num_ended(client, sweep_id) >= 2)
+    cluster.up("--no-build")
+    check_each_trial_once(client, sweep_id, 16)
+    assert client.get(sweep_id)["generation"] >= 2
+    versions = {client.trial(trial["id"])["provenance"]["code_version"] for trial in client.trials(sweep_id)}
+    assert NEXT_VERSION in versions
+    assert len(versions) == 2, "the first ones had ended before"
+    ask = ("exec", "-T", "postgres", "psql", "--username=postgres", "--tuples-only", "--no-align", "sweep", "--command")
+    assert cluster.compose(*ask, "SELECT version_num FROM alembic_version").stdout.strip() == NEXT_REVISION
 
 
 def test_the_logs_are_lines_of_json_that_tell_their_sweep(cluster, client):
