@@ -61,7 +61,7 @@ def test_checkpoints_and_artifacts_are_in_the_bucket_and_trials_go_on_from_there
         cluster.kill("ray-worker")
         cluster.up()
         check_each_trial_once(client, sweep_id, 8)
-        best = client.best(sweep_id)["id"]
+        best = client.best(sweep_id)["best"]["id"]
     names = names_in_bucket(cluster)
     assert "team/checkpoints/.cluster.json" in names
     kept = [name for name in names if name.startswith(f"team/checkpoints/{sweep_id}/")]
