@@ -158,6 +158,11 @@ def test_gpus_are_asked_for_in_their_profile_alone(compose, tmp_path):
     assert compose["services"]["ray-worker-gpu"]["profiles"] == ["gpu"]
 
 
+def test_what_is_built_for_gpus_is_told_so(compose):
+    variants = {n: s["build"]["args"].get("VARIANT") for n, s in compose["services"].items() if "build" in s}
+    assert variants == {"setup": None, "ray-head": None, "ray-worker-gpu": "gpu"}
+
+
 def test_each_image_is_built_by_one_service(compose):
     built = [service["image"] for service in compose["services"].values() if "build" in service]
     assert len(set(built)) == len(built) == 3
