@@ -34,8 +34,10 @@ class CheckpointFiles(Protocol):
         """
         ...
 
-    def exists(self, name: str) -> bool:
-        """Whether there is a file of that name, as seen from this node."""
+    def is_missing(self, name: str) -> bool:
+        """Whether it is known at once that there is no file of that name, as seen from this node. A bucket is not
+        asked, for its answer may take a minute: whoever reads the file finds out.
+        """
         ...
 
     def remove(self, name: str) -> None:

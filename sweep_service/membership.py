@@ -31,7 +31,7 @@ class UnfitNodeError(Exception):
 
 
 class NoTermsError(UnfitNodeError):
-    """The control node has put down no terms in the folder, or not yet."""
+    """The control node has put down no terms, or not yet, or the storage does not answer: asked again, it may."""
 
 
 def package_versions(entry_point_group: str) -> Mapping[str, str]:
@@ -74,7 +74,9 @@ def check_terms(files: CheckpointFiles, root: str, token: str, versions: Mapping
     probe = f"{root}/.{os.uname().nodename}-{uuid.uuid4().hex}"
     try:
         files.write_text("x" * 4096, probe)
-    except (CheckpointsUnavailableError, OSError) as error:
+    except CheckpointsUnavailableError as error:
+        raise NoTermsError(f"Whether checkpoints can be written here cannot be told yet: {error}.") from error
+    except OSError as error:
         raise UnfitNodeError(
             f"{root} cannot be written to by user {os.getuid()}, and checkpoints have to: {error}."
         ) from error

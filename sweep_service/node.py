@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         token = _read_token()
         if kind is NodeKind.WORKER:
-            _await_terms(checkpoint_files(settings.checkpoint_root), settings.checkpoint_root, token)
+            _await_terms(checkpoint_files(), settings.checkpoint_root, token)
         argv = ray_command(kind, settings, node)
         if kind is not NodeKind.CONTROL:
             os.execv(argv[0], argv)  # noqa: S606 - it takes this one's place, and hears the signals itself
@@ -186,7 +186,7 @@ def _run_control_node(ray_argv: Sequence[str], settings: Settings, node: NodeSet
     store = open_sql_store(settings.store_url)
     root = settings.checkpoint_root
     try:
-        write_terms(checkpoint_files(root), root, token, package_versions(ENTRY_POINT_GROUP))
+        write_terms(checkpoint_files(), root, token, package_versions(ENTRY_POINT_GROUP))
     except OSError as error:
         raise NodeError(f"{root} cannot be written to: {error}.") from error
     ray = Child(name="ray", argv=ray_argv, env={}, is_ready=lambda: listens(NODE_MANAGER_PORT), ready_within_s=120.0)

@@ -18,7 +18,7 @@ from sweep_service.domain.limits import PackLimit
 
 def _folder_or_bucket(location: str) -> str:
     scheme, is_url, rest = location.partition("://")
-    if is_url and (scheme != "s3" or not rest.strip("/")):
+    if is_url and (scheme != "s3" or not rest.partition("/")[0]):
         raise ValueError(f"{location!r} is neither a folder nor s3://bucket/prefix; other schemes are not known")
     return location
 

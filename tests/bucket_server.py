@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import boto3
+import pytest
 from moto.server import ThreadedMotoServer
+
+from sweep_service.checkpoint_files import checkpoint_files
 
 
 @dataclass
@@ -61,6 +64,13 @@ class BucketServer:
             "aws_secret_access_key": "test-secret",
             "region_name": "us-east-1",
         }
+
+
+def reach(server: BucketServer, patch: pytest.MonkeyPatch) -> None:
+    """Have this process find its objects there, until the test ends."""
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
+    checkpoint_files.cache_clear()  # it knows another server
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions as faults
+import urllib3.exceptions
 from boto3.session import Session
 from botocore.config import Config
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 MOST_TRIES = 4  # of one request, within some seconds; those who call have more patience
-_MISSING = frozenset({"404", "NoSuchKey"})
-_FOR_NOW = frozenset({"RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "TooManyRequestsException"})
-_HTTP_SERVER_ERROR = 500
+MOST_CONNECTIONS = 100  # several checkpoints are sent at once, each in parts that are sent at once
+_FOR_NOW = frozenset({"NoSuchUpload", "RequestLimitExceeded", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
+_STATUS_FOR_NOW = frozenset({408, 425, 429})
+_SERVER_ERROR = 500
 
 
 class BucketFiles:
@@ -47,14 +49,8 @@ class BucketFiles:
 
         return Checkpoint.read(io.BytesIO(self._read(name)), name)
 
-    def exists(self, name: str) -> bool:
-        bucket, key = _bucket_and_key(name)
-        try:
-            with _answer(name):
-                self._client.head_object(Bucket=bucket, Key=key)
-        except FileNotFoundError:
-            return False
-        return True
+    def is_missing(self, name: str) -> bool:
+        return False
 
     def remove(self, name: str) -> None:
         bucket, key = _bucket_and_key(name)
@@ -65,9 +61,10 @@ class BucketFiles:
         bucket, key = _bucket_and_key(name)
         with suppress(OSError, CheckpointsUnavailableError):
             for page in self._pages(name, Bucket=bucket, Prefix=f"{key}/"):
-                # One by one: not every store takes the request that removes many.
                 for found in page.get("Contents", ()):
-                    self.remove(f"s3://{bucket}/{found['Key']}")
+                    # One by one: not every store takes the request that removes many.
+                    with suppress(OSError):
+                        self.remove(f"s3://{bucket}/{found['Key']}")
 
     def folders(self, name: str) -> Sequence[str]:
         bucket, key = _bucket_and_key(name)
@@ -96,8 +93,12 @@ class BucketFiles:
     def _client(self) -> Any:
         """Made late: credentials that are missing are an error of the first call, which says so."""
         logging.getLogger("botocore").setLevel(logging.WARNING)  # a line, in a trial's log, of where credentials are
-        retries = {"mode": "standard", "total_max_attempts": MOST_TRIES}
-        config = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=retries)
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": MOST_TRIES},
+            max_pool_connections=MOST_CONNECTIONS,
+        )
         # Of a session of its own: the one that boto3 has for all is not to be used by several threads.
         return Session().client("s3", config=config)
 
@@ -109,18 +110,31 @@ def _bucket_and_key(name: str) -> tuple[str, str]:
 
 @contextmanager
 def _answer(name: str) -> Iterator[None]:
-    """Errors of the library in the words of the port."""
+    """Errors of the libraries in the words of the port."""
     try:
         yield
     except faults.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _MISSING:
+        if code == "NoSuchKey":  # by a body: a bare 404 may be that of anybody on the way
             raise FileNotFoundError(f"There is no {name}") from error
-        if code in _FOR_NOW or status >= _HTTP_SERVER_ERROR:
+        if _passes(code, status):
             raise CheckpointsUnavailableError(f"the object store does not serve {name} for now: {error}") from error
         raise PermissionError(f"The object store refuses {name}: {error}") from error
-    except (faults.ConnectionError, faults.HTTPClientError, faults.IncompleteReadError) as error:
+    except _NO_ANSWER as error:
         raise CheckpointsUnavailableError(f"the object store of {name} does not answer: {error}") from error
-    except faults.BotoCoreError as error:  # no credentials, no region, an endpoint that is no URL
+    except (faults.BotoCoreError, ValueError) as error:  # no credentials, no region, an endpoint that is no URL
         raise PermissionError(f"The object store of {name} cannot be asked: {error}") from error
+
+
+_NO_ANSWER = (
+    faults.ConnectionError,
+    faults.HTTPClientError,
+    faults.IncompleteReadError,
+    faults.FlexibleChecksumError,  # what has come is not what was sent
+    urllib3.exceptions.HTTPError,  # while a body is read, some come as they are
+)
+
+
+def _passes(code: str, status: int) -> bool:
+    return code in _FOR_NOW or "Throttl" in code or status in _STATUS_FOR_NOW or status >= _SERVER_ERROR

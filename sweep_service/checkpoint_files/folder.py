@@ -30,8 +30,8 @@ class FolderFiles:
 
         return Checkpoint.load(Path(name))
 
-    def exists(self, name: str) -> bool:
-        return Path(name).is_file()
+    def is_missing(self, name: str) -> bool:
+        return not Path(name).exists()
 
     def remove(self, name: str) -> None:
         Path(name).unlink(missing_ok=True)

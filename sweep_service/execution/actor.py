@@ -173,7 +173,7 @@ def _new_conductor(name: str, actor: str, lease: Lease) -> Any:
     from sweep_service.tracking.mlflow_tracker import MlflowTracker
 
     clock = SystemClock()
-    files = checkpoint_files(settings.checkpoint_root)
+    files = checkpoint_files()
     return Conductor(
         name=name,
         lease=lease,

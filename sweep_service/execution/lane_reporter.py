@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainables.protocol import LaneReport
 
 MOST_WRITERS = 8  # threads that write a pack's checkpoints
-ROOM_INTERVAL_S = 2.0  # between tries to write a checkpoint where there is no room for it
+RETRY_INTERVAL_S = 2.0  # between tries to write or read a checkpoint where that cannot be done for now
 _ENDINGS: Mapping[str, TrialEnding] = {
     "completed": TrialEnding.COMPLETED,
     "non_finite": TrialEnding.NON_FINITE,
@@ -88,11 +88,9 @@ class LaneReporter:
         for report, notice in notices:
             self._link.note(report.lane, f"Step {report.step}: {notice}.")
         # Only now that the store names the new ones may their predecessors go.
-        for trial_id, name in written.items():
-            predecessor = self._last_checkpoint.get(trial_id)
-            self._last_checkpoint[trial_id] = name
-            if predecessor is not None and predecessor != name:
-                self._remove(predecessor)
+        due = {self._last_checkpoint[trial_id] for trial_id in written.keys() & self._last_checkpoint.keys()}
+        self._last_checkpoint |= written
+        _errors_of([partial(self._remove, name) for name in due - set(written.values())])
         return leaving.keys()
 
     def expect(self, orders: Sequence[LaneOrder]) -> None:
@@ -145,7 +143,7 @@ class LaneReporter:
         first = left[0].report
         self._tell(first, f"its pack waits, for {left[0].why}")
         while left:
-            self._rest(ROOM_INTERVAL_S)
+            self._rest(RETRY_INTERVAL_S)
             left = self._try_to_write([(one.report, one.checkpoint) for one in left])
         self._tell(first, "its pack goes on: the checkpoint is written")
 
@@ -167,7 +165,7 @@ class LaneReporter:
         return f"{self._orders[report.lane].checkpoint_dir}/step-{report.step:08d}.pt"
 
     def _remove(self, name: str) -> None:
-        """What is left lying goes with the folder of its attempt."""
+        """One that is left lying takes room, and harms nobody."""
         with suppress(OSError, CheckpointsUnavailableError):
             self._files.remove(name)
 
@@ -192,6 +190,8 @@ class LaneReporter:
 
 def _errors_of(calls: Sequence[Callable[[], None]]) -> Sequence[BaseException | None]:
     """What each raises, all called at once; one needs no thread."""
+    if not calls:
+        return []
     if len(calls) == 1:
         try:
             calls[0]()

@@ -18,7 +18,7 @@ from sweep_service.checkpoint_files import checkpoint_files
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import CheckpointsUnavailableError
 from sweep_service.execution.capture import Capture
-from sweep_service.execution.lane_reporter import ROOM_INTERVAL_S, LaneReporter, provenance_of
+from sweep_service.execution.lane_reporter import RETRY_INTERVAL_S, LaneReporter, provenance_of
 from sweep_service.execution.links import ConductorLink, PackLink
 from sweep_service.execution.log_sender import LogSender
 from sweep_service.execution.trainers import NoTrainerError, take_trainer
@@ -88,8 +88,7 @@ def train_pack(order: PackOrder, link: PackLink, gpus: Sequence[int] = ()) -> No
     """Train the trials of that order in this process, to the end of each."""
     capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
     with LogSender(capture, link.log) as sender, capture:
-        files = checkpoint_files(order.lanes[0].checkpoint_dir)  # all are in one place
-        _train(order, LaneReporter(order, link, capture, sender, files), link, gpus)
+        _train(order, LaneReporter(order, link, capture, sender, checkpoint_files()), link, gpus)
 
 
 def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
@@ -226,16 +225,19 @@ def readable_checkpoint(
 
     if order.resume_from is None:
         return None
-    files = checkpoint_files(order.resume_from)
     is_told = False
     while True:
         try:
-            return files.load(order.resume_from)
+            found = checkpoint_files().load(order.resume_from)
         except CheckpointsUnavailableError as error:
             if not is_told:
                 note(order.trial_id, f"Its pack waits, for {error}.")
                 is_told = True
-            rest(ROOM_INTERVAL_S)
+            rest(RETRY_INTERVAL_S)
         except (OSError, CheckpointError) as error:
             note(order.trial_id, f"Its checkpoint cannot be read here, so it trains from its first step. {error}")
             return None
+        else:
+            if is_told:
+                note(order.trial_id, "Its pack goes on: its checkpoint is read.")
+            return found

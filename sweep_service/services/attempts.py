@@ -86,7 +86,7 @@ class Attempts:
 
     def _resumable(self, trial: Trial) -> str | None:
         """The trial's checkpoint; None, and a notice, where the file is gone: training anew gives the same result."""
-        if trial.checkpoint is None or self._checkpoints.is_there(trial.checkpoint):
+        if trial.checkpoint is None or not self._checkpoints.is_missing(trial.checkpoint):
             return trial.checkpoint
         message = f"The checkpoint {trial.checkpoint} of trial {trial.number} is gone; it trains from its first step."
         self._store.add_notice(self._lease, message, trial_id=trial.id)

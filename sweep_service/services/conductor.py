@@ -31,7 +31,7 @@ from sweep_service.domain.trial import Lease, Sweep, Trial
 from sweep_service.logs import carried, log_context
 from sweep_service.ports import Clock, SweepStore
 from sweep_service.services import late_delivery
-from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.checkpoints import CheckpointFolders, Removals
 from sweep_service.services.delivery import DELIVERY_INTERVAL_S, Delivery, pause_after
 from sweep_service.services.generation import Generation
 from sweep_service.services.importance import Importance, WeighParameters
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S = 30.0  # between tries to deliver the end of a sweep
 NODES_INTERVAL_S = 2.0  # between looks at whether nodes leave the cluster, for which they take half a minute
+REMOVALS_WITHIN_S = 20.0  # that a sweep waits with its end for the removal of checkpoints that nobody needs
 LEAVE_INTERVAL_S = 0.1  # between looks at whether its packs have let go of their trials
 
 
@@ -84,7 +85,8 @@ class Conductor:
         self._open_search = open_search
         self._importance = Importance(weigh_parameters)
         self._runner = runner
-        self._checkpoints = CheckpointFolders(files, settings.checkpoint_root, lease.sweep_id)
+        self._removals = Removals()
+        self._checkpoints = CheckpointFolders(files, settings.checkpoint_root, lease.sweep_id, self._removals)
         self._delivery = Delivery(store=store, tracker=tracker, lease=lease)
         self._generation: Generation | None = None
         self._supply: PackSupply | None = None
@@ -338,7 +340,9 @@ class Conductor:
         if not is_delivered or ending.tracking_due_at is not None:  # the latter: another end had not come to be
             self._store.set_tracking_due(self._lease, None if is_delivered else late_delivery.SOONEST)
         # Before the move: after it somebody may re-open the sweep, and its next conductor write checkpoints.
-        self._checkpoints.drop_other_trials(keep=with_checkpoints(ending.spec, trials) | {ending.best_trial_id or ""})
+        keep = with_checkpoints(ending.spec, trials)
+        self._checkpoints.drop_other_trials(keep=keep | {ending.best_trial_id} if ending.best_trial_id else keep)
+        self._removals.close(REMOVALS_WITHIN_S)
         self._store.move_sweep(
             self._lease, ending.state, reason=ending.reason, message=ending.message, revision=ending.revision
         )

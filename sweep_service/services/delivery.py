@@ -57,7 +57,7 @@ class Delivery:
         self._closed: set[str] = set()  # trials whose run has been closed in this generation
         self._all_closed_up_to = -1  # number; the trials up to it need not be looked at any more
         self._refused: set[str] = set()  # trials whose run the server does not take
-        self._waits_for: str | None = None  # who did not answer the last time
+        self._away: set[str] = set()  # who did not answer the last time, and has been said not to
         self._told: set[str] = set()  # notices given in this generation
 
     def try_deliver(self) -> bool:
@@ -73,7 +73,7 @@ class Delivery:
         except TrackingRefusedError as error:
             self._notice(f"The tracking server does not take this sweep's results. {error}")
             return False
-        self._take_note_of_answer()
+        self._take_note_of_answer(_SERVER)
         return True
 
     def try_finish(self, sweep: Sweep, trials: Sequence[Trial]) -> bool:
@@ -94,12 +94,12 @@ class Delivery:
         except Exception as error:
             logger.exception("The results of %s could not be written to the tracking server.", sweep.id)
             self._notice(f"The results could not be written to the tracking server. {type(error).__name__}: {error}")
-        self._take_note_of_answer()
+        self._take_note_of_answer(_SERVER, _BUCKET)
         return True
 
     def try_late(self, sweep: Sweep, trials: Sequence[Trial]) -> bool:
         """:meth:`try_finish` for a sweep that has ended; that the server did not answer has been said."""
-        self._waits_for = _SERVER
+        self._away = {_SERVER}
         return self.try_finish(sweep, trials)
 
     def _deliver(self) -> None:
@@ -214,14 +214,15 @@ class Delivery:
             self._told.add(message)
 
     def _take_note_of_delay(self, error: TrackingUnavailableError | CheckpointsUnavailableError) -> None:
-        who = _SERVER if isinstance(error, TrackingUnavailableError) else _BUCKET
-        if self._waits_for is None:
+        who, what_goes_on = _SERVER, "training goes on and results are kept until it does"
+        if isinstance(error, CheckpointsUnavailableError):
+            who, what_goes_on = _BUCKET, "the sweep ends when the model of its best trial can be read"
+        if who not in self._away:
             logger.warning("Results of %s wait. %s does not answer: %s", self._lease.sweep_id, who, error)
-            fact = f"{who} does not answer; training goes on and results are kept until it does."
-            self._store.add_notice(self._lease, f"{fact} {error}")
-        self._waits_for = who
+            self._store.add_notice(self._lease, f"{who} does not answer; {what_goes_on}. {error}")
+        self._away.add(who)
 
-    def _take_note_of_answer(self) -> None:
-        if self._waits_for is not None:
-            self._store.add_notice(self._lease, f"{self._waits_for} answers again.")
-        self._waits_for = None
+    def _take_note_of_answer(self, *whose: str) -> None:
+        for who in sorted(self._away.intersection(whose)):
+            self._store.add_notice(self._lease, f"{who} answers again.")
+        self._away.difference_update(whose)

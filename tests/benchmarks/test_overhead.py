@@ -173,11 +173,11 @@ import sys
 from datetime import timedelta
 from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.storage.sql import open_sql_store
-from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.checkpoints import CheckpointFolders, Removals
 
 store = open_sql_store(sys.argv[1])
 assert store.claim_sweep(owner="test", ttl=timedelta(seconds=1)) is None
-CheckpointFolders(FolderFiles(), sys.argv[2], "swp").drop_trial("trl")
+CheckpointFolders(FolderFiles(), sys.argv[2], "swp", Removals()).drop_trial("trl")
 try:
     store.renew_lease(None, ttl=timedelta(seconds=1))
 except AttributeError:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from bucket_server import BucketServer, bucket_server
+from bucket_server import BucketServer, bucket_server, reach
 
+from sweep_service.checkpoint_files import bucket as bucket_module
 from sweep_service.checkpoint_files import checkpoint_files
 from sweep_service.checkpoint_files.bucket import BucketFiles
 from sweep_service.checkpoint_files.folder import FolderFiles
@@ -45,8 +48,7 @@ def server() -> Iterator[BucketServer]:
 @pytest.fixture
 def bucket(server: BucketServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A part of the bucket that no other test has, where this process can get at it."""
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    reach(server, monkeypatch)
     return f"s3://{server.bucket}/{abs(hash(request.node.nodeid))}"
 
 
@@ -57,15 +59,22 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def files(root: str) -> CheckpointFiles:
-    return checkpoint_files(root)
+    return checkpoint_files()
+
+
+def is_there(files: CheckpointFiles, name: str) -> bool:
+    try:
+        files.read_text(name)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def test_a_checkpoint_is_read_as_it_was_written(files: CheckpointFiles, root: str, checkpoint: Checkpoint) -> None:
     name = f"{root}/swp/trl/att/step-00000002.pt"
-    assert not files.exists(name)
     files.save(checkpoint, name)
-    assert files.exists(name)
-    read = checkpoint_files(root).load(name)
+    assert not files.is_missing(name)
+    read = checkpoint_files().load(name)
     assert (read.step, read.balancer) == (2, "gradnorm")
     assert all(torch.equal(tensor, read.model[key]) for key, tensor in checkpoint.model.items())
 
@@ -83,7 +92,7 @@ def test_a_checkpoint_that_could_not_be_read_again_leaves_nothing(
 ) -> None:
     with pytest.raises(TypeError, match="plain data"):
         files.save(replace(checkpoint, rng={"generator": object()}), f"{root}/folder/one.pt")
-    assert not files.exists(f"{root}/folder/one.pt")
+    assert not is_there(files, f"{root}/folder/one.pt")
     assert files.folders(f"{root}/folder") == []
 
 
@@ -120,14 +129,14 @@ def test_a_folder_goes_with_all_below_it_and_nothing_else(files: CheckpointFiles
         files.write_text("x", f"{root}/{name}")
     files.remove_folder(f"{root}/swp/trl_1")
     files.remove_folder(f"{root}/swp/trl_1")  # is gone already
-    assert [files.exists(f"{root}/{name}") for name in names] == [False, False, True, True]
+    assert [is_there(files, f"{root}/{name}") for name in names] == [False, False, True, True]
 
 
 def test_a_file_is_removed_once_and_not_missed_twice(files: CheckpointFiles, root: str) -> None:
     files.write_text("x", f"{root}/one")
     for _ in range(2):
         files.remove(f"{root}/one")
-        assert not files.exists(f"{root}/one")
+        assert not is_there(files, f"{root}/one")
 
 
 def test_several_threads_write_at_once(files: CheckpointFiles, root: str, checkpoint: Checkpoint) -> None:
@@ -141,7 +150,20 @@ def test_several_threads_write_at_once(files: CheckpointFiles, root: str, checkp
     assert [files.load(f"{root}/{n}.pt").step for n in range(8)] == list(range(8))
 
 
+def test_names_of_both_kinds_are_known_at_once(bucket: str, tmp_path: Path, checkpoint: Checkpoint) -> None:
+    files = checkpoint_files()
+    for root in (str(tmp_path), bucket):
+        files.save(checkpoint, f"{root}/one.pt")
+        assert files.load(f"{root}/one.pt").step == checkpoint.step
+        assert files.folders(root) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["one.pt"]
+
+
 # --- a folder alone ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_gone_from_a_folder_is_known_to_be_at_once(tmp_path: Path) -> None:
+    assert FolderFiles().is_missing(str(tmp_path / "one.pt"))
 
 
 def test_a_folder_that_is_full_is_waited_for(checkpoint: Checkpoint) -> None:
@@ -183,20 +205,19 @@ def test_a_folder_of_more_files_than_one_answer_lists_goes_as_a_whole(bucket: st
 
 def test_a_store_that_is_down_is_waited_for_and_serves_again(checkpoint: Checkpoint, monkeypatch) -> None:
     with bucket_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+        reach(server, monkeypatch)
         name, files = f"s3://{server.bucket}/one.pt", BucketFiles()
         files.save(checkpoint, name)
         server.stop()
         calls = {
             "save": lambda: files.save(checkpoint, name),
             "load": lambda: files.load(name),
-            "exists": lambda: files.exists(name),
             "remove": lambda: files.remove(name),
             "folders": lambda: files.folders(f"s3://{server.bucket}"),
             "write_text": lambda: files.write_text("x", name),
             "read_text": lambda: files.read_text(name),
         }
+        assert not files.is_missing(name), "it is not asked"
         for call in calls.values():
             with pytest.raises(CheckpointsUnavailableError, match="does not answer"):
                 call()
@@ -218,4 +239,75 @@ def test_credentials_that_are_missing_are_said_to_be(bucket: str, monkeypatch) -
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     with pytest.raises(PermissionError, match="credentials"):
+        BucketFiles().write_text("x", f"{bucket}/one")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers everything in one way."""
+
+    status, body = 200, b""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(status: int, code: str, patch: pytest.MonkeyPatch) -> Iterator[BucketFiles]:
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode() if code else b""
+    handler = type("Handler", (Answering,), {"status": status, "body": body})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setattr(bucket_module, "MOST_TRIES", 1)
+        yield BucketFiles()
+        server.shutdown()
+
+
+PASSING, REFUSED, MISSING = CheckpointsUnavailableError, PermissionError, FileNotFoundError
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (404, "NoSuchKey", MISSING),
+        (404, "NoSuchBucket", REFUSED),
+        (404, "", REFUSED),  # anybody's on the way
+        (403, "AccessDenied", REFUSED),
+        (400, "InvalidRequest", REFUSED),
+        (408, "", PASSING),
+        (429, "", PASSING),
+        (429, "TooManyRequests", PASSING),
+        (400, "ThrottlingException", PASSING),
+        (404, "NoSuchUpload", PASSING),
+        (400, "RequestTimeout", PASSING),
+        (500, "InternalError", PASSING),
+        (502, "", PASSING),
+        (503, "SlowDown", PASSING),
+    ],
+)
+def test_what_a_store_answers_is_told_apart_by_whether_it_passes(status, code, error, monkeypatch) -> None:
+    with answering(status, code, monkeypatch) as files:
+        calls = [lambda: files.read_text("s3://bucket/key"), lambda: files.write_text("x", "s3://bucket/key")]
+        for call in calls:
+            with pytest.raises(error, match="s3://bucket/key") as raised:
+                call()
+            assert type(raised.value) is error
+
+
+def test_an_endpoint_that_is_no_address_is_said_to_be(bucket: str, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "store.example.org:9000")
+    with pytest.raises(PermissionError, match=r"store\.example\.org:9000"):
         BucketFiles().write_text("x", f"{bucket}/one")

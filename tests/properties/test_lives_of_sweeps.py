@@ -37,7 +37,7 @@ from sweep_service.domain.states import AttemptState, SweepState, TrialEnding, T
 from sweep_service.domain.trial import Lease, Role, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.ports import SweepStore
-from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.checkpoints import CheckpointFolders, Removals
 from sweep_service.services.generation import Generation, Pause
 from sweep_service.services.losses import Loss
 from sweep_service.services.packs import Departure, LaneMessage
@@ -120,7 +120,7 @@ class LivesOfSweeps(RuleBasedStateMachine):
             trials=self.store.list_trials(self.id),
             open_plan=_open_plan,
             clock=FakeClock(),
-            checkpoints=CheckpointFolders(FolderFiles(), "/nonexistent", self.id),
+            checkpoints=CheckpointFolders(FolderFiles(), "/nonexistent", self.id, Removals()),
         )
         self.generation.take_up()
         self.watch()

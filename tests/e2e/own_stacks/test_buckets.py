@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from bucket_server import BucketServer, bucket_server
+from bucket_server import BucketServer, bucket_server, reach
 from mlflow.pytorch import load_model
 from stack_control import RunningStack, await_that, end_stack, start_stack
 
@@ -81,8 +81,7 @@ def test_trials_go_on_from_a_bucket_and_the_best_model_is_in_it(
         assert steps == list(range(EVERY, STEPS + 1, EVERY))
     kept = [name for name in server.names() if name.startswith(f"checkpoints/{sweep_id}/")]
     assert [Path(name).parts[2] for name in kept] == [sweep["best_trial_id"]], "the best trial's last one, no other"
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    reach(server, monkeypatch)
     assert load_model(model_uri(stack, sweep)) is not None
 
 

@@ -14,7 +14,7 @@ import pytest
 from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.clock import SystemClock
 from sweep_service.execution.capture import Capture
-from sweep_service.execution.lane_reporter import ROOM_INTERVAL_S, LaneReporter
+from sweep_service.execution.lane_reporter import RETRY_INTERVAL_S, LaneReporter
 from sweep_service.execution.log_sender import LogSender
 from sweep_service.services.packs import Departure, LaneLines, LaneMessage, LaneOrder, PackOrder
 from trainables.protocol import LaneReport
@@ -81,7 +81,7 @@ def report_with(checkpoints: Mapping[str, Any], folder: Path) -> tuple[list[str]
 def test_room_for_a_checkpoint_is_waited_for_and_told_of_once(tmp_path: Path, number: int) -> None:
     told, pauses, leaving = report_with({"trl_1": LateCheckpoint(3, number)}, tmp_path)
     assert (tmp_path / "trl_1" / "step-00000020.pt").exists()
-    assert pauses == [ROOM_INTERVAL_S] * 3
+    assert pauses == [RETRY_INTERVAL_S] * 3
     why = os.strerror(number)
     assert told == [
         f"trl_1: Step 20: its pack waits, for there is no room for a checkpoint in {tmp_path / 'trl_1'}: {why}.",
@@ -104,7 +104,7 @@ def test_one_that_has_to_wait_for_room_costs_no_other_its_checkpoint(tmp_path: P
     checkpoints = {f"trl_{n}": LateCheckpoint(1 if n == 7 else 0, errno.ENOSPC) for n in range(20)}
     told, pauses, _ = report_with(checkpoints, tmp_path)
     assert all((tmp_path / trial_id / "step-00000020.pt").exists() for trial_id in checkpoints)
-    assert pauses == [ROOM_INTERVAL_S]
+    assert pauses == [RETRY_INTERVAL_S]
     assert [event.partition(":")[0] for event in told] == ["trl_7", "trl_7", *["report 20"] * 20]
 
 
@@ -112,7 +112,7 @@ def test_a_pack_waits_once_for_all_of_its_checkpoints(tmp_path: Path) -> None:
     checkpoints = {f"trl_{n}": LateCheckpoint(1, errno.ENOSPC) for n in range(20)}
     told, pauses, _ = report_with(checkpoints, tmp_path)
     assert all((tmp_path / trial_id / "step-00000020.pt").exists() for trial_id in checkpoints)
-    assert pauses == [ROOM_INTERVAL_S]
+    assert pauses == [RETRY_INTERVAL_S]
     assert [event.partition(":")[0] for event in told] == ["trl_0", "trl_0", *["report 20"] * 20]
 
 

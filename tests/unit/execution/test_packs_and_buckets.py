@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bucket_server import bucket_server
+from bucket_server import bucket_server, reach
 from test_packs import Listening, alone, checkpoint, order
 
 from sweep_service.checkpoint_files.bucket import BucketFiles
@@ -17,8 +17,7 @@ __all__ = ["checkpoint"]  # a fixture
 
 def test_a_bucket_that_does_not_answer_is_waited_for_and_costs_no_step(checkpoint: Path, monkeypatch) -> None:
     with bucket_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+        reach(server, monkeypatch)
         stored = f"s3://{server.bucket}/swp/trl_1/att_1/step.pt"
         BucketFiles().save(Checkpoint.load(checkpoint), stored)
         server.stop()
@@ -29,15 +28,14 @@ def test_a_bucket_that_does_not_answer_is_waited_for_and_costs_no_step(checkpoin
         )
     assert found is not None
     assert found.step == 2
-    ((trial_id, message),) = notes
-    assert trial_id == "trl_1"
-    assert "Its pack waits, for the object store" in message
+    assert [trial_id for trial_id, _ in notes] == ["trl_1"] * 2, "once before, and once after"
+    assert "Its pack waits, for the object store" in notes[0][1]
+    assert "Its pack goes on" in notes[1][1]
 
 
 def test_a_pack_leaves_its_checkpoints_in_a_bucket_and_the_last_alone(monkeypatch) -> None:
     with bucket_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+        reach(server, monkeypatch)
         params = {"rows": 200, "hidden": [8], "steps": 6, "report_every": 2, "checkpoint_every": 2}
         folder = f"s3://{server.bucket}/swp/trl_1/att_1"
         link = Listening()

@@ -26,7 +26,7 @@ from sweep_service.domain.states import SweepState, TrialEnding
 from sweep_service.domain.trial import AdoptedTrial, Lease, Report, Sweep, Trial
 from sweep_service.execution.actor import open_optuna_search
 from sweep_service.ports import Clock
-from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.checkpoints import CheckpointFolders, Removals
 from sweep_service.services.generation import Generation, Pause
 from sweep_service.services.packs import LaneMessage, PackOrder
 from sweep_service.services.plan import Plan
@@ -131,7 +131,7 @@ class Rig:
             trials=self.store.list_trials(sweep.id),
             open_plan=open_plan,
             clock=self.clock,
-            checkpoints=CheckpointFolders(FolderFiles(), str(self.checkpoint_root), sweep.id),
+            checkpoints=CheckpointFolders(FolderFiles(), str(self.checkpoint_root), sweep.id, AtOnce()),
         )
         generation.take_up()
         self.lease, self.generation = lease, generation
@@ -176,6 +176,13 @@ class Rig:
                 return
             self.train(*started, **changes)
         raise AssertionError("no end")
+
+
+class AtOnce(Removals):
+    """Removes in the thread that asks for it, so that a test sees what is left."""
+
+    def __call__(self, removal: Callable[[], None]) -> None:
+        removal()
 
 
 class RecordingTracker:

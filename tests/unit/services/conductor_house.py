@@ -13,6 +13,7 @@ from conductor_fakes import CATALOG, RecordingTracker, ShakyStore
 from store_values import START, new_sweep
 
 from sweep_service.checkpoint_files.folder import FolderFiles
+from sweep_service.checkpoint_port import CheckpointFiles
 from sweep_service.clock import SystemClock
 from sweep_service.domain.errors import LeaseLostError, PackOverError
 from sweep_service.domain.events import EventKind
@@ -138,6 +139,7 @@ class House:
         self.store.publish_catalog(list(CATALOG.values()))
         self.store.add_sweep(new_sweep(spec=spec))
         self.tracker = RecordingTracker()
+        self.files: CheckpointFiles = FolderFiles()
         self.packs = FakePacks()
         self.weigh: WeighParameters = lambda sweep, trials: None
         self.lease = self.claim()
@@ -157,7 +159,7 @@ class House:
             open_search=open_optuna_search,
             weigh_parameters=self.weigh,
             runner=self.packs,
-            files=FolderFiles(),
+            files=self.files,
             clock=SystemClock(),
         )
         self.packs.conductor = conductor

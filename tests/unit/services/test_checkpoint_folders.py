@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conductor_fakes import Rig, small_spec
+from conductor_fakes import AtOnce, Rig, small_spec
 
 from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.domain.errors import PackOverError
 from sweep_service.domain.states import TrialEnding
-from sweep_service.services.checkpoints import CheckpointFolders
+from sweep_service.services.checkpoints import CheckpointFolders, Removals
 from sweep_service.services.generation import Pause
 from sweep_service.services.losses import Loss
 from sweep_service.services.packs import LaneMessage, PackOrder
@@ -145,7 +147,7 @@ def test_a_trial_that_never_gets_beyond_a_step_is_given_up_although_it_writes_ch
 
 
 def test_an_attempt_removes_what_came_before_it_and_nothing_that_came_after(root: Path) -> None:
-    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1")
+    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1", AtOnce())
     for attempt_id in ("att_1", "att_2", "att_3"):
         Path(folders.of_attempt("trl_a", attempt_id)).mkdir(parents=True)
     folders.drop_earlier_attempts("trl_a", than="att_2")
@@ -153,7 +155,7 @@ def test_an_attempt_removes_what_came_before_it_and_nothing_that_came_after(root
 
 
 def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
-    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1")
+    folders = CheckpointFolders(FolderFiles(), str(root), "swp_1", AtOnce())
     for trial_id in ("trl_a", "trl_b"):
         Path(folders.of_attempt(trial_id, "att_1")).mkdir(parents=True)
     folders.drop_other_trials(keep={"trl_b"})
@@ -161,3 +163,62 @@ def test_at_the_end_of_a_sweep_what_was_overlooked_goes_too(root: Path) -> None:
     folders.drop_other_trials(keep=())
     assert not (root / "swp_1").exists()
     folders.drop_other_trials(keep=())
+
+
+class SlowFiles(FolderFiles):
+    """What it is asked waits until it is let go on, as with an object store that does not answer."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked: list[str] = []
+
+    def folders(self, name: str) -> Sequence[str]:
+        found = super().folders(name)
+        self.asked.append(name)
+        assert self.goes_on.wait(60)
+        return found
+
+
+def written_by(root: Path, *trial_ids: str) -> None:
+    for trial_id in trial_ids:
+        (root / "swp_1" / trial_id / "att_1").mkdir(parents=True)
+
+
+def test_nobody_waits_for_a_removal_and_all_are_done(root: Path) -> None:
+    files, removals = SlowFiles(), Removals()
+    folders = CheckpointFolders(files, str(root), "swp_1", removals)
+    written_by(root, "trl_a", "trl_b", "trl_c")
+    folders.drop_other_trials(keep={"trl_b", "trl_c"})
+    folders.drop_trial("trl_c")
+    assert (root / "swp_1" / "trl_c").exists(), "one after another"
+    files.goes_on.set()
+    removals.close(within_s=60)
+    assert [path.name for path in (root / "swp_1").iterdir()] == ["trl_b"]
+
+
+def test_what_is_not_removed_in_time_is_not_removed_later_when_it_may_be_wanted_again(root: Path) -> None:
+    files, removals = SlowFiles(), Removals()
+    folders = CheckpointFolders(files, str(root), "swp_1", removals)
+    written_by(root, "trl_a")
+    folders.drop_other_trials(keep={"trl_b"})
+    folders.drop_trial("trl_a")
+    removals.close(within_s=0.1)
+    folders.drop_trial("trl_a")
+    files.goes_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "removals":
+            thread.join(60)
+    assert (root / "swp_1" / "trl_a").exists()
+
+
+def test_a_removal_that_fails_is_no_reason_to_leave_out_the_next(root: Path) -> None:
+    removals = Removals()
+
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    written_by(root, "trl_a")
+    removals(fail)
+    CheckpointFolders(FolderFiles(), str(root), "swp_1", removals).drop_trial("trl_a")
+    removals.close(within_s=60)
+    assert not (root / "swp_1" / "trl_a").exists()

@@ -13,9 +13,11 @@ from conductor_fakes import small_spec
 from conductor_house import PATIENCE_S, House, WorkerDiedError, await_that
 from store_values import new_attempt, new_trial
 
+from sweep_service.checkpoint_files.folder import FolderFiles
 from sweep_service.domain.errors import LeaseLostError, TrackingUnavailableError
 from sweep_service.domain.states import SweepReason, SweepState, TrialState, Verb
 from sweep_service.domain.trial import Lease, NodeResources, Sweep, Trial
+from sweep_service.services import conductor
 from sweep_service.services.packs import PackOrder
 
 SHORT_TTL = timedelta(seconds=4)
@@ -53,6 +55,28 @@ def test_a_verb_that_comes_before_the_start_is_obeyed(house: House, verb: Verb, 
     house.ask(verb)
     assert house.run().state is state
     assert house.trials == []
+
+
+class SilentFiles(FolderFiles):
+    """A store of objects that takes what it is asked and never answers."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def folders(self, name: str) -> Sequence[str]:
+        self.asked.set()
+        threading.Event().wait(PATIENCE_S)
+        return []
+
+    def remove_folder(self, name: str) -> None:
+        self.folders(name)
+
+
+def test_a_sweep_ends_although_the_store_of_its_checkpoints_does_not_answer(house: House, monkeypatch: Any) -> None:
+    monkeypatch.setattr(conductor, "REMOVALS_WITHIN_S", 0.2)
+    house.files = files = SilentFiles()
+    assert house.run().state is SweepState.COMPLETED
+    assert files.asked.is_set()
 
 
 @pytest.mark.parametrize("fail", ["before", "after"])

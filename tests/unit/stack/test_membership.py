@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bucket_server import BucketServer, bucket_server
+from bucket_server import BucketServer, bucket_server, reach
 
 from sweep_service.checkpoint_files import checkpoint_files
 from sweep_service.checkpoint_files.folder import FolderFiles
@@ -34,7 +34,7 @@ class Place:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.files: CheckpointFiles = checkpoint_files(root)
+        self.files: CheckpointFiles = checkpoint_files()
         self.write(VERSIONS)
 
     def write(self, versions: dict[str, str]) -> None:
@@ -55,8 +55,7 @@ def place(request, tmp_path, monkeypatch) -> Place:
     if request.param == "folder":
         return Place(str(tmp_path))
     server = request.getfixturevalue("server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    reach(server, monkeypatch)
     return Place(f"s3://{server.bucket}/{tmp_path.name}")
 
 
@@ -113,8 +112,7 @@ def test_a_later_control_node_has_the_word(place):
 
 def test_a_bucket_that_does_not_answer_may_answer_later(monkeypatch):
     with bucket_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+        reach(server, monkeypatch)
         place = Place(f"s3://{server.bucket}/cluster")
         server.stop()
         with pytest.raises(NoTermsError, match="does not answer"):
@@ -124,10 +122,9 @@ def test_a_bucket_that_does_not_answer_may_answer_later(monkeypatch):
 
 
 def test_a_bucket_that_is_not_there_lets_nobody_in_and_is_named(server, monkeypatch):
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    reach(server, monkeypatch)
     with pytest.raises(UnfitNodeError, match="s3://no-such-bucket-here"):
-        check_terms(checkpoint_files("s3://"), "s3://no-such-bucket-here", TOKEN, VERSIONS)
+        check_terms(checkpoint_files(), "s3://no-such-bucket-here", TOKEN, VERSIONS)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -35,7 +35,7 @@ def test_checkpoints_are_in_a_folder_of_its_own_where_nothing_is_said(tmp_path):
     assert Settings(home=tmp_path).checkpoint_root == str(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("given", ["gs://bucket/prefix", "s3://", "s3:///", "file:///shared"])
+@pytest.mark.parametrize("given", ["gs://bucket/prefix", "s3://", "s3:///", "s3:///prefix", "file:///shared"])
 def test_other_places_for_checkpoints_are_refused_with_those_that_there_are(given, monkeypatch):
     monkeypatch.setenv("SWEEP_CHECKPOINTS", given)
     with pytest.raises(ValueError, match="neither a folder nor s3://bucket/prefix"):
