@@ -55,6 +55,7 @@ value() { # NAME
     sed -n "s/^$1=//p" "$join"
 }
 swarm_token=$(value SWARM_TOKEN) ray_token=$(value RAY_TOKEN) bucket=$(value BUCKET) bucket_config=$(value BUCKET_CONFIG)
+bucket_checksums=$(value BUCKET_CHECKSUMS)
 [ -n "$swarm_token" ] && [ -n "$ray_token" ] || fail "$join is not what deploy/open-cluster writes."
 
 if [ -n "$bucket" ]; then
@@ -73,20 +74,23 @@ fi
 cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
-if [ -n "$bucket" ]; then
-    echo "$bucket_config" >secrets/bucket
-    chmod 0444 secrets/bucket
-fi
-echo "$ray_token" >secrets/ray_token
-chmod 0444 secrets/ray_token
-cat >.env <<TEXT
-# Written by deploy/join-worker.sh.
-COMPOSE_FILE=worker.yml${bucket:+:worker-bucket.yml}
-COMPOSE_PROFILES=$profile
-SWEEP_BUCKET=$bucket
-SWEEP_CHECKPOINTS=${checkpoints:-unused}
-SWEEP_WORKER_CPUS=$cpus
-TEXT
+secret() { # NAME TEXT; one of an earlier join may not be written to
+    rm -f "secrets/$1"
+    printf '%s\n' "$2" >"secrets/$1"
+    chmod 0444 "secrets/$1"
+}
+[ -z "$bucket" ] || secret bucket "$bucket_config"
+secret ray_token "$ray_token"
+set_variable() { # NAME VALUE; what else is set in .env stays
+    { grep -v "^$1=" .env 2>/dev/null || true; echo "$1=$2"; } >.env.new
+    mv .env.new .env
+}
+set_variable COMPOSE_FILE "worker.yml${bucket:+:worker-bucket.yml}"
+set_variable COMPOSE_PROFILES "$profile"
+set_variable SWEEP_CHECKPOINTS "${checkpoints:-unused}"
+set_variable SWEEP_WORKER_CPUS "$cpus"
+set_variable SWEEP_BUCKET "$bucket"
+set_variable SWEEP_BUCKET_CHECKSUMS "$bucket_checksums"
 case $(docker info --format '{{.Swarm.LocalNodeState}}') in
 active) ;;
 *) docker swarm join --token "$swarm_token" "$host:2377" ;;

@@ -285,7 +285,7 @@ class Tracking(Strict):
 
 
 class Checkpoints(Strict):
-    """Which checkpoints stay, in the folder that the service is given for them. A trial that runs, rests or has failed
+    """Which checkpoints stay, where the service keeps them. A trial that runs, rests or has failed
     has its last one.
     """
 

@@ -170,17 +170,27 @@ def test_each_image_is_built_by_one_service(compose):
     assert ours == set(built)
 
 
-def test_with_a_bucket_those_that_use_it_have_its_secret_and_a_way_out_and_nobody_else(compose, with_bucket):
-    users = {"mlflow", "ray-worker", "ray-worker-gpu", "dispatcher"}
-    for name in with_bucket["services"]:
-        more = {"outward"} if name in users else set()
-        assert networks(with_bucket, name) == networks(compose, name) | more, name
-        assert secrets(with_bucket, name) == secrets(compose, name) | ({"bucket"} if name in users else set()), name
-        where = with_bucket["services"][name].get("environment", {}).get("SWEEP_CHECKPOINTS")
-        assert where == ("s3://sweeps/team/checkpoints" if name in users - {"mlflow"} else None), name
+def test_with_a_bucket_those_that_use_it_have_a_secret_and_a_way_out_and_nobody_else(compose, with_bucket):
+    ways = {
+        "mlflow": ({"artifacts"}, {"outward-mlflow"}),
+        "dispatcher": ({"bucket"}, {"outward-control"}),
+        "ray-worker": ({"bucket"}, {"outward-trials"}),
+        "ray-worker-gpu": ({"bucket"}, {"outward-trials"}),
+    }
+    for name, service in with_bucket["services"].items():
+        secret, network = ways.get(name, (set(), set()))
+        assert secrets(with_bucket, name) == secrets(compose, name) | secret, name
+        assert networks(with_bucket, name) == networks(compose, name) | network, name
+        where = service.get("environment", {}).get("SWEEP_CHECKPOINTS")
+        assert where == ("s3://sweeps/team/checkpoints" if "bucket" in secret else None), name
     assert with_bucket["services"]["mlflow"]["environment"]["MLFLOW_ARTIFACTS"] == "s3://sweeps/team/artifacts"
-    published = {name for name, service in with_bucket["services"].items() if "ports" in service}
-    assert published == {"gateway"}
+    assert [name for name, service in with_bucket["services"].items() if "ports" in service] == ["gateway"]
+
+
+def test_with_a_bucket_too_trials_meet_nobody_but_rays_nodes(with_bucket):
+    there = networks(with_bucket, "ray-worker")
+    met = {name for name in with_bucket["services"] if networks(with_bucket, name) & there}
+    assert met == {"ray-head", "ray-worker", "ray-worker-gpu", "dispatcher"}
 
 
 def test_a_worker_that_joins_a_cluster_with_a_bucket_needs_no_folder(tmp_path):

@@ -131,8 +131,18 @@ def test_a_bucket_takes_the_place_of_folders(installation, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert variables(installation)["SWEEP_BUCKET"] == "s3://sweeps/team"
     assert variables(installation)["COMPOSE_FILE"] == "docker-compose.yml:deploy/bucket.yml"
-    assert made(installation)["bucket"] == BUCKET_CONFIG.strip()
+    assert made(installation)["bucket"] == made(installation)["artifacts"] == BUCKET_CONFIG.strip()
     assert "aws" not in (installation / ".env").read_text()
+
+
+def test_mlflow_may_be_another_user_of_the_store_than_trials_are(installation, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("of the store")
+    (folder / "trials").write_text(BUCKET_CONFIG)
+    (folder / "mlflow").write_text(BUCKET_CONFIG.replace("= b", "= c"))
+    options = ["--bucket-config", str(folder / "trials"), "--artifacts-config", str(folder / "mlflow")]
+    assert init(installation, "--bucket", "s3://sweeps", *options).returncode == 0
+    assert made(installation)["bucket"].endswith("aws_secret_access_key = b")
+    assert made(installation)["artifacts"].endswith("aws_secret_access_key = c")
 
 
 def test_without_a_bucket_nothing_is_said_of_one(installation):
@@ -141,7 +151,15 @@ def test_without_a_bucket_nothing_is_said_of_one(installation):
     assert set(made(installation)) == SECRETS
 
 
-@pytest.mark.parametrize("text", ["", "[default]\nregion = x\n", "[default]\naws_secret_access_key =\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[default]\nregion = x\n",
+        "[default]\naws_secret_access_key =\n",
+        "[default]\r\naws_secret_access_key = \r\n",
+    ],
+)
 def test_a_store_without_credentials_is_refused_and_nothing_is_made(installation, tmp_path_factory, text):
     config = tmp_path_factory.mktemp("of the store") / "config"
     config.write_text(text)
@@ -157,7 +175,9 @@ def test_a_store_without_credentials_is_refused_and_nothing_is_made(installation
         (["--bucket", "sweeps"], "s3://NAME/PREFIX"),
         (["--bucket", "s3://sweeps/$(id)", "--bucket-config", "/dev/null"], "--bucket"),
         (["--bucket", "s3://sweeps"], "--bucket-config"),
-        (["--bucket-config", "/dev/null"], "--bucket-config needs --bucket"),
+        (["--bucket", "s3:///team", "--bucket-config", "/dev/null"], "s3://NAME/PREFIX"),
+        (["--bucket-config", "/dev/null"], "need --bucket"),
+        (["--artifacts-config", "/dev/null"], "need --bucket"),
         (["--bucket", "s3://sweeps", "--bucket-config", "/nonexistent"], "/nonexistent"),
         (["--host", "https://sweeps.example.org"], "--host"),
         (["--host"], "--host"),
