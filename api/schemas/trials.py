@@ -34,8 +34,8 @@ class TrialView(BaseModel):
     metrics: dict[str, float | None] = Field(description="Of the last report; null: not a finite number.")
     last_step: int
     checkpoint: str | None = Field(
-        description="Where its last checkpoint is: a file on the nodes, or s3://bucket/key. Of a trial that has ended it "
-        "stays if it is among the best (checkpoints.keep_best of the spec) or has failed."
+        description="Where its last checkpoint is: a file on the nodes, or s3://bucket/key. Of a trial that has ended "
+        "it stays if it is among the best (checkpoints.keep_best of the spec) or has failed."
     )
     num_attempts: int
     tracking_ref: str | None = Field(description="Its MLflow run.")
