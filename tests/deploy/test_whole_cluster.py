@@ -322,6 +322,8 @@ def make_next_version(checkout: Path) -> None:
     last = max(
         re.findall(r'^revision = "(\w+)"', path.read_text(), re.MULTILINE)[0] for path in migrations.glob("0*.py")
     )
+    tables = checkout / "sweep_service" / "storage" / "tables.py"
+    tables.write_text(tables.read_text().replace(f'SCHEMA_VERSION = "{last}"', f'SCHEMA_VERSION = "{NEXT_REVISION}"'))
     text = NEXT_MIGRATION.format(revision=NEXT_REVISION, before=last)
     (migrations / f"{NEXT_REVISION}_next.py").write_text(text)
 
