@@ -51,9 +51,9 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    checkout = tmp_path_factory.mktemp("second checkout")
+    checkout = tmp_path_factory.mktemp("second-checkout")
     copy_checkout(checkout)
-    with second_machine(tmp_path_factory.mktemp("second engine")) as engine:
+    with second_machine(tmp_path_factory.mktemp("second-engine")) as engine:
         yield Machine(engine=engine, checkout=checkout)
 
 
@@ -77,7 +77,6 @@ def cluster(machine: Machine, shared: Path, tmp_path_factory: pytest.TempPathFac
     try:
         with running_cluster(folder, before_start=open_it) as running:
             yield running
-            machine.worker("down", "--timeout", "5")
             machine.run("docker", "swarm", "leave", "--force")
     finally:
         for command in (["swarm", "leave", "--force"], ["network", "rm", NETWORK]):
