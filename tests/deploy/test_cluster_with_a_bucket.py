@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from cluster_sweeps import SPEC, check_each_trial_once, num_ended
 from compose_cluster import Cluster, await_that, has_engine, running_cluster
@@ -73,9 +74,18 @@ def test_checkpoints_and_artifacts_are_in_the_bucket_and_trials_go_on_from_there
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {
         "sweep.dump",
         "mlflow.dump",
+        "bucket.txt",
         "images.txt",
         "sha256sums.txt",
     }
     cluster.run("deploy/restore", tmp_path / "saved", "--replace", timeout=600)
     with cluster.client() as client:
-        await_that(lambda: client.get(sweep_id)["state"] == "completed")
+        sweep = await_that(lambda: client.get(sweep_id))
+    assert sweep["state"] == "completed"
+    listed = httpx.get(
+        f"{cluster.url}/mlflow/ajax-api/2.0/mlflow/artifacts/list",
+        params={"run_id": sweep["tracking_ref"], "path": "model"},
+        auth=("x", cluster.secret("admin_key")),
+        timeout=60,
+    ).json()
+    assert "model/MLmodel" in {file["path"] for file in listed["files"]}
