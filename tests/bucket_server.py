@@ -43,11 +43,12 @@ class BucketServer:
 
     @property
     def environment(self) -> Mapping[str, str]:
+        client = self._client_settings
         return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": client["endpoint_url"],
+            "AWS_ACCESS_KEY_ID": client["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": client["aws_secret_access_key"],
+            "AWS_DEFAULT_REGION": client["region_name"],
         }
 
     def names(self) -> list[str]:
