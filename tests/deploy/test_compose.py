@@ -138,6 +138,8 @@ def test_services_wait_for_those_that_they_need_to_be_well(compose):
     assert wanted["api"] == {"setup": "service_completed_successfully"}
     assert wanted["setup"] == {"postgres": "service_healthy"}
     assert set(wanted["dispatcher"]) == {"setup", "ray-head", "mlflow"}
+    for worker in ("ray-worker", "ray-worker-gpu"):  # it does not join by the terms of the version before
+        assert wanted[worker] == {"dispatcher": "service_healthy"}
 
 
 def test_workers_and_conductors_share_the_checkpoints(compose):
