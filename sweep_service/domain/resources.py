@@ -43,7 +43,9 @@ class Resources(Strict):
         default=1.0, description="Of one pack; the whole part is its number of threads."
     )
     gpus: Annotated[FiniteFloat, Field(ge=0, le=64), AfterValidator(_check_share), AfterValidator(_check_gpus)] = Field(
-        default=0.0, description="Of one pack; a fraction shares one GPU, 0 trains on the CPU."
+        default=0.0,
+        description="Of one pack, whose trials see these and no others (CUDA_VISIBLE_DEVICES); a fraction shares one "
+        "GPU, 0 trains on the CPU.",
     )
     parallel: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="Packs that may run at once.")
     lanes: Lanes = Field(

@@ -1,32 +1,14 @@
-"""Which of the GPUs that a trainer sees are those that Ray has given a pack."""
+"""The GPUs that a trainer sees: whether they can be used."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-def device_indices(ids: Sequence[str], visible: str | None) -> list[int]:
-    """What torch calls the GPUs of those ids in a process in whose environment these are visible.
-
-    Torch counts what is visible. Ray names a GPU as that list does, by a number or by a UUID; where there is no list,
-    by the number that torch calls it too.
-
-    Raises:
-        LookupError: one of them is not visible here.
-    """
-    if not visible:  # nothing is listed, or nothing is visible: then Ray only counts, and no index is right or wrong
-        return [int(one) for one in ids]
-    listed = [one.strip() for one in visible.split(",")]
-    missing = [one for one in ids if one not in listed]
-    if missing:
-        raise LookupError(f"A pack was given GPU {', '.join(missing)}, which {VISIBLE}={visible} does not show here.")
-    return [listed.index(one) for one in ids]
+"""Which GPUs a process sees, by their numbers or UUIDs; it counts these from 0 on."""
 
 
 def why_no_cuda() -> str:

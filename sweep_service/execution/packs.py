@@ -43,22 +43,22 @@ def run_pack(config: Mapping[str, Any]) -> None:
     and its trials go on in another one.
     """
     pack = ray.tune.get_context().get_trial_id() or ""
+    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]  # a number as a rule, or what CUDA_VISIBLE_DEVICES calls it
     try:
-        trainer = take_trainer(ray.get_runtime_context().get_node_id())
+        trainer = take_trainer(ray.get_runtime_context().get_node_id(), gpus)
     except NoTrainerError as error:
         ConductorLink(config["conductor"], pack).explain(error)
         raise
-    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]  # a number as a rule, or what CUDA_VISIBLE_DEVICES calls it
-    num_lanes = ray.get(trainer.train.remote(config["conductor"], pack, gpus))
+    num_lanes = ray.get(trainer.train.remote(config["conductor"], pack))
     ray.tune.report({"lanes": num_lanes})
 
 
-def train_order(link: ConductorLink, gpus: Sequence[int]) -> int:
-    """Train what the conductor orders, on the first of those GPUs if there are any; how many lanes it began with."""
+def train_order(link: ConductorLink) -> int:
+    """Train what the conductor orders; how many lanes it began with."""
     try:
         order = link.begin()
         if order.lanes:
-            train_pack(order, link, gpus)
+            train_pack(order, link)
     except Exception as error:
         link.explain(error)
         raise
@@ -84,14 +84,14 @@ def why_not_fused(trainable: Trainable) -> str | None:
     return ""
 
 
-def train_pack(order: PackOrder, link: PackLink, gpus: Sequence[int] = ()) -> None:
+def train_pack(order: PackOrder, link: PackLink) -> None:
     """Train the trials of that order in this process, to the end of each."""
     capture = Capture([lane.trial_id for lane in order.lanes], clock=SystemClock())
     with LogSender(capture, link.log) as sender, capture:
-        _train(order, LaneReporter(order, link, capture, sender, checkpoint_files()), link, gpus)
+        _train(order, LaneReporter(order, link, capture, sender, checkpoint_files()), link)
 
 
-def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Sequence[int]) -> None:
+def _train(order: PackOrder, reporter: LaneReporter, link: PackLink) -> None:
     # Imported here: torch takes seconds, and the process that only sends this function about needs none of it.
     import torch
 
@@ -105,7 +105,7 @@ def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Seque
         reporter.fail_all(error)
         return
     reporter.provenance = provenance_of(problem.data_hash, encoding_hash(problem))
-    device = _device(order, gpus)
+    device = _device(order)
     lanes = [_lane(lane_order, link) for lane_order in order.lanes]
     places = order.places if order.is_settled else _settled_places(order, problem, lanes[0], link, device)
     if places == 1:
@@ -114,8 +114,8 @@ def _train(order: PackOrder, reporter: LaneReporter, link: PackLink, gpus: Seque
         _train_together(problem, lanes, places, reporter, link, device, built_by=_own_numbers(order, problem))
 
 
-def _device(order: PackOrder, gpus: Sequence[int]) -> torch.device:
-    """Where to train. The process may see GPUs that others have reserved: a pack that asked for none takes none."""
+def _device(order: PackOrder) -> torch.device:
+    """Where to train. A pack that asked for no GPU takes none, though this process sees one."""
     import torch
 
     if order.gpus == 0:
@@ -123,10 +123,7 @@ def _device(order: PackOrder, gpus: Sequence[int]) -> torch.device:
     if not torch.cuda.is_available():
         logger.warning("This pack has been given %g GPUs, and torch finds no CUDA: it trains on the CPU.", order.gpus)
         return torch.device("cpu")
-    # Ray may have been told of more GPUs than there are.
-    device = torch.device("cuda", gpus[0] if gpus and gpus[0] < torch.cuda.device_count() else 0)
-    torch.cuda.set_device(device)  # for a problem's code that takes the current one
-    return device
+    return torch.device("cuda", 0)  # the first of the pack's own, which are all that this process sees
 
 
 def _settled_places(order: PackOrder, problem: Problem, lane: Lane, link: PackLink, device: torch.device) -> int:

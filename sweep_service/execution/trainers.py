@@ -1,8 +1,8 @@
 """The processes that train packs: they live on between packs and between sweeps, with their libraries loaded.
 
 A pack of Ray Tune holds the place on a node, its CPUs and GPUs; the work is done by a trainer of that node, which takes
-none of its own. To start a process, to load torch and to read the data takes seconds, which a trainer that has trained
-before does not need.
+none of its own. It sees the GPUs that the pack has been given, and no others. To start a process, to load torch and to
+read the data takes seconds, which a trainer that has trained before does not need.
 """
 
 from __future__ import annotations
@@ -19,22 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweep_service.execution.gpus import VISIBLE, device_indices, is_well, why_no_cuda
-
-if TYPE_CHECKING:
-    from sweep_service.execution.links import ConductorLink
+from sweep_service.execution.gpus import VISIBLE, is_well, why_no_cuda
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "sweeps"
 MAX_IDLE_S = 600.0  # then a trainer ends: its memory is others' as well
-MAX_IDLE_ON_GPU_S = 30.0  # of one that has used a GPU, some of whose memory it keeps as long as it lives
+MAX_IDLE_ON_GPU_S = 30.0  # of one with a GPU, some of whose memory it keeps as long as it lives
 NICENESS = 15  # of threads that train; Ray would have it of all its workers
 MAX_TAKEN_S = 60.0  # until who has taken it says what to train
 _LOOK_INTERVAL_S = 1.0  # between looks at whether the conductor of what is trained still lives
@@ -66,16 +63,18 @@ class Taken(StrEnum):
 
 
 class Trainer:
-    """One process that trains packs, one at a time, whatever sweeps they are of."""
+    """One process that trains packs, one at a time, whatever sweeps they are of: all of those that have been given the
+    GPUs that it sees, or all those without any.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_gpu: bool) -> None:
         self._lock = threading.Lock()
         self._is_taken = False
         self._training: tuple[str, str] | None = None  # for which conductor which pack
         self._is_prepared = threading.Event()  # cleared only while it prepares
         self._is_prepared.set()
         self._idle_since = time.monotonic()
-        self._has_used_gpu = False
+        self._has_gpu = has_gpu
         self._seen: dict[str, float] = {}  # when files of loaded code were last changed
         self._looked_at: set[str] = set()  # modules whose files have been looked for
         threading.Thread(target=self._end_when_idle, name="idle", daemon=True).start()
@@ -109,10 +108,8 @@ class Trainer:
             self._is_taken, self._idle_since = True, time.monotonic()
             return Taken.YES
 
-    def train(self, conductor: str, pack: str, gpus: Sequence[str]) -> int:
-        """Train the pack of that name on GPUs of those ids; how many lanes it began with. What it raises loses the pack
-        its worker.
-        """
+    def train(self, conductor: str, pack: str) -> int:
+        """Train the pack of that name; how many lanes it began with. What it raises loses the pack its worker."""
         from sweep_service.execution.links import ConductorLink
         from sweep_service.execution.packs import train_order
 
@@ -124,13 +121,12 @@ class Trainer:
             link = ConductorLink(conductor, pack)
             watch = threading.Thread(target=self._watch, args=(conductor, pack, over), name="watch", daemon=True)
             watch.start()
-            if gpus:
-                self._has_used_gpu = True
+            if self._has_gpu:
                 _tell_of_missing_cuda(conductor)
-            return train_order(link, _indices(gpus, link))
+            return train_order(link)
         finally:
             over.set()
-            self._release(has_gpu=bool(gpus))
+            self._release()
 
     def trains(self, conductor: str, pack: str) -> bool:
         """Whether it trains that pack now."""
@@ -160,9 +156,9 @@ class Trainer:
             except RayError:  # it is busy, or it or the cluster's head cannot be reached; they may again
                 logger.warning("Whether the conductor %s lives cannot be found out.", conductor)
 
-    def _release(self, *, has_gpu: bool) -> None:
+    def _release(self) -> None:
         """It is free for the next pack; or it ends, where the next one would find a GPU that fails whatever it does."""
-        is_usable = not has_gpu or is_well()
+        is_usable = not self._has_gpu or is_well()
         self._remember_modules()
         _freeze_what_is_loaded()
         with self._lock:
@@ -192,7 +188,7 @@ class Trainer:
         while True:
             time.sleep(_LOOK_INTERVAL_S)
             with self._lock:
-                most = MAX_IDLE_ON_GPU_S if self._has_used_gpu else MAX_IDLE_S
+                most = MAX_IDLE_ON_GPU_S if self._has_gpu else MAX_IDLE_S
                 if self._is_taken:  # by somebody who has died since, if nothing comes of it
                     most = MAX_TAKEN_S
                 if self._training is None and time.monotonic() - self._idle_since > most:
@@ -232,14 +228,6 @@ def _freeze_what_is_loaded() -> None:
         gc.freeze()
 
 
-def _indices(gpus: Sequence[str], link: ConductorLink) -> Sequence[int]:
-    try:
-        return device_indices(gpus, os.environ.get(VISIBLE))
-    except LookupError as error:
-        link.explain(error)
-        raise
-
-
 def _tell_of_missing_cuda(conductor: str) -> None:
     """Say it in the sweep's events: whoever waits for a GPU's speed would look for the reason elsewhere."""
     with contextlib.suppress(ImportError, RayError):  # a torch that does not load is told of when the pack needs it
@@ -263,9 +251,10 @@ class NoTrainerError(Exception):
     """No trainer can be had on a node, where one can always be made."""
 
 
-def take_trainer(node: str) -> Any:
-    """A trainer of that node (its id in Ray), made if all there are have something to do. One that does not answer, for
-    it hangs in code that lets no other thread run, is passed over: the node has others.
+def take_trainer(node: str, gpus: Sequence[str] = ()) -> Any:
+    """A trainer of that node (its id in Ray) for those of its GPUs (their ids in Ray), made if all there are have
+    something to do. One that does not answer, for it hangs in code that lets no other thread run, is passed over: the
+    node has others.
 
     Raises:
         NoTrainerError: several one after the other did not answer or ended at once.
@@ -273,7 +262,7 @@ def take_trainer(node: str) -> Any:
     num_failures = 0
     for number in itertools.count():
         try:
-            trainer, answer = _ask_for(node, number)
+            trainer, answer = _ask_for(node, gpus, number)
         except RayError as error:
             logger.warning("The trainer of number %d on node %s cannot be had.", number, node, exc_info=True)
             num_failures += 1
@@ -290,16 +279,16 @@ def take_trainer(node: str) -> Any:
     raise AssertionError("numbers do not end")
 
 
-def _ask_for(node: str, number: int) -> tuple[Any, str]:
+def _ask_for(node: str, gpus: Sequence[str], number: int) -> tuple[Any, str]:
     for _ in range(_NUM_TRIES - 1):  # one that has just ended may still have its name
         with contextlib.suppress(RayActorError):
-            return _ask_once_for(node, number)
+            return _ask_once_for(node, gpus, number)
         time.sleep(_PAUSE_S)
-    return _ask_once_for(node, number)
+    return _ask_once_for(node, gpus, number)
 
 
-def _ask_once_for(node: str, number: int) -> tuple[Any, str]:
-    trainer = _trainer(node, number)
+def _ask_once_for(node: str, gpus: Sequence[str], number: int) -> tuple[Any, str]:
+    trainer = _trainer(node, gpus, number)
     return trainer, ray.get(trainer.take.remote(), timeout=_TAKE_TIMEOUT_S)
 
 
@@ -322,19 +311,19 @@ def end_trainers(trainers: Mapping[str, Any], *, conductor: str) -> None:
 
 
 def prepare_trainers(node: str, num_trainers: int) -> None:
-    """Have so many trainers on that node, with their libraries loaded."""
+    """Have so many trainers without GPUs on that node, with their libraries loaded."""
     for number in range(num_trainers):
-        _trainer(node, number).prepare.remote()
+        _trainer(node, (), number).prepare.remote()
 
 
-def _trainer(node: str, number: int) -> Any:
-    return ray.remote(Trainer).options(**actor_options(node, number)).remote()
+def _trainer(node: str, gpus: Sequence[str], number: int) -> Any:
+    return ray.remote(Trainer).options(**_actor_options(node, gpus, number)).remote(has_gpu=bool(gpus))
 
 
-def actor_options(node: str, number: int) -> dict[str, Any]:
-    """How Ray is to start the trainer of that number, or to find it."""
+def _actor_options(node: str, gpus: Sequence[str], number: int) -> dict[str, Any]:
+    """How Ray is to start the trainer of that number for those GPUs, or to find it."""
     return {
-        "name": f"trainer-{node}-{number}",
+        "name": "-".join(("trainer", node, *(f"gpu{gpu}" for gpu in gpus), str(number))),
         "namespace": NAMESPACE,
         "get_if_exists": True,
         "lifetime": "detached",
@@ -342,7 +331,14 @@ def actor_options(node: str, number: int) -> dict[str, Any]:
         "max_restarts": 0,
         "max_concurrency": _MAX_CONCURRENT_CALLS,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False),
-        # It asks for no GPU, and the stack has Ray hide all of them from such a process: it sees what its node has, and
-        # is told with each pack which of them are the pack's.
-        "runtime_env": {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
+        "runtime_env": {"env_vars": _environment(gpus)},
     }
+
+
+def _environment(gpus: Sequence[str]) -> dict[str, str]:
+    """What shows a process those GPUs. A trainer asks Ray for none, for its packs hold them, and Ray hides all from who
+    has asked for none (ray_node): right for a trainer without, while one with GPUs is to see what it is told here.
+    """
+    if not gpus:
+        return {}
+    return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", VISIBLE: ",".join(gpus)}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,21 +77,6 @@ def test_a_trainer_outlives_its_sweep_and_ends_when_code_that_it_has_loaded_chan
     await_that(lambda: trainers - set(stack.pids("ray::Trainer")), within_s=60, what="the end of who had the old code")
 
 
-WHAT_A_TRAINER_SEES = """
-import json, os, ray
-from sweep_service.execution.trainers import actor_options
-
-class Probe:
-    def seen(self):
-        return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-ray.init(address=os.environ["SWEEP_RAY_ADDRESS"], log_to_driver=False)
-node = ray.nodes()[0]["NodeID"]
-options = {**actor_options(node, 0), "name": "probe", "lifetime": None}
-print(json.dumps(ray.get(ray.remote(Probe).options(**options).remote().seen.remote())))
-"""
-
-
 def test_what_trains_gives_way_to_conductors(stack: RunningStack) -> None:
     spec = faulty_spec("niceness", budget={"trials": 1}, params={"delay_ms": 200, "steps": 1000, "report_every": 500})
     sweep_id = stack.client.submit(spec)["id"]
@@ -107,12 +89,21 @@ def test_what_trains_gives_way_to_conductors(stack: RunningStack) -> None:
     assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
 
 
-def test_a_trainer_sees_the_gpus_of_its_node_although_it_asks_for_none(stack: RunningStack) -> None:
-    environment = psutil.Process(stack.pid("-m sweep_service.worker")).environ()  # with the token
-    argv = [sys.executable, "-c", WHAT_A_TRAINER_SEES]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == os.environ.get("CUDA_VISIBLE_DEVICES"), "what Ray was started with"
+def gpus_seen(stack: RunningStack, name: str, *, delay_ms: float, resources: dict[str, Any]) -> list[str]:
+    """What each trial of such a sweep has found in CUDA_VISIBLE_DEVICES."""
+    params = {"steps": 50, "delay_ms": delay_ms}
+    sweep = run_sweep(stack, faulty_spec(name, params=params, resources={"lanes": 1, **resources}))
+    assert sweep["state"] == "completed"
+    logs = [stack.client.trial_logs(trial["id"]) for trial in stack.client.trials(sweep["id"])]
+    said = "GPUs that can be seen: "
+    return [line["text"].removeprefix(said) for log in logs for line in log if line["text"].startswith(said)]
+
+
+def test_a_trial_sees_the_gpu_that_it_has_been_given_a_share_of_and_no_other(stack: RunningStack) -> None:
+    # They take long enough for all of them to run at once.
+    seen = gpus_seen(stack, "halves", delay_ms=100, resources={"cpus": 0.5, "gpus": 0.5, "parallel": 4})
+    assert sorted(seen) == ["0", "0", "1", "1"]
+    assert gpus_seen(stack, "none", delay_ms=0, resources={"cpus": 1, "gpus": 0, "parallel": 2}) == [""] * 4
 
 
 def test_packs_that_have_gpus_and_find_no_cuda_tell_of_it_once(stack: RunningStack) -> None:

@@ -45,6 +45,7 @@ class Trunk(nn.Module):
 
 def faulty(*, fault: str, at_step: int, delay_ms: float) -> InMemoryProblem:
     print(f"what will go wrong: {fault}")
+    print(f"GPUs that can be seen: {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     logging.getLogger("faulty").info("%d rows", 400)
     return _problem(lambda: Trunk(fault, at_step, delay_ms))
 

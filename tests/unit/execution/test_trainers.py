@@ -71,15 +71,15 @@ def conductor(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 class Training:
     """A trainer that trains, in a thread, until it is told that it is done."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.trainer = Trainer()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, has_gpu: bool = False) -> None:
+        self.trainer = Trainer(has_gpu=has_gpu)
         self.has_begun, self.is_done = threading.Event(), threading.Event()
         self.result: list[Any] = []
         monkeypatch.setattr(packs, "train_order", self._train)
 
-    def start(self, pack: str = "pack-1", gpus: Sequence[str] = ()) -> None:
+    def start(self, pack: str = "pack-1") -> None:
         assert self.trainer.take() == Taken.YES
-        self._thread = threading.Thread(target=self._run, args=(pack, gpus), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(pack,), daemon=True)
         self._thread.start()
         assert self.has_begun.wait(120)
 
@@ -88,13 +88,13 @@ class Training:
         self._thread.join(120)
         assert self.result == [3]
 
-    def _train(self, link: Any, gpus: Sequence[int]) -> int:
+    def _train(self, link: Any) -> int:
         self.has_begun.set()
         assert self.is_done.wait(120)
         return 3
 
-    def _run(self, pack: str, gpus: Sequence[str]) -> None:
-        self.result.append(self.trainer.train("conductor", pack, gpus))
+    def _run(self, pack: str) -> None:
+        self.result.append(self.trainer.train("conductor", pack))
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the trainers of a node answer to who would have them, by their number; the last one's is all others' too."""
     answers: list[Any] = []
 
-    def trainer(node: str, number: int) -> Actor:
+    def trainer(node: str, gpus: Sequence[str], number: int) -> Actor:
         answer = answers[min(number, len(answers) - 1)]
         return Actor(take=lambda: answer, number=lambda: number)
 
@@ -270,11 +270,12 @@ def test_a_trainer_whose_code_is_as_it_was_loaded_is_taken_again(training: Train
 
 @pytest.mark.parametrize(("is_well", "answer"), [(True, Taken.YES), (False, Taken.BUSY)])
 def test_a_trainer_whose_gpu_has_failed_is_not_taken_again_and_ends(
-    monkeypatch: pytest.MonkeyPatch, training: Training, ends: list[int], is_well: bool, answer: Taken
+    monkeypatch: pytest.MonkeyPatch, conductor: list[Any], ends: list[int], is_well: bool, answer: Taken
 ) -> None:
     monkeypatch.setattr(trainers, "is_well", lambda: is_well)
     monkeypatch.setattr(trainers, "why_no_cuda", lambda: "")
-    training.start(gpus=["0"])
+    training = Training(monkeypatch, has_gpu=True)
+    training.start()
     training.finish()
     assert training.trainer.take() == answer
     assert ends == ([] if is_well else [0])
