@@ -92,6 +92,10 @@ def running_cluster(
         yield cluster
     finally:
         cluster.compose("--profile=*", "down", "--volumes", "--remove-orphans", check=False)
+        # What would fill the disk, run by run; images that still have a name are the next run's.
+        ours = "label=org.opencontainers.image.title=gradnorm-sweeps"
+        cluster.run("docker", "image", "prune", "--force", "--filter", ours, check=False)
+        shutil.rmtree(folder / "deploy" / "wheels", ignore_errors=True)
 
 
 def copy_checkout(folder: Path) -> None:

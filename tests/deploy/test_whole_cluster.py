@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from cluster_sweeps import SPEC, check_each_trial_once, has_ended, nodes_of, num
 from compose_cluster import PROJECT, PROMETHEUS_IMAGE, Cluster, await_that, has_engine, have_image, running_cluster
 
 from sweep_service.client import ApiError, SweepClient
+from sweep_service.storage.tables import VERSION_TABLE
 
 pytestmark = [
     pytest.mark.long,
@@ -28,6 +30,8 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.skipif(not has_engine(), reason="needs a Docker engine with Compose"),
 ]
+DASHBOARD = Path("deploy", "monitoring", "grafana", "dashboards", "sweeps.json")
+NO_GPU = {"max(sweep_gpus_busy) / (max(sweep_cluster_gpus) > 0)"}  # what says nothing where there is none
 PORTS_INSIDE = (5000, 5432, 6379, 6380, 8000, 8265, 10002)
 
 
@@ -35,6 +39,7 @@ PORTS_INSIDE = (5000, 5432, 6379, 6380, 8000, 8265, 10002)
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(tmp_path_factory.mktemp("installation")) as running:
         yield running
+    running.run("docker", "image", "rm", *(f"{PROJECT}/{name}:next" for name in ("service", "node")), check=False)
 
 
 @pytest.fixture
@@ -286,6 +291,13 @@ def test_prometheus_reads_the_metrics_with_its_own_key_and_knows_the_alerts(clus
     rules = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
     assert len(rules) >= 15
     await_that(lambda: all(r["health"] == "ok" for g in asked("rules")["groups"] for r in g["rules"]), within_s=180)
+    panels = json.loads((cluster.folder / DASHBOARD).read_text())["panels"]
+    asked_for = {target["expr"] for panel in panels for target in panel.get("targets", ())}
+
+    def silent() -> set[str]:
+        return {one for one in asked_for if not asked(f"query?{urlencode({'query': one})}")["result"]}
+
+    await_that(lambda: silent() <= NO_GPU)
     firing = {alert["labels"]["alertname"] for alert in asked("alerts")["alerts"] if alert["state"] == "firing"}
     assert not firing, "all is well here"
 
@@ -332,7 +344,7 @@ def test_an_upgrade_migrates_the_database_and_a_sweep_goes_on_in_the_new_version
     assert NEXT_VERSION in versions
     assert len(versions) == 2, "the first ones had ended before"
     ask = ("exec", "-T", "postgres", "psql", "--username=postgres", "--tuples-only", "--no-align", "sweep", "--command")
-    assert cluster.compose(*ask, "SELECT version_num FROM alembic_version").stdout.strip() == NEXT_REVISION
+    assert cluster.compose(*ask, f"SELECT version_num FROM {VERSION_TABLE}").stdout.strip() == NEXT_REVISION
 
 
 def test_the_logs_are_lines_of_json_that_tell_their_sweep(cluster, client):
