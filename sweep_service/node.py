@@ -67,7 +67,7 @@ class NodeKind(StrEnum):
 class NodeSettings(BaseSettings):
     """What is set for a node alone, from ``SWEEP_NODE_*``."""
 
-    model_config = SettingsConfigDict(env_prefix="SWEEP_NODE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SWEEP_NODE_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     cpus: int | None = Field(default=None, ge=1, description="For trials; those of the machine if not given.")
     gpus: int | None = Field(default=None, ge=0, description="For trials; those that are there if not given.")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sweep_service.node import NodeSettings
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = Path(sysconfig.get_path("purelib"), "compose", "docker-compose")  # its wrapper drops the exit code
 ONE_SHOT = {"setup"}
@@ -217,3 +219,17 @@ def test_a_worker_that_joins_a_cluster_with_a_bucket_needs_no_folder(tmp_path):
         assert environment["SWEEP_CHECKPOINTS"] == "s3://sweeps/team/checkpoints"
         assert environment["SWEEP_RAY_ADDRESS"] == "ray-head:6379"
         assert environment["SWEEP_DATA_ROOTS"] == "/data"
+
+
+@pytest.mark.parametrize(("profile", "gpus"), [("cpu", 0), ("gpu", None)])
+def test_a_machine_that_joins_offers_all_that_it_has_unless_it_is_told(monkeypatch, profile, gpus):
+    variables = {"SWEEP_CHECKPOINTS": "/mnt/sweeps", "SWEEP_WORKER_CPUS": "", "COMPOSE_PROFILES": profile}
+    argv = [COMPOSE, f"--file={ROOT / 'deploy' / 'worker.yml'}", "config", "--format=json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SWEEP_")} | variables
+    read = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
+    assert read.returncode == 0, read.stderr
+    (worker,) = json.loads(read.stdout)["services"].values()
+    for name, value in worker["environment"].items():
+        monkeypatch.setenv(name, value)
+    node = NodeSettings()
+    assert (node.cpus, node.gpus) == (None, gpus)

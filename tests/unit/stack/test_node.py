@@ -37,6 +37,12 @@ def test_a_worker_offers_what_it_is_told_or_what_ray_finds():
     assert not {"--num-cpus", "--num-gpus"} & set(options(NodeKind.WORKER))
 
 
+def test_what_is_set_to_nothing_is_for_ray_to_find_out(monkeypatch):
+    for name in ("SWEEP_NODE_CPUS", "SWEEP_NODE_GPUS"):  # as compose passes on what nobody has set
+        monkeypatch.setenv(name, "")
+    assert not {"--num-cpus", "--num-gpus"} & set(options(NodeKind.WORKER))
+
+
 def test_every_port_of_a_node_is_a_known_one():
     for kind in NodeKind:
         found = options(kind)
