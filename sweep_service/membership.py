@@ -15,14 +15,15 @@ import os
 import platform
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points, version
 from typing import Any
 
 from sweep_service.checkpoint_port import CheckpointFiles
 from sweep_service.domain.errors import CheckpointsUnavailableError
 
 TERMS_FILE = ".cluster.json"
-_SHARED_PACKAGES = ("gradnorm-sweeps", "ray", "torch", "numpy", "cloudpickle")
+_THIS_PROJECT = "gradnorm-sweeps"
+_SHARED_PACKAGES = ("ray", "torch", "numpy", "cloudpickle")
 _PURPOSE = b"the shared folder of the cluster with this token"
 
 
@@ -36,16 +37,17 @@ class NoTermsError(UnfitNodeError):
 
 def package_versions(entry_point_group: str) -> Mapping[str, str]:
     """Of Python, of what both sides must have the same of, and of the packages with problems of their own. Without the
-    local part of a version: nodes with GPUs have another build of the same PyTorch.
+    local part of a version: nodes with GPUs have another build of the same PyTorch. Of what is built by its users, this
+    project among it, with a digest of the code, which changes more often than the version.
     """
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in _SHARED_PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = _public(version(name))
-    for entry in entry_points(group=entry_point_group):
-        if entry.dist is not None:
-            found[entry.dist.name] = _public(entry.dist.version)
-    return found
+    built = {entry.dist.name: entry.dist for entry in entry_points(group=entry_point_group) if entry.dist is not None}
+    with contextlib.suppress(PackageNotFoundError):
+        built[_THIS_PROJECT] = distribution(_THIS_PROJECT)
+    return found | {name: f"{_public(one.version)} (code {_code_digest(one)})" for name, one in built.items()}
 
 
 def write_terms(files: CheckpointFiles, root: str, token: str, versions: Mapping[str, str]) -> None:
@@ -119,6 +121,18 @@ def _check_packages(here: Mapping[str, str], there: Mapping[str, str]) -> None:
 def _sign(token: str) -> str:
     """What only who knows the token can write, and what tells nobody the token."""
     return hmac.new(token.strip().encode(), _PURPOSE, hashlib.sha256).hexdigest()
+
+
+def _code_digest(one: Distribution) -> str:
+    """Of what it has installed: its modules and their data. Not of what tells how: scripts, which name an interpreter,
+    and the notes of the installer.
+    """
+    code = sorted(
+        f"{file} {file.hash.value}"
+        for file in one.files or ()
+        if file.hash is not None and file.parts[0] != ".." and not file.parts[0].endswith(".dist-info")
+    )
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
 
 
 def _public(text: str) -> str:

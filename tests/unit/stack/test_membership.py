@@ -149,3 +149,26 @@ def test_builds_of_one_version_for_other_hardware_are_the_same():
     versions = package_versions(ENTRY_POINT_GROUP)
     assert versions["torch"] == "2.13.0"
     assert {"python", "ray", "gradnorm-sweeps"} <= set(versions)
+
+
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: str, script: str) -> str:
+    """What is told of a team's own package, which pip has installed there."""
+    info = folder / "own_problems-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-problems\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nown = own_problems:trainables\n")
+    record = [
+        f"own_problems.py,sha256={code},9",
+        f"../../../bin/own,sha256={script},9",
+        "own_problems-1.0.dist-info/RECORD,,",
+    ]
+    (info / "RECORD").write_text("\n".join(record))
+    monkeypatch.syspath_prepend(folder)
+    return package_versions(ENTRY_POINT_GROUP)["own-problems"]
+
+
+def test_a_version_that_was_built_again_with_other_code_is_another(tmp_path, monkeypatch):
+    first = installed(tmp_path / "a", monkeypatch, code="x", script="s")
+    assert first.startswith("1.0 (code ")
+    assert installed(tmp_path / "b", monkeypatch, code="x", script="of another interpreter") == first
+    assert installed(tmp_path / "c", monkeypatch, code="y", script="s") != first
