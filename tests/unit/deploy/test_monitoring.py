@@ -28,8 +28,11 @@ RULES = [
     for group in yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
-OF_PROMETHEUS = {"up": {"job": {"sweep-api"}, "instance": None}}  # what it makes itself; None: any value
-_NAME = re.compile(r"\b(?:sweep|process)_\w+|\bup\b")
+OF_PROMETHEUS = {  # what it makes itself; None: any value
+    "up": {"job": {"sweep-api"}, "instance": None},
+    "ALERTS": {"alertname": None, "alertstate": {"pending", "firing"}},
+}
+_NAME = re.compile(r"\b(?:sweep|process)_\w+|\bup\b|\bALERTS\b")
 _SELECTOR = re.compile(r"(\w+)\{([^}]*)\}")
 _MATCHER = re.compile(r"""(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"\s*""")
 
