@@ -21,7 +21,9 @@ case "$*" in
 *Swarm.LocalNodeState*) cat "$DOCKER_LOG.state" 2>/dev/null || echo inactive ;;
 "swarm init"* | "swarm join --"*) echo active >"$DOCKER_LOG.state" ;;
 "swarm join-token"*) echo SWMTKN-1-x ;;
-"network inspect"*) exit 1 ;;
+"network inspect"*) cat "$DOCKER_LOG.network" 2>/dev/null || exit 1 ;;
+"volume inspect"*) [ -e "$DOCKER_LOG.stranded" ] ;;
+"compose run"*) echo stranded ;;
 esac
 """
 
@@ -153,3 +155,35 @@ def test_without_a_bucket_the_folder_has_to_be_one(first, options, word):
     assert refused.returncode == 2
     assert word in refused.stderr
     assert not (first.folder / "told").exists(), "nothing has been asked of docker"
+
+
+def test_checkpoints_of_a_volume_are_not_left_behind(first, tmp_path):
+    first.run("deploy/init")
+    (first.folder / "told.stranded").touch()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    refused = first.run("deploy/open-cluster", "10.0.0.5", "--checkpoints", str(shared))
+    assert refused.returncode == 2
+    assert f"{shared} has none; nothing was changed" in refused.stderr
+    assert "COMPOSE_FILE" not in first.variables(".env")
+    assert "network create" not in first.told()
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "is_taken"),
+    [
+        ("overlay true true encrypted vxlanid_list", [], True),
+        ("overlay true true vxlanid_list", [], False),
+        ("overlay true true vxlanid_list", ["--unencrypted"], True),
+        ("overlay true true vxlanid_list encrypted", ["--unencrypted"], False),
+        ("overlay false true encrypted", [], False),
+        ("bridge true false", ["--unencrypted"], False),
+    ],
+)
+def test_a_network_that_is_there_already_is_taken_only_if_it_is_as_asked(first, tmp_path, network, options, is_taken):
+    first.run("deploy/init")
+    (first.folder / "told.network").write_text(network)
+    opened = first.run("deploy/open-cluster", "10.0.0.5", "--checkpoints", str(tmp_path), *options)
+    assert opened.returncode == (0 if is_taken else 2), opened.stderr
+    assert is_taken or "docker network rm gradnorm-sweeps-ray" in opened.stderr
+    assert "network create" not in first.told()
