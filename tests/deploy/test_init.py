@@ -193,3 +193,20 @@ def test_options_that_make_no_sense_are_refused_and_nothing_is_made(installation
     assert word in refused.stderr
     assert not (installation / ".env").exists()
     assert not (installation / "deploy" / "secrets").exists()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8080", "[::]:8080"])
+def test_an_address_that_is_no_name_for_anybody_needs_one(installation, listen):
+    refused = init(installation, "--listen", listen)
+    assert refused.returncode == 2
+    assert "--host" in refused.stderr
+    assert not (installation / ".env").exists()
+    assert init(installation, "--listen", listen, "--host", "sweeps.example.org").returncode == 0
+
+
+def test_what_containers_read_they_may_read_whatever_the_umask_was(installation):
+    mounted = installation / "deploy" / "gateway" / "Caddyfile"
+    mounted.parent.mkdir(mode=0o700)
+    mounted.touch(mode=0o600)
+    init(installation)
+    assert (stat.S_IMODE(mounted.parent.stat().st_mode), stat.S_IMODE(mounted.stat().st_mode)) == (0o755, 0o644)
