@@ -3,7 +3,8 @@
 - *head*: where Ray keeps what it knows of the cluster; nothing else runs there.
 - *worker*: where trials train. It knows no credentials but Ray's token.
 - *control*: where the dispatcher and the conductors run. The credentials of the store and of MLflow are in its
-  environment alone (or in its folder of secrets), and no trial gets there.
+  environment alone (or in its folder of secrets), and no trial is placed there. An author's code that means to gets
+  there all the same: it has Ray's token, and asks Ray.
 
 On one machine ``sweep up`` is all of them.
 """

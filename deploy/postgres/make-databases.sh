@@ -1,19 +1,24 @@
-#!/bin/bash
-# Runs once, when the database's volume is empty: a database each for the service and for MLflow, of a user each, who
-# can do nothing outside of it.
-set -euo pipefail
+#!/bin/sh
+# Runs at each start, beside the server: sees to it that the service and MLflow have a database each, of a user each who
+# can do nothing outside of it, with the passwords of today's secrets. What is there already stays.
+set -eu
 
-make_database() { # NAME
-    local name=$1 password
-    password=$(cat "/run/secrets/${name}_database_password")
-    [ -n "$password" ] || { echo "The secret ${name}_database_password is empty. Run deploy/init." >&2; exit 78; }
-    psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres --quiet \
-        --set=name="$name" --set=password="$password" <<'SQL'
-CREATE ROLE :"name" LOGIN PASSWORD :'password';
-CREATE DATABASE :"name" OWNER :"name";
-REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
-SQL
+secret() { # NAME
+    text=$(cat "/run/secrets/$1")
+    [ -n "$text" ] || { echo "The secret $1 is empty, and nothing here runs without it. Run deploy/init." >&2; exit 78; }
+    echo "$text"
 }
 
-make_database sweep
-make_database mlflow
+PGPASSWORD=$(secret postgres_password)
+export PGPASSWORD
+for name in sweep mlflow; do
+    password=$(secret "${name}_database_password")
+    psql -v ON_ERROR_STOP=1 --username postgres --dbname postgres --quiet --no-align --tuples-only \
+        --set=name="$name" --set=password="$password" <<'SQL'
+SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \gexec
+ALTER ROLE :"name" LOGIN PASSWORD :'password';
+SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'name')
+    WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
+SQL
+done

@@ -16,7 +16,7 @@ from sweep_service.node import NodeSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = Path(sysconfig.get_path("purelib"), "compose", "docker-compose")  # its wrapper drops the exit code
-ONE_SHOT = {"setup"}
+ONE_SHOT = {"databases", "setup"}
 
 
 def config(
@@ -80,6 +80,18 @@ def test_only_the_gateway_has_a_way_out(compose):
     assert [name for name in compose["services"] if "edge" in networks(compose, name)] == ["gateway"]
 
 
+def test_images_of_ours_are_nobody_elses_to_give(compose):
+    images = {service["image"] for service in compose["services"].values() if "gradnorm-sweeps" in service["image"]}
+    assert len(images) == 3
+    assert {image.partition("/")[0] for image in images} == {"localhost"}
+
+
+def test_an_image_of_others_that_would_do_with_an_empty_secret_starts_by_our_entrypoint(compose):
+    grafana = compose["services"]["grafana"]
+    assert grafana["entrypoint"] == ["sh", "/entrypoint.sh", "/run.sh"]
+    assert "/entrypoint.sh" in {volume["target"] for volume in grafana["volumes"]}
+
+
 def test_what_runs_others_code_reaches_ray_and_knows_its_token_alone(compose):
     for worker in ("ray-worker", "ray-worker-gpu"):
         assert networks(compose, worker) == {"ray"}
@@ -96,7 +108,8 @@ def test_ray_is_reached_by_its_nodes_alone(compose):
 def test_nobody_has_a_secret_that_it_does_not_need(compose):
     having = {name: secrets(compose, name) for name in compose["services"] if secrets(compose, name)}
     assert having == {
-        "postgres": {"postgres_password", "sweep_database_password", "mlflow_database_password"},
+        "postgres": {"postgres_password"},
+        "databases": {"postgres_password", "sweep_database_password", "mlflow_database_password"},
         "setup": {"sweep_database_url", "admin_key", "metrics_key"},
         "api": {"sweep_database_url"},
         "mlflow": {"mlflow_database_url"},
@@ -138,7 +151,8 @@ def test_services_wait_for_those_that_they_need_to_be_well(compose):
         "service_completed_successfully",
     }
     assert wanted["api"] == {"setup": "service_completed_successfully"}
-    assert wanted["setup"] == {"postgres": "service_healthy"}
+    assert wanted["databases"] == {"postgres": "service_healthy"}
+    assert wanted["setup"] == wanted["mlflow"] == {"databases": "service_completed_successfully"}
     assert set(wanted["dispatcher"]) == {"setup", "ray-head", "mlflow"}
     for worker in ("ray-worker", "ray-worker-gpu"):  # it does not join by the terms of the version before
         assert wanted[worker] == {"dispatcher": "service_healthy"}
@@ -170,7 +184,7 @@ def test_what_is_built_for_gpus_is_told_so(compose):
 def test_each_image_is_built_by_one_service(compose):
     built = [service["image"] for service in compose["services"].values() if "build" in service]
     assert len(set(built)) == len(built) == 3
-    ours = {s["image"] for s in compose["services"].values() if s["image"].startswith("gradnorm-sweeps/")}
+    ours = {s["image"] for s in compose["services"].values() if "gradnorm-sweeps/" in s["image"]}
     assert ours == set(built)
 
 
