@@ -31,8 +31,12 @@ pytestmark = [
     pytest.mark.skipif(not has_engine(), reason="needs a Docker engine with Compose"),
 ]
 DASHBOARD = Path("deploy", "monitoring", "grafana", "dashboards", "sweeps.json")
-# Panels that say nothing where there is no GPU, and where all is well.
-MAY_BE_SILENT = {"max(sweep_gpus_busy) / (max(sweep_cluster_gpus) > 0)", 'ALERTS{alertstate="firing"}'}
+# Panels that say nothing where there is no GPU, where no sweep runs, and where all is well.
+MAY_BE_SILENT = {
+    "max(sweep_gpus_busy) / (max(sweep_cluster_gpus) > 0)",
+    "min(sweep_lease_left_seconds)",
+    'ALERTS{alertstate="firing"}',
+}
 PORTS_INSIDE = (5000, 5432, 6379, 6380, 8000, 8265, 10002)
 
 
