@@ -13,6 +13,7 @@ from api.metrics import ServiceMetrics
 from api.middleware import AllowedHosts, CheckedBody, ErrorBoundary, HeadAsGet
 from api.mlflow_gate import MlflowGate
 from api.openapi import DescribedApplication
+from api.readiness import Readiness
 from api.request_log import RequestLog
 from api.request_metrics import RequestMetrics
 from api.routes import audit, health, keys, schemas, sweeps, trainables, trials
@@ -51,7 +52,7 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
             Middleware(AllowedHosts, allowed=settings.allowed_hosts),
             Middleware(HeadAsGet),
             Middleware(KeyCheck, ring=ring, is_required=are_keys_required(settings), rate=settings.rate_limit),
-            Middleware(MlflowGate, prefix=settings.mlflow_prefix),
+            Middleware(MlflowGate, prefix=settings.mlflow_prefix, rate=settings.rate_limit),
             Middleware(CheckedBody, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout),
             Middleware(KeyLimit, rate=settings.rate_limit),
         ],
@@ -59,6 +60,7 @@ def create_app(settings: Settings, store: SweepStore) -> FastAPI:
     app.state.ring = ring
     app.state.keys = KeyService(store=store, clock=clock)
     app.state.service = SweepService(store=store, clock=clock, project=settings.project)
+    app.state.readiness = Readiness(app.state.service)
     app.state.feed = EventFeed(
         app.state.service, poll_interval=settings.event_poll_interval, heartbeat=settings.event_heartbeat
     )

@@ -17,6 +17,7 @@ from api.event_feed import EventFeed
 from api.json_document import MAX_FINDINGS, parse_document
 from api.middleware import IS_HEAD
 from api.paging import MAX_KEY
+from api.readiness import Readiness
 from sweep_service.domain.errors import Finding
 from sweep_service.domain.keys import Actor
 from sweep_service.domain.spec_shape import json_pointer
@@ -31,6 +32,10 @@ _KEY = re.compile(r"[!-~]{1,255}")
 
 async def _service(request: Request) -> SweepService:
     return request.app.state.service
+
+
+async def _readiness(request: Request) -> Readiness:
+    return request.app.state.readiness
 
 
 async def _trials(request: Request) -> TrialService:
@@ -184,4 +189,5 @@ Feed = Annotated[EventFeed, Depends(_feed)]
 Trials = Annotated[TrialService, Depends(_trials)]
 Reports = Annotated[ReportService, Depends(_reports)]
 Service = Annotated[SweepService, Depends(_service)]
+Ready = Annotated[Readiness, Depends(_readiness)]
 Body = Annotated[bytes, Depends(_body)]

@@ -1,7 +1,7 @@
 """A sweep's events as they happen, as server-sent events.
 
 A client that only waits costs a coroutine: it holds no thread and no connection to the database. Each looks for itself,
-once per interval, by the primary key.
+once per interval, by the primary key; so a key has only so many of them at once.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
+from api.access import CALLER, Caller
+from api.limits import Seats
+from api.problems import Problem, ProblemResponse
 from api.schemas.events import EventView
 from sweep_service.domain.errors import StoreUnavailableError, SweepNotFoundError
 from sweep_service.domain.events import Event, EventKind
@@ -25,7 +30,20 @@ from sweep_service.services.sweeps import SweepService
 
 logger = logging.getLogger(__name__)
 
+MOST_STREAMS = 20
+"""That one key may have open at once, in this process. Whoever needs no key may have any number, as of requests: the
+machine is their own.
+"""
+
 _NOTHING: Page[Event] = Page(items=(), has_more=False)
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy shall collect the events
+_TOO_MANY = Problem(
+    status=HTTPStatus.TOO_MANY_REQUESTS,
+    kind="too-many-streams",
+    title="Too many streams",
+    detail=f"This key has {MOST_STREAMS} streams of events open, and may have no more. Close one, or try again soon.",
+    headers={"Retry-After": "2"},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +71,7 @@ class EventFeed:
         self._service = service
         self._poll_seconds = poll_interval.total_seconds()
         self._heartbeat_seconds = heartbeat.total_seconds()
+        self._seats = Seats(MOST_STREAMS)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
@@ -72,7 +91,11 @@ class EventFeed:
         is_at_end = not any(event.seq > after for event in found)
         return Place(sweep_id=sweep_id, after=after, is_over=state.is_ended, is_at_end=is_at_end)
 
-    async def follow(self, place: Place, *, is_let_in: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    def stream(self, place: Place, *, is_let_in: Callable[[], Awaitable[bool]]) -> EventSourceResponse:
+        """The answer that follows from that place, or refuses to where the caller's key has too many of them."""
+        return _EventStream(self._follow(place, is_let_in=is_let_in), self._seats)
+
+    async def _follow(self, place: Place, *, is_let_in: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
         """Every event after that place, in order and once; ends after the one that ends the sweep, and when the client
         would not be let in any more.
         """
@@ -109,6 +132,30 @@ class EventFeed:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_seconds):
                 await self._closed.wait()
+
+
+class _EventStream(EventSourceResponse):
+    """Takes a seat when it begins to be sent, not when it is made: what ends it then, if only that the client goes,
+    gives the seat back.
+    """
+
+    def __init__(self, frames: AsyncIterator[bytes], seats: Seats) -> None:
+        super().__init__(frames, headers=_HEADERS)
+        self._seats = seats
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller: Caller = scope[CALLER]
+        key_id = caller.actor.key_id
+        if key_id is None:
+            await super().__call__(scope, receive, send)
+            return
+        if not self._seats.take(key_id):
+            await ProblemResponse(_TOO_MANY, scope)(scope, receive, send)
+            return
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._seats.give_back(key_id)
 
 
 def _frame(event: Event) -> bytes:

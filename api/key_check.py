@@ -119,18 +119,30 @@ class KeyCheck:
 class KeyLimit:
     """Lets so many requests a second through for each key."""
 
-    def __init__(self, app: ASGIApp, *, rate: float, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, app: ASGIApp, *, rate: float) -> None:
         self._app = app
-        self._buckets = TokenBuckets(rate)
-        self._timer = timer
+        self._buckets = KeyBuckets(rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller | None = scope.get(CALLER)
-        key_id = None if caller is None else caller.actor.key_id
-        if key_id is not None and (wait := self._buckets.take(key_id, self._timer())):
-            await ProblemResponse(too_many(wait), scope)(scope, receive, send)
+        if caller is not None and (problem := self._buckets.fault(caller)):
+            await ProblemResponse(problem, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+class KeyBuckets:
+    """A bucket for each key. Who needs none, on a machine of their own, is not counted."""
+
+    def __init__(self, rate: float, *, timer: Callable[[], float] = time.monotonic) -> None:
+        self._buckets = TokenBuckets(rate)
+        self._timer = timer
+
+    def fault(self, caller: Caller) -> Problem | None:
+        """What is wrong if that caller sends one more now; if nothing is, it is counted."""
+        key_id = caller.actor.key_id
+        wait = 0 if key_id is None else self._buckets.take(key_id, self._timer())
+        return too_many(wait) if wait else None
 
 
 def too_many(wait: int) -> Problem:

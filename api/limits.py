@@ -1,13 +1,14 @@
-"""How many requests come through: a bucket of tokens for each key, and for each address that shows none.
+"""How many requests come through: a bucket of tokens for each key, and for each address that shows none; and how many
+may stay at once.
 
-A class of our own: the libraries for it (limits, slowapi) read the clock themselves and count in windows, at whose
+Classes of our own: the libraries for it (limits, slowapi) read the clock themselves and count in windows, at whose
 border twice as many come through.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 BURST_SECONDS = 2.0  # of requests at the full rate that may come at once
 _MOST_BUCKETS = 10_000
@@ -47,3 +48,24 @@ class TokenBuckets:
 
     def _wait(self, tokens: float) -> int:
         return max(1, math.ceil((1.0 - tokens) / self._rate))
+
+
+class Seats:
+    """So many at once for each name. For one thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    def take(self, name: str) -> bool:
+        """Whether there was one left, which has to be given back."""
+        if self._taken[name] >= self._most:
+            return False
+        self._taken[name] += 1
+        return True
+
+    def give_back(self, name: str) -> None:
+        """Of names that have none any more nothing is kept."""
+        self._taken[name] -= 1
+        if self._taken[name] == 0:
+            del self._taken[name]

@@ -9,23 +9,27 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access import AUTHORIZE_PATH, CALLER, Caller
-from api.key_check import forbidden
+from api.key_check import KeyBuckets, forbidden
 from api.problems import Problem, ProblemResponse
 from sweep_service.domain.keys import KeyRole
 from sweep_service.domain.mlflow_access import may_use_mlflow, reads_mlflow
 
+_TIMES_THE_RATE = 4.0
+"""MLflow's page is a hundred files, and asks for each of its charts."""
+
 
 class MlflowGate:
-    """``/internal/authorize``: 200 and who it is, or 403. What is asked for is in ``X-Forwarded-Method`` and
+    """``/internal/authorize``: 200 and who it is, or 403, or 429. What is asked for is in ``X-Forwarded-Method`` and
     ``X-Forwarded-Uri``; all other headers are those of the request that waits, and there is no body.
 
     It stands before bodies are checked, for the headers may announce one that stays with the gateway, of whatever type;
-    and before the keys' limit, for a page of MLflow consists of a hundred files.
+    and before the keys' limit, for it has a wider one of its own: who looks at MLflow is not to wait with the API.
     """
 
-    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, *, prefix: str, rate: float) -> None:
         self._app = app
         self._prefix = prefix
+        self._buckets = KeyBuckets(rate * _TIMES_THE_RATE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != AUTHORIZE_PATH:
@@ -33,7 +37,7 @@ class MlflowGate:
             return
         caller: Caller = scope[CALLER]
         headers = Headers(scope=scope)
-        problem = self._fault(headers, caller)
+        problem = self._buckets.fault(caller) or self._fault(headers, caller)
         if problem is not None:
             response: Response = ProblemResponse(problem, scope)
         else:

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.dependencies import Service
+from api.dependencies import Ready
 from api.schemas.problems import problem_responses
 
 router = APIRouter(tags=["health"])
@@ -40,7 +40,7 @@ async def check_health() -> Health:
     responses=problem_responses(503, needs_key=False),
     openapi_extra=_NO_KEY,
 )
-def check_readiness(service: Service) -> Health:
-    """The store answers and is migrated."""
-    service.check_ready()
+async def check_readiness(readiness: Ready) -> Health:
+    """The store answers and is migrated, or was so within the last second: it is not asked more often."""
+    await readiness.check()
     return Health(status="ready")

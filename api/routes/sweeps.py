@@ -47,7 +47,6 @@ from sweep_service.domain.states import Verb
 router = APIRouter(prefix="/sweeps", tags=["sweeps"])
 
 REPLAYED_HEADER = "Idempotent-Replayed"
-_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no proxy shall collect the events
 # The page holds what users wrote: should a script of theirs ever run in it, it has no part in this address.
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
@@ -226,14 +225,14 @@ def list_events(
     """What happened to a sweep, in order: a page of it, or with `Accept: text/event-stream` all of it as it happens.
 
     In a stream, each event's `data` is the event as in a page, and its `id` is its `seq`; after a lost connection it is
-    taken up with `Last-Event-ID`. It ends after the event that ends the sweep.
+    taken up with `Last-Event-ID`. It ends after the event that ends the sweep. A key has up to 20 streams open at once.
     """
     after = query.after if last_event_id is None else last_event_id
     if wants_stream:
         place = feed.open(sweep_id, after=after)
         if place.is_over and place.is_at_end:
             return Response(status_code=204)  # tells a browser not to come back
-        return EventSourceResponse(feed.follow(place, is_let_in=is_let_in), headers=_STREAM_HEADERS)
+        return feed.stream(place, is_let_in=is_let_in)
     page = service.list_events(sweep_id, after=after, limit=query.page_size)
     return EventPage(
         events=[EventView.of(event) for event in page.items],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from harness import BrokenStore, DownStore, Service, problem, serve
 from key_house import UNKNOWN, Guarded, basic, bearer, guarding, key_of, memory_store
 
 from api.app import create_app
+from api.event_feed import MOST_STREAMS
 from sweep_service.domain.keys import KeyRole
 from sweep_service.settings import Settings
 from sweep_service.storage.memory import MemorySweepStore
 from sweep_service.storage.sql import open_sql_store
+
+STREAM = {"Accept": "text/event-stream"}
 
 
 def test_the_host_is_judged_before_the_key(guarded: Guarded) -> None:
@@ -216,6 +221,72 @@ def test_each_key_has_so_many_requests_a_second() -> None:
         assert guarded.ask("GET", "/api/v1/keys/me", guarded.submitter).status_code == 200, "another key's is its own"
         assert guarded.ask("GET", "/healthz").status_code == 200
         assert gate(guarded, guarded.viewer, "GET", "/").status_code == 200, "MLflow's page is many files"
+
+
+def test_each_key_has_more_requests_for_mlflow_of_their_own() -> None:
+    with guarding(memory_store(), rate_limit=1.0) as guarded:
+        answers = [gate(guarded, guarded.viewer, "GET", "/")]
+        while len(answers) < 500 and answers[-1].status_code == 200:  # a slow machine gets more than eight through
+            answers.append(gate(guarded, guarded.viewer, "GET", "/"))
+        assert {answer.status_code for answer in answers[:8]} == {200}, "four times those of two seconds come at once"
+        refused = answers[-1]
+        assert problem(refused, 429)["type"].endswith(":too-many-requests")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert gate(guarded, guarded.submitter, "GET", "/").status_code == 200, "another key's is its own"
+        assert guarded.ask("GET", "/api/v1/keys/me", guarded.viewer).status_code == 200, "nor is it the API's"
+        strangers = [gate(guarded, key, "GET", "/").status_code for key in (None, UNKNOWN) for _ in range(4)]
+        assert strangers[:2] == [401, 401]
+        assert strangers.count(429) >= 4, "who shows no key that is known has no more than elsewhere"
+
+
+@contextmanager
+def opened(guarded: Guarded, path: str, key: str) -> Iterator[httpx.Response]:
+    with guarded.http.stream("GET", path, headers=bearer(key) | STREAM) as response:
+        yield response
+
+
+@contextmanager
+def opened_soon(guarded: Guarded, path: str, key: str) -> Iterator[httpx.Response]:
+    """The server learns a moment later that a client is gone."""
+    deadline = time.monotonic() + 60
+    while True:
+        with opened(guarded, path, key) as response:
+            if response.status_code == 200 or time.monotonic() > deadline:
+                assert response.status_code == 200
+                yield response
+                return
+        time.sleep(0.01)
+
+
+def test_a_key_has_so_many_streams_at_once_and_gets_back_those_that_end() -> None:
+    soon = timedelta(milliseconds=20)
+    with guarding(memory_store(), event_poll_interval=soon) as guarded, ExitStack() as stack:
+        path = f"/api/v1/sweeps/{guarded.submit()}/events"
+
+        def is_refused() -> bool:
+            with opened(guarded, path, guarded.viewer) as refused:
+                if refused.status_code == 200:  # it would be read for ever
+                    return False
+                refused.read()
+                assert problem(refused, 429)["type"].endswith(":too-many-streams")
+                return int(refused.headers["retry-after"]) >= 1
+
+        streams = [stack.enter_context(opened(guarded, path, guarded.viewer)) for _ in range(MOST_STREAMS)]
+        assert {stream.status_code for stream in streams} == {200}
+        assert is_refused(), "one more"
+        assert guarded.ask("GET", path, guarded.viewer).status_code == 200, "a page of them is no stream"
+        assert stack.enter_context(opened(guarded, path, guarded.submitter)).status_code == 200, "another key's"
+
+        streams[0].close()  # its client goes
+        streams[0] = stack.enter_context(opened_soon(guarded, path, guarded.viewer))
+        assert is_refused(), "that was the only one"
+
+        guarded.ask("POST", path.replace("events", "cancel"), guarded.submitter)
+        for stream in streams:
+            assert stream.read().count(b"data: ") == 2, "the sweep has ended"
+        other = f"/api/v1/sweeps/{guarded.submit()}/events"
+        for _ in range(MOST_STREAMS):
+            stack.enter_context(opened_soon(guarded, other, guarded.viewer))
 
 
 def test_who_guesses_is_told_to_wait_and_others_at_the_address_are_not() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -103,24 +103,36 @@ def test_a_database_that_does_not_answer_is_said_to_be_so_without_its_secrets(pa
         assert "db.internal" not in response.text
 
 
-class HangingStore:
+class HangingStore(MemorySweepStore):
     """A store whose database takes every question and answers none, until it is let go."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked = threading.Semaphore(0)
         self.let_go = threading.Event()
 
     def check_ready(self) -> None:
+        self._hang()
+
+    def list_sweeps(self, **wish: Any) -> Sequence[Sweep]:
+        self._hang()
+        return super().list_sweeps(**wish)
+
+    def _hang(self) -> None:
         self.asked.release()
         self.let_go.wait(240)
 
 
+@contextmanager
+def waiting(service: Service, path: str, number: int) -> Iterator[list[Future[httpx.Response]]]:
+    """So many callers of that path at once."""
+    with ThreadPoolExecutor(number) as pool:
+        yield [pool.submit(httpx.get, service.url + path, timeout=240, trust_env=False) for _ in range(number)]
+
+
 def test_the_process_says_that_it_lives_while_every_thread_waits_for_the_database() -> None:
     store = HangingStore()
-    with served(store) as service, ThreadPoolExecutor(2 * THREADS) as pool:
-        waiting = [
-            pool.submit(httpx.get, f"{service.url}/readyz", timeout=240, trust_env=False) for _ in range(THREADS + 5)
-        ]
+    with served(store) as service, waiting(service, "/api/v1/sweeps", THREADS + 5) as callers:
         for _ in range(THREADS):
             assert store.asked.acquire(timeout=60)
         assert not store.asked.acquire(blocking=False), "there are more threads than THREADS: none would be missing"
@@ -128,7 +140,18 @@ def test_the_process_says_that_it_lives_while_every_thread_waits_for_the_databas
             assert service.http.get("/healthz", timeout=60).status_code == 200
         finally:
             store.let_go.set()
-        assert {answer.result(timeout=240).status_code for answer in waiting} == {200}
+        assert {answer.result(timeout=240).status_code for answer in callers} == {200}
+
+
+def test_however_many_ask_whether_it_is_ready_one_thread_waits_for_the_database() -> None:
+    store = HangingStore()
+    with served(store) as service, waiting(service, "/readyz", THREADS + 5) as callers:
+        try:
+            assert store.asked.acquire(timeout=60)
+            assert not store.asked.acquire(timeout=1), "they share the question"
+        finally:
+            store.let_go.set()
+        assert {answer.result(timeout=240).status_code for answer in callers} == {200}
 
 
 def test_submitting_to_a_database_that_does_not_answer_is_refused_as_unavailable() -> None:
