@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     rate_limit: Annotated[float, Field(gt=0)] = Field(
         default=50.0,
         description="Requests a second of one key, and of all who show none at one address; those of two seconds may "
-        "come at once. Each API process counts for itself.",
+        "come at once. Each API process counts for itself. Requests to MLflow are counted apart: four times as many.",
     )
     admin_key_file: Annotated[Path | None, _NOTHING_IF_EMPTY] = Field(
         default=None, description="File with the text of the first admin key; sweep_service.setup stores it."
