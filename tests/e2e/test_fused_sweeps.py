@@ -101,7 +101,7 @@ def gpus_seen(stack: RunningStack, name: str, *, delay_ms: float, resources: dic
 
 def test_a_trial_sees_the_gpu_that_it_has_been_given_a_share_of_and_no_other(stack: RunningStack) -> None:
     # They take long enough for all of them to run at once.
-    seen = gpus_seen(stack, "halves", delay_ms=100, resources={"cpus": 0.5, "gpus": 0.5, "parallel": 4})
+    seen = gpus_seen(stack, "halves", delay_ms=200, resources={"cpus": 0.5, "gpus": 0.5, "parallel": 4})
     assert sorted(seen) == ["0", "0", "1", "1"]
     assert gpus_seen(stack, "none", delay_ms=0, resources={"cpus": 1, "gpus": 0, "parallel": 2}) == [""] * 4
 
