@@ -22,6 +22,7 @@ from cluster_sweeps import SPEC, check_each_trial_once, has_ended, nodes_of, num
 from compose_cluster import PROJECT, PROMETHEUS_IMAGE, Cluster, await_that, has_engine, have_image, running_cluster
 
 from sweep_service.client import ApiError, SweepClient
+from sweep_service.membership import TERMS_FILE
 from sweep_service.storage.tables import VERSION_TABLE
 
 pytestmark = [
@@ -304,6 +305,22 @@ def test_what_was_saved_is_back_after_all_of_it_was_lost(cluster, client, tmp_pa
     refused = cluster.run(cluster.folder / "deploy" / "restore", tmp_path / "saved", check=False)
     assert refused.returncode == 2
     assert "--replace" in refused.stderr
+
+
+def test_checkpoints_are_copied_as_it_says_before_others_may_join(cluster, client, tmp_path):
+    sweep_id = client.submit({**SPEC, "name": "moved", "budget": {"trials": 2}})["id"]
+    check_each_trial_once(client, sweep_id, 2)  # whose best one's checkpoint stays
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    argv = ("deploy/open-cluster", "127.0.0.1", "--checkpoints", shared)
+    refused = cluster.run(*argv, check=False)
+    assert refused.returncode == 2
+    commands = refused.stderr.partition("as root:\n")[2].partition("then run this")[0]
+    cluster.run("sh", "-euc", commands)
+    kept = {path.name for path in shared.rglob("*") if path.is_file()}
+    assert len(kept) >= 2
+    assert TERMS_FILE in kept
+    cluster.up("--no-build")
 
 
 def test_prometheus_reads_the_metrics_with_its_own_key_and_knows_the_alerts(cluster, client):
