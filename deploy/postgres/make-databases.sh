@@ -10,11 +10,11 @@ secret() { # NAME
 }
 
 PGPASSWORD=$(secret postgres_password)
-export PGPASSWORD
+export PGPASSWORD password # by the environment: arguments are seen by whoever lists processes
 for name in sweep mlflow; do
     password=$(secret "${name}_database_password")
-    psql -v ON_ERROR_STOP=1 --username postgres --dbname postgres --quiet --no-align --tuples-only \
-        --set=name="$name" --set=password="$password" <<'SQL'
+    psql -v ON_ERROR_STOP=1 --username postgres --dbname postgres --quiet --no-align --tuples-only --set=name="$name" <<'SQL'
+\getenv password password
 SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \gexec
 ALTER ROLE :"name" LOGIN PASSWORD :'password';
 SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'name')
