@@ -157,9 +157,14 @@ def test_without_a_bucket_the_folder_has_to_be_one(first, options, word):
     assert not (first.folder / "told").exists(), "nothing has been asked of docker"
 
 
-def test_checkpoints_of_a_volume_are_not_left_behind(first, tmp_path):
+@pytest.mark.parametrize("where", ["volume", "folder"])
+def test_checkpoints_of_today_are_not_left_behind(first, tmp_path, where):
     first.run("deploy/init")
-    (first.folder / "told.stranded").touch()
+    if where == "volume":
+        (first.folder / "told.stranded").touch()
+    else:
+        with (first.folder / ".env").open("a") as env:
+            env.write("SWEEP_CHECKPOINTS=/mnt/old\n")
     shared = tmp_path / "shared"
     shared.mkdir()
     refused = first.run("deploy/open-cluster", "10.0.0.5", "--checkpoints", str(shared))
