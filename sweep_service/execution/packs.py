@@ -43,7 +43,8 @@ def run_pack(config: Mapping[str, Any]) -> None:
     and its trials go on in another one.
     """
     pack = ray.tune.get_context().get_trial_id() or ""
-    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]  # a number as a rule, or what CUDA_VISIBLE_DEVICES calls it
+    # Numbers as a rule, or what CUDA_VISIBLE_DEVICES calls them; in any order, while the same ones have one trainer.
+    gpus = sorted(str(gpu) for gpu in ray.get_gpu_ids())
     try:
         trainer = take_trainer(ray.get_runtime_context().get_node_id(), gpus)
     except NoTrainerError as error:
