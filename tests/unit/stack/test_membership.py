@@ -155,6 +155,7 @@ def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: str, scrip
     """What is told of a team's own package, which pip has installed there."""
     info = folder / "own_problems-1.0.dist-info"
     info.mkdir(parents=True)
+    (folder / "own_problems.py").touch()  # later releases of importlib.metadata tell only of files that are there
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-problems\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nown = own_problems:trainables\n")
     record = [
