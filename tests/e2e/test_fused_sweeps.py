@@ -89,23 +89,6 @@ def test_what_trains_gives_way_to_conductors(stack: RunningStack) -> None:
     assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
 
 
-def gpus_seen(stack: RunningStack, name: str, *, delay_ms: float, resources: dict[str, Any]) -> list[str]:
-    """What each trial of such a sweep has found in CUDA_VISIBLE_DEVICES."""
-    params = {"steps": 50, "delay_ms": delay_ms}
-    sweep = run_sweep(stack, faulty_spec(name, params=params, resources={"lanes": 1, **resources}))
-    assert sweep["state"] == "completed"
-    logs = [stack.client.trial_logs(trial["id"]) for trial in stack.client.trials(sweep["id"])]
-    said = "GPUs that can be seen: "
-    return [line["text"].removeprefix(said) for log in logs for line in log if line["text"].startswith(said)]
-
-
-def test_a_trial_sees_the_gpu_that_it_has_been_given_a_share_of_and_no_other(stack: RunningStack) -> None:
-    # They take long enough for all of them to run at once.
-    seen = gpus_seen(stack, "halves", delay_ms=200, resources={"cpus": 0.5, "gpus": 0.5, "parallel": 4})
-    assert sorted(seen) == ["0", "0", "1", "1"]
-    assert gpus_seen(stack, "none", delay_ms=0, resources={"cpus": 1, "gpus": 0, "parallel": 2}) == [""] * 4
-
-
 def test_packs_that_have_gpus_and_find_no_cuda_tell_of_it_once(stack: RunningStack) -> None:
     sweep = run_sweep(stack, {**alone("no cuda"), "budget": {"trials": 2}, "resources": {"gpus": 1, "parallel": 2}})
     assert sweep["state"] == "completed"

@@ -285,15 +285,28 @@ def test_a_conductor_that_cannot_start_fails_its_sweep_and_says_why(stack: Runni
     assert "IsADirectoryError" in stack.log("dispatcher")
 
 
-def test_half_a_gpu_puts_two_trials_on_one_and_they_train_without_cuda(stack: RunningStack) -> None:
+def gpus_seen(stack: RunningStack, sweep_id: str) -> list[str]:
+    """What each trial has found in CUDA_VISIBLE_DEVICES."""
+    said = "GPUs that can be seen: "
+    lines = [line["text"] for trial in stack.client.trials(sweep_id) for line in stack.client.trial_logs(trial["id"])]
+    return sorted(line.removeprefix(said) for line in lines if line.startswith(said))
+
+
+def test_half_a_gpu_puts_two_trials_on_one_which_is_all_that_they_see(stack: RunningStack) -> None:
     # Slow enough that the first still trains when the process of the fourth has come up, on a slow machine too.
-    resources = {"cpus": 0.5, "gpus": 0.5, "parallel": 4}
+    resources = {"cpus": 0.5, "gpus": 0.5, "parallel": 4, "lanes": 1}
     spec = faulty_spec("half-gpus", resources=resources, params={"delay_ms": 200, "steps": 1000, "report_every": 5})
     sweep_id = stack.client.submit(spec)["id"]
     await_that(lambda: running(stack, sweep_id) == 4, what="four trials at once on two logical GPUs")
     await_that(lambda: all(t["last_step"] for t in stack.client.trials(sweep_id)), what="reports of all four")
+    await_that(lambda: gpus_seen(stack, sweep_id) == ["0", "0", "1", "1"], what="what all four have printed")
     stack.client.cancel(sweep_id)
     assert stack.client.wait(sweep_id, timeout=120)["state"] == "cancelled"
+
+
+def test_a_trial_without_a_gpu_sees_none(stack: RunningStack) -> None:
+    sweep = run_sweep(stack, faulty_spec("no-gpu", budget={"trials": 1}, params={"steps": 10}))
+    assert gpus_seen(stack, sweep["id"]) == [""]
 
 
 @pytest.mark.long
