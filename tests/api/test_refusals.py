@@ -36,7 +36,7 @@ def served(store: object, **settings: Any) -> Iterator[Service]:
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/api", "/api/v1", "/api/v1/", "/api/v1/sweeps/", "/api/v2/sweeps"])
 def test_an_unknown_path_is_a_problem(service: Service, path: str) -> None:
-    problem(service.http.get(path), 404)
+    assert problem(service.http.get(path), 404)["type"].endswith(":not-found")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_head_answers_like_get_without_a_body(service: Service) -> None:
 )
 def test_a_foreign_host_is_refused_even_on_loopback(service: Service, host: str) -> None:
     for path in ("/healthz", "/api/v1/sweeps", "/nowhere"):
-        problem(service.http.get(path, headers={"Host": host}), 421)
+        refused = problem(service.http.get(path, headers={"Host": host}), 421)
+        assert refused["type"].endswith(":unknown-host")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1:99", "[::1]", "[::1]:8000", "localhost."])
@@ -238,8 +239,9 @@ def test_a_smaller_limit_of_bodies_is_kept() -> None:
 
 
 def test_a_body_where_none_belongs_is_held_to_the_same_rules(service: Service) -> None:
-    problem(service.http.request("GET", "/healthz", content=b"x" * 2_000_000), 413)
-    problem(service.http.request("GET", "/healthz", content=b"x"), 415)
+    for size, status, kind in ((2_000_000, 413, "body-too-large"), (1, 415, "unsupported-media-type")):
+        refused = problem(service.http.request("GET", "/healthz", content=b"x" * size), status)
+        assert refused["type"].endswith(f":{kind}")
 
 
 def test_no_route_ever_answers_in_the_form_of_the_framework(service: Service) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sweep_service.node import NodeSettings
+from sweep_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = Path(sysconfig.get_path("purelib"), "compose", "docker-compose")  # its wrapper drops the exit code
@@ -78,6 +79,20 @@ def test_only_the_gateway_has_a_way_out(compose):
     outward = {name for name, network in compose["networks"].items() if not network.get("internal")}
     assert outward == {"edge"}
     assert [name for name in compose["services"] if "edge" in networks(compose, name)] == ["gateway"]
+
+
+def test_what_env_does_not_set_is_as_the_service_has_it_by_itself(compose, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SWEEP_")]:
+        monkeypatch.delenv(name)
+    by_itself = Settings()
+    names = {
+        "api": {"SWEEP_RATE_LIMIT"},
+        "dispatcher": {"SWEEP_LEASE_TTL", "SWEEP_START_GRACE", "SWEEP_MAX_RUNNING_SWEEPS", "SWEEP_LIMITS"},
+    }
+    for service, told in names.items():
+        for name in told:
+            monkeypatch.setenv(name, compose["services"][service]["environment"][name])
+    assert Settings() == by_itself
 
 
 def test_images_of_ours_are_nobody_elses_to_give(compose):

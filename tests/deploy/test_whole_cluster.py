@@ -8,7 +8,6 @@ import re
 import socket
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 import yaml
 from cluster_sweeps import SPEC, check_each_trial_once, has_ended, nodes_of, num_ended
 from compose_cluster import PROJECT, PROMETHEUS_IMAGE, Cluster, await_that, has_engine, have_image, running_cluster
+from next_version import NEXT_REVISION, NEXT_VERSION, make_next_version
 
 from sweep_service.client import ApiError, SweepClient
 from sweep_service.membership import TERMS_FILE
@@ -347,35 +347,6 @@ def test_prometheus_reads_the_metrics_with_its_own_key_and_knows_the_alerts(clus
     await_that(lambda: silent() <= MAY_BE_SILENT)
     firing = {alert["labels"]["alertname"] for alert in asked("alerts")["alerts"] if alert["state"] == "firing"}
     assert not firing, "all is well here"
-
-
-NEXT_VERSION, NEXT_REVISION = "0.1.1", "9999"
-NEXT_MIGRATION = '''"""What the next version adds to the database."""
-
-import sqlalchemy as sa
-from alembic import op
-
-revision, down_revision = "{revision}", "{before}"
-
-
-def upgrade() -> None:
-    op.create_table("of_the_next_version", sa.Column("id", sa.Integer, primary_key=True))
-'''
-
-
-def make_next_version(checkout: Path) -> None:
-    """As a pull would bring it: another version of the package, and a migration."""
-    project = checkout / "pyproject.toml"
-    before = tomllib.loads(project.read_text())["project"]["version"]
-    project.write_text(project.read_text().replace(f'version = "{before}"', f'version = "{NEXT_VERSION}"'))
-    migrations = checkout / "sweep_service" / "storage" / "migrations" / "versions"
-    last = max(
-        re.findall(r'^revision = "(\w+)"', path.read_text(), re.MULTILINE)[0] for path in migrations.glob("0*.py")
-    )
-    tables = checkout / "sweep_service" / "storage" / "tables.py"
-    tables.write_text(tables.read_text().replace(f'SCHEMA_VERSION = "{last}"', f'SCHEMA_VERSION = "{NEXT_REVISION}"'))
-    text = NEXT_MIGRATION.format(revision=NEXT_REVISION, before=last)
-    (migrations / f"{NEXT_REVISION}_next.py").write_text(text)
 
 
 def test_an_upgrade_migrates_the_database_and_a_sweep_goes_on_in_the_new_version(cluster, client):

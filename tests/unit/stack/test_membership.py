@@ -60,7 +60,9 @@ def place(request, tmp_path, monkeypatch) -> Place:
 
 
 def test_a_node_with_the_same_storage_token_and_packages_may_join(place):
+    terms = place.files.read_text(f"{place.root}/{TERMS_FILE}")
     place.check(token=f"{TOKEN}\n")  # a file's last line ends
+    assert place.files.read_text(f"{place.root}/{TERMS_FILE}") == terms, "nothing is raised or changed"
 
 
 def test_a_node_that_has_looked_leaves_nothing_there(tmp_path):
