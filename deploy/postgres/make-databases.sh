@@ -3,16 +3,10 @@
 # can do nothing outside of it, with the passwords of today's secrets. What is there already stays.
 set -eu
 
-secret() { # NAME
-    text=$(cat "/run/secrets/$1")
-    [ -n "$text" ] || { echo "The secret $1 is empty, and nothing here runs without it. Run deploy/init." >&2; exit 78; }
-    echo "$text"
-}
-
-PGPASSWORD=$(secret postgres_password)
+PGPASSWORD=$(cat /run/secrets/postgres_password)
 export PGPASSWORD password # by the environment: arguments are seen by whoever lists processes
 for name in sweep mlflow; do
-    password=$(secret "${name}_database_password")
+    password=$(cat "/run/secrets/${name}_database_password")
     psql -v ON_ERROR_STOP=1 --username postgres --dbname postgres --quiet --no-align --tuples-only --set=name="$name" <<'SQL'
 \getenv password password
 SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \gexec
