@@ -17,7 +17,7 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",  # whoever reaches Ray runs code on its nodes
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_LOG_TO_STDERR": "0",
-    # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each. Trainers are excepted.
+    # Or a conductor, which asks for no GPU, sees all of them, and takes some memory of each. Trainers are told theirs.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # Of Ray's workers. By default it is 15: beside two processes that use the processors, a conductor then got a
     # fiftieth of one, and lost its lease. Trainers give way by themselves.
